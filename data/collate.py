@@ -1,0 +1,433 @@
+"""Arrow rows to one batch of tensors; what is wrong with a row is told with its file and row, or the row is left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from data.arrays import element_type, integers_of, lists_of, nulls, values_of
+from data.batch import Batch, Tally
+from data.cursor import Cursor
+from data.errors import BadInput
+from data.features import Features
+from data.ids import MISSING, IdentityIds, Ints, VocabIds, Words, distinct, fingerprints, mix, spread
+from data.schema import AnyField, IdsField, Label, NumberField, SequenceField
+
+Columns = Mapping[str, pa.Array]
+Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+NO_GROUP = -(2**63)
+"""The group of the rows whose group is null."""
+
+HALF = np.uint64(2**32 - 1)
+MOST_ROWS = 2**20
+"""[rows] of the largest batch: beyond, the sums of a tally would not be exact."""
+
+
+class Collate:
+    """Makes batches.
+
+    Args:
+        features: the fitted schema.
+        bad_rows: what to do with a row that is not what the schema says. stop: raise `BadInput`; skip: leave it out and count
+            it in the tally.
+    """
+
+    def __init__(self, features: Features, *, bad_rows: Literal["stop", "skip"] = "stop") -> None:
+        self.features = features
+        self._schema = features.schema
+        self._skip = bad_rows == "skip"
+        by_name = {field.name: field for field in features.schema.fields}
+        self._bags = [by_name[key] for key in features.bag_keys]
+        self._sequences = [by_name[key] for key in features.sequence_keys]
+        self._numbers = [by_name[name] for name in features.number_fields]
+        self._vectors = [(by_name[name], dim) for name, dim in features.vector_fields.items()]
+        self._checked: pa.Schema | None = None
+        self._ones = torch.ones(0, dtype=torch.int64)
+
+    def __call__(self, batch: pa.RecordBatch, *, files: Sequence[str], rows: int, cursor: Cursor) -> Batch:
+        """Collate the rows of one rank's step.
+
+        Args:
+            batch: the columns of the schema, and `_file` (index into `files`) and `_row` (row in that file).
+            files: what the files are called.
+            rows: [rows] of the step over all ranks.
+            cursor: where reading stands after this batch.
+
+        Raises:
+            BadInput: a column or, unless bad rows are skipped, a row is not what the schema says.
+        """
+        assert batch.num_rows <= MOST_ROWS
+        if batch.schema != self._checked:
+            self._check(batch.schema, files[batch.column("_file")[0].as_py()] if batch.num_rows else "(no rows)")
+            self._checked = batch.schema
+        skipped = np.zeros(len(files), dtype=np.int64)
+        while True:
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+            try:
+                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused, with its row
+                    return self._collate(columns, batch.num_rows, skipped, rows, cursor)
+            except _BadRows as bad:
+                file = integers_of(columns["_file"])
+                if not self._skip:
+                    at = int(np.argmax(bad.mask))
+                    raise bad.told(columns, at, files[file[at]]) from None
+                skipped += np.bincount(file[bad.mask], minlength=len(files))
+                batch = batch.filter(pa.array(~bad.mask))
+
+    def _check(self, columns: pa.Schema, file: str) -> None:
+        """Are the columns what the schema says, and what the vocabularies were fitted on?"""
+        self._schema.check(columns, file)
+        for field in [*self._bags, *self._sequences]:
+            table = self.features.maps.get(field.name)
+            kind = element_type(columns.field(field.column).type)
+            if isinstance(table, VocabIds) and not table.fits(kind):
+                raise BadInput(
+                    f"column {field.column!r} holds {kind}",
+                    file=file,
+                    column=field.column,
+                    expected="the type its vocabulary was fitted on: integers or strings, as then",
+                    hint="convert the column, or start a new run on days that have this type.",
+                )
+
+    def _collate(self, columns: Columns, count: int, skipped: Ints, rows: int, cursor: Cursor) -> Batch:
+        content = _Content(count)
+        labels, weights = self._labels(columns, count, content)
+        numbers = self._dense_numbers(columns, count, content)
+        vectors = self._dense_vectors(columns, count, content)
+        groups = self._groups(columns, count, content)
+        bags = self._keyed(self._bags, columns, count, content)
+        sequences = self._keyed(self._sequences, columns, count, content) if self._sequences else None
+        return Batch(
+            bags=bags,
+            sequences=sequences,
+            numbers=torch.from_numpy(numbers),
+            vectors=torch.from_numpy(vectors),
+            labels=torch.from_numpy(labels),
+            weights=torch.from_numpy(weights),
+            groups=torch.from_numpy(groups),
+            rows=rows,
+            cursor=cursor,
+            tally=content.tally(columns, skipped),
+        )
+
+    # --- labels, weights, groups ---
+
+    def _labels(self, columns: Columns, count: int, content: "_Content") -> tuple[Floats, Floats]:
+        """(B, T) labels and (B, T) weights."""
+        labels = np.zeros((count, len(self._schema.targets)), dtype=np.float32)
+        weights = np.ones((count, 1), dtype=np.float32) * self._row_weights(columns, count)[:, None]
+        weights = np.repeat(weights, labels.shape[1], axis=1)
+        for task, label in enumerate(self._schema.targets):
+            counts = _counts(label, columns)
+            values = values_of(columns[label.column]).astype(np.float32)
+            wrong = ~((values == 0) | (values == 1)) | nulls(columns[label.column])
+            if counts is not None:
+                wrong &= counts
+                values = np.where(counts, values, 0)
+                weights[:, task] *= counts
+            _refuse(wrong, f"the label of task {label.task!r}", label.column, "0 or 1 in every row that counts for the task")
+            labels[:, task] = values
+        content.add_floats(labels)
+        content.add_floats(weights)
+        return labels, weights
+
+    def _row_weights(self, columns: Columns, count: int) -> Floats:
+        name = self._schema.weight
+        if name is None:
+            return np.ones(count, dtype=np.float32)
+        weights = values_of(columns[name]).astype(np.float32)
+        wrong = ~(np.isfinite(weights) & (weights >= 0)) | nulls(columns[name])
+        _refuse(wrong, "the weight of the row", name, "a finite number, 0 or more")
+        return weights
+
+    def _groups(self, columns: Columns, count: int, content: "_Content") -> Ints:
+        """(B,) the integer itself or the hash of the string; 0 if the schema has no group."""
+        if self._schema.group is None:
+            return np.zeros(count, dtype=np.int64)
+        ids, back = distinct(columns[self._schema.group])
+        groups = fingerprints(ids).copy()
+        groups[nulls(ids)] = NO_GROUP
+        if back is not None:
+            groups = spread(groups, back, missing=NO_GROUP)
+        content.add(groups)
+        return groups
+
+    # --- numbers and vectors ---
+
+    def _dense_numbers(self, columns: Columns, count: int, content: "_Content") -> Floats:
+        """(B, N) after the transforms, 0 where there is none."""
+        numbers = np.empty((count, len(self._numbers)), dtype=np.float32)
+        for at, field in enumerate(self._numbers):
+            assert isinstance(field, NumberField)
+            values, missing = _present_numbers(columns[field.column])
+            if field.transform == "log1p":
+                values = np.copysign(np.log1p(np.abs(values)), values)
+            elif field.transform == "standardise":
+                moments = self.features.statistics.moments[field.name]
+                values = (values - moments.mean) / moments.deviation
+            numbers[:, at] = values
+            if missing is not None:
+                numbers[missing, at] = 0
+        if not np.isfinite(numbers).all():
+            for at, field in enumerate(self._numbers):
+                _refuse(~np.isfinite(numbers[:, at]), "the number", field.column, "null, or a number that fits 32-bit floats")
+        content.add_floats(numbers)
+        return numbers
+
+    def _dense_vectors(self, columns: Columns, count: int, content: "_Content") -> Floats:
+        """(B, sum of widths), zeros where there is none."""
+        vectors = np.zeros((count, sum(dim for _, dim in self._vectors)), dtype=np.float32)
+        start = 0
+        for field, dim in self._vectors:
+            column = columns[field.column]
+            lengths, elements = lists_of(column)
+            present = ~nulls(column)
+            _refuse(present & (lengths != dim), "the vector", field.column, f"{dim} numbers", measure="numbers")
+            values = values_of(elements).astype(np.float32)
+            values[nulls(elements)] = np.nan
+            vectors[present, start : start + dim] = values.reshape(-1, dim)
+            wrong = ~np.isfinite(vectors[:, start : start + dim]).all(axis=1)
+            _refuse(np.asarray(wrong), "the vector", field.column, "finite numbers")
+            start += dim
+        content.add_floats(vectors)
+        return vectors
+
+    # --- ids ---
+
+    def _keyed(self, fields: Sequence[AnyField], columns: Columns, count: int, content: "_Content") -> KeyedJaggedTensor:
+        """The table rows of these fields, key after key, in one preallocated tensor."""
+        # Lists first: only their lengths say how long the tensor is.
+        lists = {
+            at: self._list(field, columns)
+            for at, field in enumerate(fields)
+            if isinstance(field, IdsField | SequenceField)
+        }
+        sizes = [len(lists[at].elements) if at in lists else count for at in range(len(fields))]
+        values = torch.empty(sum(sizes), dtype=torch.int64)
+        rest = values.numpy()
+        for at, (field, size) in enumerate(zip(fields, sizes, strict=True)):
+            part, rest = rest[:size], rest[size:]
+            if at in lists:
+                self._map(field, lists[at].elements, part, lists[at])
+                content.add_lists(part, lists[at])
+            elif isinstance(field, NumberField):
+                self._buckets(field, columns[field.column], part)
+                content.add(part)
+            else:
+                self._map(field, columns[field.column], part, None)
+                content.add(part)
+        return KeyedJaggedTensor(
+            keys=[field.name for field in fields],
+            values=values,
+            lengths=self._lengths(len(fields), count, lists),
+            stride=count,
+        )
+
+    def _lengths(self, keys: int, count: int, lists: "dict[int, _Lists]") -> torch.Tensor:
+        if not lists:
+            if len(self._ones) != keys * count:
+                self._ones = torch.ones(keys * count, dtype=torch.int64)
+            return self._ones
+        lengths = torch.ones(keys, count, dtype=torch.int64)
+        for at, own in lists.items():
+            lengths[at] = torch.from_numpy(own.lengths)
+        return lengths.view(-1)
+
+    def _map(self, field: AnyField, ids: pa.Array, out: Ints, lists: "_Lists | None") -> None:
+        table = self.features.maps[field.name]
+        table(ids, out)
+        if isinstance(table, IdentityIds) and len(out) and out.min() < 0:
+            wrong = out < 0
+            if lists is not None:
+                wrong = segment_sums(wrong, lists.lengths) > 0
+            _refuse(wrong, "the id", field.column, f"0 … {table.rows - 2}, because the table says ids: identity")
+
+    def _buckets(self, field: NumberField, column: pa.Array, out: Ints) -> None:
+        values, missing = _present_numbers(column)
+        _refuse(~np.isfinite(values), "the number", field.column, "a finite number, or null")
+        out[:] = np.searchsorted(self.features.statistics.edges[field.name], values, side="right")
+        out += 1
+        if missing is not None:
+            out[missing] = MISSING
+
+    def _list(self, field: AnyField, columns: Columns) -> "_Lists":
+        """The ids of every row that count: not null, of the past, and not too many."""
+        assert isinstance(field, IdsField | SequenceField)
+        lists = _Lists(*lists_of(columns[field.column]))
+        if isinstance(field, SequenceField) and field.time is not None:
+            lists = lists.keep(self._is_past(field, lists, columns))
+        if lists.elements.null_count:
+            lists = lists.keep(~nulls(lists.elements))
+        if field.length is None or lists.lengths.max(initial=0) <= field.length:
+            return lists
+        if field.longer == "refuse":
+            _refuse(lists.lengths > field.length, "the list", field.column, f"at most {field.length} ids", measure="ids")
+        if field.longer == "keep_first":
+            return lists.keep(lists.positions() < field.length)
+        return lists.keep(lists.positions() >= np.repeat(lists.lengths - field.length, lists.lengths))
+
+    def _is_past(self, field: SequenceField, events: "_Lists", columns: Columns) -> Mask:
+        """True for the events that happened before their row; an event without a time is not known to."""
+        time = self._schema.time
+        assert time is not None, "checked when the schema was read"
+        assert field.time is not None
+        lengths, times = lists_of(columns[field.time])
+        _refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
+        _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
+        now = np.repeat(_in_unit(columns[time.column], time.unit), lengths)
+        return (_in_unit(times, time.unit) < now) & ~nulls(times)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of one column: the length of each, and the elements of all."""
+
+    lengths: Ints
+    elements: pa.Array
+
+    def positions(self) -> Ints:
+        """Where every element stands in its list, from 0."""
+        ends = np.cumsum(self.lengths)
+        return np.arange(len(self.elements)) - np.repeat(ends - self.lengths, self.lengths)
+
+    def keep(self, mask: Mask) -> "_Lists":
+        """The lists without the elements that are not in the mask."""
+        if mask.all():
+            return self
+        return _Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)))
+
+
+def segment_sums(values: NDArray[Any], lengths: Ints) -> NDArray[Any]:
+    """The sum over every list; 64-bit sums wrap, and are right all the same.
+
+    Shape:
+        values (lengths.sum(),), lengths (B,) -> (B,)
+    """
+    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64 if values.dtype == np.bool_ else values.dtype)])
+    ends = np.cumsum(lengths)
+    return np.asarray(totals[ends] - totals[ends - lengths])
+
+
+def _counts(label: Label, columns: Columns) -> Mask | None:
+    """The rows that count for a task; None: all."""
+    if label.where is None:
+        return None
+    column = columns[label.where]
+    values = values_of(column)
+    wrong = ~((values == 0) | (values == 1)) | nulls(column)
+    _refuse(wrong, f"whether the row counts for task {label.task!r}", label.where, "0 or 1")
+    return np.asarray(values == 1)
+
+
+def _present_numbers(column: pa.Array) -> tuple[NDArray[np.float64], Mask | None]:
+    """The numbers, 0 for a null; and where the nulls are, if any."""
+    values = values_of(column).astype(np.float64)
+    if not column.null_count:
+        return values, None
+    missing = nulls(column)
+    values[missing] = 0
+    return values, missing
+
+
+def _in_unit(times: pa.Array, unit: str) -> Ints:
+    """Integers as they are, timestamps in the unit; rounding down keeps the order."""
+    if pa.types.is_timestamp(times.type):
+        times = times.cast(pa.timestamp(unit, tz=times.type.tz), safe=False)
+    return integers_of(times)
+
+
+# --- what is wrong with a row ---
+
+
+class _BadRows(Exception):  # noqa: N818 - caught here, told as BadInput
+    """Some rows are not what the schema says."""
+
+    def __init__(self, mask: Mask, what: str, column: str, expected: str, measure: str | None) -> None:
+        super().__init__(what)
+        self.mask, self.what, self.column, self.expected, self.measure = mask, what, column, expected, measure
+
+    def told(self, columns: Columns, at: int, file: str) -> BadInput:
+        """As the user is told it, for one of the rows."""
+        value = columns[self.column][at].as_py()
+        has = f"has {len(value)} {self.measure}" if self.measure else f"is {value!r}"
+        return BadInput(
+            f"{self.what} {has}",
+            file=file,
+            row=columns["_row"][at].as_py(),
+            column=self.column,
+            expected=self.expected,
+            hint="mend the log, or leave such rows out with bad_rows: skip; they are counted.",
+        )
+
+
+def _refuse(wrong: Mask, what: str, column: str, expected: str, *, measure: str | None = None) -> None:
+    if wrong.any():
+        raise _BadRows(wrong, what, column, expected, measure)
+
+
+# --- the evidence for exactly once ---
+
+
+class _Content:
+    """A hash of every row as it is collated: a sum of its words times fixed odd numbers, modulo 2^64, mixed at the end.
+
+    One multiply-add per word (multilinear hashing: Lemire, Kaser: Strongly universal string hashing is fast, 2014).
+    """
+
+    def __init__(self, count: int) -> None:
+        self._sums = np.zeros(count, dtype=np.uint64)
+        self._scratch = np.empty(count, dtype=np.uint64)
+        self._words = 0
+
+    def add(self, values: Ints) -> None:
+        """(B,) one word a row."""
+        np.multiply(values.view(np.uint64), self._next(1)[0], out=self._scratch)
+        self._sums += self._scratch
+
+    def add_floats(self, values: Floats) -> None:
+        """(B, N) float32: their bits."""
+        if values.shape[1]:
+            self._sums += values.view(np.uint32).astype(np.uint64) @ self._next(values.shape[1])
+
+    def add_lists(self, values: Ints, lists: _Lists) -> None:
+        """The elements of all lists; their order in a list matters."""
+        factors = odd_numbers(int(lists.lengths.max(initial=0)))
+        self.add(segment_sums(values.view(np.uint64) * factors[lists.positions()], lists.lengths).view(np.int64))
+
+    def tally(self, columns: Columns, skipped: Ints) -> Tally:
+        """The rows and the sum of their hashes for every file."""
+        file = integers_of(columns["_file"])
+        self.add(integers_of(columns["_row"]))
+        hashes = np.empty_like(self._sums)
+        mix(self._sums, np.uint64(0), hashes, self._scratch)
+        # bincount sums float64: exact for halves of 32 bits, as long as a batch has no more than 2^21 rows.
+        low = np.bincount(file, weights=hashes & HALF, minlength=len(skipped)).astype(np.uint64)
+        high = np.bincount(file, weights=hashes >> np.uint64(32), minlength=len(skipped)).astype(np.uint64)
+        sums = (low + (high << np.uint64(32))).view(np.int64)
+        rows = np.bincount(file, minlength=len(skipped))
+        return Tally(*(torch.from_numpy(part.copy()) for part in (rows, sums, skipped)))
+
+    def _next(self, words: int) -> Words:
+        start, self._words = self._words, self._words + words
+        return odd_numbers(self._words)[start:]
+
+
+def odd_numbers(count: int) -> Words:
+    """The first `count` of a fixed sequence of random odd 64-bit numbers."""
+    return _odd_table(1 << max(10, count.bit_length()))[:count]
+
+
+@lru_cache
+def _odd_table(size: int) -> Words:
+    numbers = np.arange(1, size + 1, dtype=np.uint64)
+    mixed = np.empty_like(numbers)
+    mix(numbers, np.uint64(0x9E3779B97F4A7C15), mixed, np.empty_like(numbers))
+    return mixed | np.uint64(1)

@@ -1,0 +1,344 @@
+"""Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen."""
+
+import fnmatch
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+
+from data.document import nearest
+from data.errors import BadInput, GenctrError
+from data.paths import filesystem
+from data.readers import BATCH_ROWS, Reader
+
+TAIL_BYTES = 65_536
+"""[bytes] at the end of two files that are compared before the whole: a Parquet file has its footer there."""
+
+FILES_AT_ONCE = 16
+"""[files] looked into at the same time: over a network that is waiting, not work."""
+
+SUCCESS = "_SUCCESS"
+"""The empty file that is written last, when a day's folder is complete."""
+
+
+@dataclass(frozen=True)
+class DayFile:
+    """One file of a day.
+
+    Args:
+        path: where it is, as a reader opens it.
+        size: [bytes] of the file.
+        units: [rows] of every unit.
+        schema: the columns asked for.
+    """
+
+    path: str
+    size: int
+    units: tuple[int, ...]
+    schema: pa.Schema
+
+    @property
+    def rows(self) -> int:
+        """[rows] in all units."""
+        return sum(self.units)
+
+
+@dataclass(frozen=True)
+class Day:
+    """A complete day: what there is to read, fixed before reading begins.
+
+    Args:
+        name: the day, such as "2026-11-20".
+        files: in the order of their paths; a row is known by its file's place here and its number in the file.
+        schema: the columns asked for, with types that hold the values of every file.
+        quarantined: the files left out, and why.
+    """
+
+    name: str
+    files: tuple[DayFile, ...]
+    schema: pa.Schema
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """[rows] in all files."""
+        return sum(file.rows for file in self.files)
+
+
+class Days:
+    """The days of a log.
+
+    Args:
+        root: the folder of the log, local or in an object store.
+        reader: how to read its files.
+        layout: where a day is below `root`: "day={day}", or "{day}.parquet" for one file a day, or, with a pattern for what
+            to read in the day's folder, "dt={day}/hour=*". Names that begin with "_" or "." are never data.
+        success: the file that marks a day's folder as complete. None: every folder is complete.
+        bad_files: "stop" refuses a day with a bad file. "quarantine" leaves bad files out and names them in the day; every
+            file is then read through before the first row is handed out, so all rows of the good files are trained.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        reader: Reader,
+        layout: str = "day={day}",
+        success: str | None = SUCCESS,
+        bad_files: Literal["stop", "quarantine"] = "stop",
+    ) -> None:
+        if layout.count("{day}") != 1:
+            raise GenctrError(f"layout {layout!r}: expected {{day}} once, as in 'day={{day}}'")
+        before, _, after = layout.partition("{day}")
+        above, _, prefix = before.rpartition("/")
+        suffix, _, within = after.partition("/")
+        self._root = _below(root, above)
+        self._name = re.compile(re.escape(prefix) + "(?P<day>[^_.].*)" + re.escape(suffix))
+        self._within = within.split("/") if within else []
+        self._reader = reader
+        self._success = success
+        self._bad_files = bad_files
+
+    def list(self) -> Sequence[str]:
+        """The complete days, in order."""
+        found = self._found()
+        return sorted(day for day, complete in zip(found, self._complete(found.values()), strict=True) if complete)
+
+    def open(
+        self,
+        day: str,
+        columns: Sequence[str],
+        *,
+        accept: Callable[[pa.Schema, str], None] | None = None,
+        check: Literal["footer", "full"] = "footer",
+    ) -> Day:
+        """Look into every file of a day.
+
+        Args:
+            day: its name.
+            columns: what will be read.
+            accept: called with the schema and the path of every file; raises `BadInput` for one that will not do.
+            check: "footer" believes what a file says of itself. "full" reads its columns through, so that a bad page is
+                found before one row of the day is trained.
+
+        Raises:
+            BadInput: the day is not there, not complete or empty; a file is bad, or is there twice.
+            GenctrError: the store does not answer.
+        """
+        sizes = self._files(self._find(day))
+        full = check == "full" or self._bad_files == "quarantine"
+
+        def look(path: str) -> DayFile | BadInput:
+            return self._look(path, sizes[path], columns, accept, full)
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            looks = dict(zip(sizes, pool.map(look, sizes), strict=True))
+        schema, clashes = _together([file for file in looks.values() if isinstance(file, DayFile)])
+        looks |= clashes
+        bad = {path: error for path, error in looks.items() if isinstance(error, BadInput)}
+        if bad and self._bad_files == "stop":
+            raise next(iter(bad.values()))
+        files = tuple(file for file in looks.values() if isinstance(file, DayFile))
+        if not any(file.rows for file in files):
+            raise BadInput(
+                f"day {day} is empty: {len(files)} files without a row, {len(bad)} bad ones",
+                file=self._root,
+                hint="write the day again, or take it out of data.days",
+            )
+        return Day(day, files, schema, {path: str(error) for path, error in bad.items()})
+
+    def _found(self) -> dict[str, pyarrow.fs.FileInfo]:
+        files, inner = filesystem(self._root)
+        if files.get_file_info(inner).type == pyarrow.fs.FileType.NotFound:
+            raise BadInput("there is no such folder", file=self._root, hint="check data.root and data.layout")
+        infos = files.get_file_info(pyarrow.fs.FileSelector(inner))
+        matches = ((self._name.fullmatch(info.base_name), info) for info in infos)
+        return {match["day"]: info for match, info in matches if match}
+
+    def _find(self, day: str) -> pyarrow.fs.FileInfo:
+        found = self._found()
+        if day not in found:
+            raise BadInput(f"there is no day {day}", file=self._root, hint=nearest(day, sorted(found)))
+        if not self._complete([found[day]])[0]:
+            raise BadInput(
+                f"day {day} is not complete",
+                file=_below(self._root, found[day].base_name),
+                expected=f"a file {self._success} in its folder",
+                hint="wait until it is written, or set data.success to null if this log does not mark its days",
+            )
+        return found[day]
+
+    def _complete(self, found: Iterable[pyarrow.fs.FileInfo]) -> Sequence[bool]:
+        """A file is a complete day by itself, a folder if it is marked."""
+        if self._success is None:
+            return [True for _ in found]
+        # For a file this asks for "2026-11-20.parquet/_SUCCESS", which is never there: one question for all days.
+        marks = [f"{info.path}/{self._success}" for info in found]
+        files = filesystem(self._root)[0]
+        return [
+            info.type == pyarrow.fs.FileType.File or mark.type == pyarrow.fs.FileType.File
+            for info, mark in zip(found, files.get_file_info(marks), strict=True)
+        ]
+
+    def _files(self, day: pyarrow.fs.FileInfo) -> dict[str, int]:
+        """Sizes of a day's files by path, in the order of the paths."""
+        here = _below(self._root, day.base_name)
+        if day.type == pyarrow.fs.FileType.File:
+            return {here: day.size}
+        files = filesystem(self._root)[0]
+        infos = files.get_file_info(pyarrow.fs.FileSelector(day.path, recursive=True))
+        sizes = {info.path[len(day.path) :].strip("/"): info for info in infos if info.type == pyarrow.fs.FileType.File}
+        return {_below(here, name): sizes[name].size for name in sorted(sizes) if self._is_data(name.split("/"))}
+
+    def _is_data(self, parts: Sequence[str]) -> bool:
+        hidden = any(part.startswith(("_", ".")) for part in parts)
+        fits = all(map(fnmatch.fnmatchcase, parts, self._within)) and len(parts) >= len(self._within)
+        return fits and not hidden
+
+    def _look(
+        self,
+        path: str,
+        size: int,
+        columns: Sequence[str],
+        accept: Callable[[pa.Schema, str], None] | None,
+        full: bool,
+    ) -> DayFile | BadInput:
+        try:
+            units, schema = self._reader.units(path), self._reader.schema(path)
+            if accept:
+                accept(schema, path)
+            for column in columns:
+                if schema.get_field_index(column) < 0:
+                    raise BadInput("a column is missing or is there twice", file=path, column=column,
+                                   hint=nearest(column, schema.names))  # fmt: skip
+            if full:
+                for unit, rows in enumerate(units):
+                    with closing(self._reader.read(path, unit, columns, 0)) as batches:
+                        read = sum(batch.num_rows for batch in batches)
+                    if read != rows:
+                        raise BadInput("wrong number of rows", file=path, row_group=unit, expected=f"{rows}, read {read}")
+            return DayFile(path, size, units, pa.schema([(column, schema.field(column).type) for column in columns]))
+        except BadInput as error:
+            return error
+
+
+def parse_days(days: str | Sequence[str]) -> list[str]:
+    """The names of days: "2026-11-01..2026-11-05" is five, a list may mix names and ranges.
+
+    Raises:
+        GenctrError: a date that is not in the calendar, a range that ends before it begins, a day named twice.
+    """
+    if isinstance(days, str):
+        first, dots, last = days.partition("..")
+        if not dots:
+            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", days):
+                _date(days)
+            return [days]
+        begin, end = _date(first), _date(last)
+        if end < begin:
+            raise GenctrError(f"days {days!r}: the range ends before it begins\n  expected: '{last}..{first}'")
+        return [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
+    names = [name for part in days for name in parse_days(part)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise GenctrError(f"days named twice: {', '.join(twice)}\n  next: name every day once; use epochs to repeat them")
+    return names
+
+
+def write_day(folder: str, tables: Iterable[pa.Table], *, row_group_rows: int = BATCH_ROWS) -> None:
+    """Write a day as Parquet, one file a table, complete or not at all: `_SUCCESS` comes last.
+
+    What an earlier attempt left there is removed; a day that is complete is never touched.
+
+    Args:
+        folder: the day's folder, local or in an object store.
+        tables: its rows, read one table at a time.
+        row_group_rows: [rows] in a row group.
+
+    Raises:
+        GenctrError: the day is there already.
+    """
+    files, inner = filesystem(folder)
+    mark = f"{inner}/{SUCCESS}"
+    if files.get_file_info(mark).type == pyarrow.fs.FileType.File:
+        raise GenctrError(f"{folder} is a complete day already\n  next: delete it first, or write to another folder")
+    files.create_dir(inner, recursive=True)
+    files.delete_dir_contents(inner)
+    try:
+        for number, table in enumerate(tables):
+            pyarrow.parquet.write_table(
+                table,
+                f"{inner}/part-{number:05d}.parquet",
+                filesystem=files,
+                row_group_size=row_group_rows,
+                compression="zstd",
+                write_page_checksum=True,
+            )
+        files.open_output_stream(mark).close()
+    except BaseException:
+        files.delete_dir(inner)
+        raise
+
+
+def _below(root: str, name: str) -> str:
+    """A path below another, which may end in a URI's query."""
+    path, question, query = root.partition("?") if "://" in root else (root, "", "")
+    return (f"{path.rstrip('/')}/{name}" if name else path) + question + query
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise GenctrError(f"{text!r} is not a date: {error}\n  expected: a day such as 2026-11-20") from error
+
+
+def _together(files: Sequence[DayFile]) -> tuple[pa.Schema, dict[str, BadInput]]:
+    """The types that hold all files' values, and what is wrong with the files that cannot stand beside those before them."""
+    clashes = {}
+    for path, twin in _twins(files).items():
+        clashes[path] = BadInput(f"the same content as {twin}", file=path, hint="delete one of the two")
+    schema = pa.schema([])
+    for file in files:
+        try:
+            schema = pa.unify_schemas([schema, file.schema], promote_options="permissive")
+        except pa.ArrowException as error:
+            clashes[file.path] = BadInput(f"other types than in {files[0].path}: {error}", file=file.path)
+    return schema, clashes
+
+
+def _twins(files: Iterable[DayFile]) -> dict[str, str]:
+    """Files with the same bytes as an earlier one. Only files that agree in size, rows and last bytes are read whole."""
+    groups = [[file for file in files if file.rows]]
+    for key in (lambda file: (file.size, file.units), _tail, _content):
+        groups = [alike for group in groups for alike in _grouped(group, key) if len(alike) > 1]
+    return {later.path: first.path for first, *others in groups for later in others}
+
+
+def _grouped(files: Iterable[DayFile], key: Callable[[DayFile], Hashable]) -> list[list[DayFile]]:
+    groups = defaultdict(list)
+    for file in files:
+        groups[key(file)].append(file)
+    return list(groups.values())
+
+
+def _tail(file: DayFile) -> bytes:
+    return _content(file, begin=max(0, file.size - TAIL_BYTES))
+
+
+def _content(file: DayFile, begin: int = 0) -> bytes:
+    files, inner = filesystem(file.path)
+    digest = hashlib.sha256()
+    with files.open_input_file(inner) as source:
+        source.seek(begin)
+        while piece := source.read(1 << 20):
+            digest.update(piece)
+    return digest.digest()

@@ -1,0 +1,39 @@
+"""The errors a user can mend: what is wrong, where, what was expected, what to do next."""
+
+
+class GenctrError(ValueError):
+    """Anything a user can mend. The command prints it without a traceback."""
+
+
+class BadDocument(GenctrError):
+    """A config or schema file that cannot be read as written."""
+
+
+class BadInput(GenctrError):
+    """Log data that is not what the schema says.
+
+    Args:
+        what: one sentence, what is wrong.
+        file, row_group, row, column: where; `row` counts from 0 inside the file.
+        expected: what would have been right.
+        hint: what to do next.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str | None = None,
+        row_group: int | None = None,
+        row: int | None = None,
+        column: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what, self.file, self.row_group, self.row, self.column = what, file, row_group, row, column
+        self.expected, self.hint = expected, hint
+        place = {"file": file, "row group": row_group, "row": row, "column": column}
+        where = ", ".join(f"{name} {value}" for name, value in place.items() if value is not None)
+        lines = [what, f"  where: {where}" if where else "", f"  expected: {expected}" if expected else ""]
+        lines.append(f"  next: {hint}" if hint else "")
+        super().__init__("\n".join(line for line in lines if line))

@@ -1,0 +1,105 @@
+"""The schema after fitting: which tables there are, how long, who reads them, and the order of everything in a batch."""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from data.errors import GenctrError
+from data.ids import HashIds, IdentityIds, IdMap, VocabIds, seed_of
+from data.schema import AnyField, AnyIds, IdField, NumberField, Schema, SequenceField, VectorField
+from data.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One embedding table.
+
+    Args:
+        name: the field that owns it.
+        rows: [rows] V, the missing id's row 0 among them.
+        dim: [numbers] width of one embedding; None: the width of the model.
+        fields: the fields that look ids up in it, in schema order.
+        pooled: False if a field of it is read event by event, for attention.
+        pool: how a row with several ids becomes one vector, if pooled.
+    """
+
+    name: str
+    rows: int
+    dim: int | None
+    fields: tuple[str, ...]
+    pooled: bool
+    pool: Literal["mean", "sum"]
+
+
+class Features:
+    """A fitted schema.
+
+    Args:
+        schema: what the log means.
+        statistics: what was fitted; None will do if the schema has no vocabulary, standardised number or bucket.
+
+    Attributes:
+        tables: the tables, in schema order.
+        fields: all fields, in schema order.
+        bag_keys, sequence_keys: the keys of a batch's two KeyedJaggedTensors, table by table.
+        number_fields: the columns of a batch's numbers.
+        vector_fields: the widths of the parts of a batch's vectors.
+        queries: for every attention-pooled sequence the id field it is compared with.
+        maps: for every field with ids the id map of its table.
+
+    Raises:
+        GenctrError: the schema needs statistics that are not there.
+    """
+
+    def __init__(self, schema: Schema, statistics: Statistics | None = None) -> None:
+        self.schema = schema
+        self.statistics = statistics if statistics is not None else Statistics.nothing()
+        missing = sorted(Statistics.names(schema) - self.statistics.fitted)
+        if missing:
+            raise GenctrError(
+                f"{', '.join(missing)}: nothing fitted for these fields\n"
+                "  next: fit the statistics with this schema, or load those that were stored with the run."
+            )
+        self.fields = tuple(field.name for field in schema.fields)
+        self.number_fields = [
+            field.name for field in schema.fields if isinstance(field, NumberField) and field.transform != "buckets"
+        ]
+        self.vector_fields = {field.name: field.dim for field in schema.fields if isinstance(field, VectorField)}
+        self.queries = MappingProxyType(
+            {
+                field.name: schema.query(field)
+                for field in schema.fields
+                if isinstance(field, SequenceField) and field.pool == "attention"
+            }
+        )
+        with_ids = [field for field in schema.fields if isinstance(field, AnyIds)]
+        tables = {field.name: self._map(field) for field in with_ids if field.table is None}
+        self.maps = {field.name: tables[schema.owner(field).name] for field in with_ids}
+        self.tables = [table for field in schema.fields if (table := self._table(field)) is not None]
+        self.bag_keys = [key for table in self.tables if table.pooled for key in table.fields]
+        self.sequence_keys = [key for table in self.tables if not table.pooled for key in table.fields]
+
+    def _map(self, field: AnyIds) -> IdMap:
+        if field.ids == "vocab":
+            return VocabIds(values=self.statistics.vocabularies[field.name])
+        assert field.rows is not None, "checked when the schema was read"
+        if field.ids == "hash":
+            return HashIds(rows=field.rows, seed=seed_of(field.name))
+        return IdentityIds(ids=field.rows)
+
+    def _table(self, owner: AnyField) -> TableSpec | None:
+        """The table that a field owns, if it owns one."""
+        if isinstance(owner, NumberField) and owner.buckets is not None:
+            return TableSpec(owner.name, owner.buckets + 1, None, (owner.name,), pooled=True, pool="sum")
+        if not isinstance(owner, AnyIds) or owner.table is not None:
+            return None
+        readers = [field for field in self.schema.fields if isinstance(field, AnyIds) and self.schema.owner(field) is owner]
+        pools = {field.pool for field in readers if not isinstance(field, IdField)}
+        return TableSpec(
+            name=owner.name,
+            rows=self.maps[owner.name].rows,
+            dim=owner.dim,
+            fields=tuple(field.name for field in readers),
+            pooled="attention" not in pools,
+            pool="mean" if "mean" in pools else "sum",
+        )

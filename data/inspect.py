@@ -1,0 +1,375 @@
+"""What is in a log: its days, its columns, how many values they have, and a schema to start from."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+from numpy.typing import NDArray
+
+from data.arrays import is_list, is_text
+from data.days import SUCCESS
+from data.errors import BadInput, GenctrError
+from data.guess import ColumnFacts, Guess, guess_columns, schema_text
+from data.ids import fingerprints, mix
+from data.paths import filesystem
+from data.readers import CsvReader, ParquetReader, Reader
+
+SAMPLE_ROWS = 2_000_000
+SKETCH = 65_536
+"""[hashes] kept per column: distinct counts are exact below, and within about 0.4 % (one standard error) above."""
+
+ENDINGS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "tsv", ".tsv.gz": "tsv"}
+"""File formats by the ends of names."""
+
+PIECE_ROWS = 8192
+"""[rows] read of one row group at least."""
+
+DAYS_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class DayState:
+    """One day of the log.
+
+    Args:
+        name: the folder's or file's name.
+        rows: [rows] in the files that can be read.
+        files: [files] of data.
+        success: is the day marked as complete? None for a day that is one file.
+    """
+
+    name: str
+    rows: int
+    files: int
+    success: bool | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Args:
+        path: what was inspected.
+        layout: how the days lie below `path`, as run.yaml says it; "" for a single day or file.
+        format: parquet, csv or tsv.
+        days: all days.
+        rows, rows_read: [rows] in all, and how many of them the columns' facts rest on.
+        sample: how those were chosen.
+        columns: facts by column, in the order of the log.
+        problems: unreadable files, columns that are not in every file or change their type.
+    """
+
+    path: str
+    layout: str
+    format: str
+    days: tuple[DayState, ...]
+    rows: int
+    rows_read: int
+    sample: str
+    columns: tuple[ColumnFacts, ...]
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def guesses(self) -> dict[str, Guess]:
+        """What every column may be."""
+        return guess_columns(self.columns)
+
+    def schema_yaml(self) -> str:
+        """A schema to start from: valid, and every line says why it is there."""
+        name = self.path.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
+        return schema_text(name, self.columns, f"{self._size()}; {self.sample}")
+
+    def text(self) -> str:
+        """For a terminal."""
+        head = f"{self.path}: {self.format}, {self._size()}; {self.sample}"
+        layout = [f"layout: {self.layout}"] if self.layout else []
+        days = [
+            [day.name, f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
+            for day in self.days[:DAYS_SHOWN]
+        ]
+        hidden = [f"... and {len(self.days) - DAYS_SHOWN} more days"] if len(self.days) > DAYS_SHOWN else []
+        guesses = self.guesses
+        columns = [[*facts.cells(), guesses[facts.name].kind] for facts in self.columns]
+        return "\n".join(
+            [
+                *(head, *layout, "", _aligned(["day", "rows", "files", SUCCESS], days), *hidden, ""),
+                _aligned(["column", "type", "null", "distinct", "length", "from", "to", "examples", "guess"], columns),
+                *([""] if self.problems else []),
+                *(f"problem: {problem}" for problem in self.problems),
+            ]
+        )
+
+    def _size(self) -> str:
+        days = f"{len(self.days)} days" if len(self.days) > 1 else "1 day"
+        return f"{days}, {self.rows:,} rows"
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        guesses = {name: asdict(guess) for name, guess in self.guesses.items()}
+        return {
+            "path": self.path,
+            "layout": self.layout,
+            "format": self.format,
+            "days": [asdict(day) for day in self.days],
+            "rows": self.rows,
+            "rows_read": self.rows_read,
+            "sample": self.sample,
+            "columns": [{**own.to_json(), "guess": guesses[own.name]} for own in self.columns],
+            "problems": list(self.problems),
+        }
+
+
+def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
+    """Look into a log: a folder of day folders, a folder with the files of one day, or one file.
+
+    Rows are read in batches and never kept. A log of more than `sample_rows` rows is sampled: row groups spread evenly over it.
+
+    Args:
+        path: local or in an object store; Parquet, CSV or TSV.
+        sample_rows: [rows] to read at most.
+
+    Raises:
+        BadInput: there is nothing to read.
+    """
+    where = path.rstrip("/")
+    layout, found = _find(where)
+    readers: dict[str, Reader] = {"parquet": ParquetReader(), "csv": CsvReader(), "tsv": CsvReader(delimiter="\t")}
+    units: list[tuple[Reader, str, int, int]] = []
+    schemas: dict[str, pa.Schema] = {}
+    problems: list[str] = []
+    days: list[DayState] = []
+    for day, (files, success) in found.items():
+        rows = 0
+        for file in files:
+            reader = readers[_format(file)]
+            try:
+                schemas[file], counts = reader.schema(file), reader.units(file)
+            except GenctrError as error:
+                problems.append(str(error).replace("\n", ";"))
+                continue
+            rows += sum(counts)
+            units += [(reader, file, unit, count) for unit, count in enumerate(counts) if count]
+        days.append(DayState(day, rows, len(files), success))
+    total = sum(day.rows for day in days)
+    if not total:
+        raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
+    chosen, each, sample = _choose([rows for *_, rows in units], sample_rows)
+    columns = {name: _Tally(name) for schema in schemas.values() for name in schema.names}
+    rows_read = 0
+    for reader, file, unit, _ in (units[at] for at in chosen):
+        for batch in _first(reader, file, unit, schemas[file].names, each):
+            rows_read += batch.num_rows
+            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+                columns[name].add(array)
+    return Report(
+        path=path,
+        layout=layout,
+        format=" and ".join(sorted({_format(file) for file in schemas})),
+        days=tuple(days),
+        rows=total,
+        rows_read=rows_read,
+        sample=sample,
+        columns=tuple(tally.facts() for tally in columns.values()),
+        problems=(*problems, *_disagreements(schemas)),
+    )
+
+
+# --- where the files are ---
+
+
+def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
+    """The layout, and by day its files and whether it is marked."""
+    store, inner = filesystem(path)
+    info = store.get_file_info(inner)
+    if info.type == pyarrow.fs.FileType.File:
+        return "", {info.base_name: ([path], None)}
+    if info.type == pyarrow.fs.FileType.NotFound:
+        raise BadInput("there is no such file or folder", file=path)
+    days: dict[str, tuple[list[str], bool]] = {}
+    below = sorted(entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file)
+    for entry in below:
+        *folders, name = entry[len(inner) :].strip("/").split("/")
+        day = folders[0] if folders else ""
+        if any(part.startswith((".", "_")) for part in folders):
+            continue
+        files, marked = days.setdefault(day, ([], False))
+        if name == SUCCESS and len(folders) < 2:
+            days[day] = files, True
+        elif _format(name) and not name.startswith((".", "_")):
+            files.append(path + entry[len(inner) :])
+    own, marked = days.pop("", ([], False))
+    days = {day: state for day, state in days.items() if state[0] or state[1]}
+    if own:
+        return "", {path.rsplit("/", 1)[-1]: (own, marked)}
+    keys = {day.partition("=")[0] for day in days if "=" in day}
+    named = len(keys) == 1 and all("=" in day for day in days)
+    layout = f"{keys.pop()}={{day}}" if named else "{day}"
+    return layout, {day.partition("=")[2] if named else day: state for day, state in days.items()}
+
+
+def _format(name: str) -> str:
+    return next((form for ending, form in ENDINGS.items() if name.endswith(ending)), "")
+
+
+def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
+    """Which units to read, how many rows of each, and the same in words."""
+    total = sum(rows)
+    if total <= limit:
+        return list(range(len(rows))), total, "all were read"
+    count = max(1, min(len(rows), limit // PIECE_ROWS))
+    chosen = sorted({round(at) for at in np.linspace(0, len(rows) - 1, count)})
+    each = max(1, limit // count)
+    read = sum(min(rows[at], each) for at in chosen)
+    return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
+
+
+def _first(reader: Reader, file: str, unit: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    with closing(reader.read(file, unit, names, 0)) as batches:
+        for batch in batches:
+            yield batch.slice(0, rows)
+            rows -= batch.num_rows
+            if rows <= 0:
+                return
+
+
+def _disagreements(schemas: dict[str, pa.Schema]) -> Iterator[str]:
+    for name in dict.fromkeys(name for schema in schemas.values() for name in schema.names):
+        holders = {file: schema.field(name).type for file, schema in schemas.items() if name in schema.names}
+        if len(holders) < len(schemas):
+            without = next(file for file in schemas if file not in holders)
+            yield f"column {name!r} is in {len(holders)} of {len(schemas)} files; not in {without}"
+        if len(kinds := {str(kind): file for file, kind in holders.items()}) > 1:
+            yield f"column {name!r} changes its type: " + ", ".join(f"{kind} in {file}" for kind, file in kinds.items())
+
+
+# --- what is in a column ---
+
+
+class DistinctSketch:
+    """How many distinct values a stream has, in bounded memory: the `SKETCH` smallest of their hashes.
+
+    With fewer distinct values than that, all are there and the count is exact. Otherwise the k smallest of n uniform hashes
+    end near k / n of their range, so n is about (k - 1) / (the k-th smallest / 2^64).
+
+    Source: Bar-Yossef et al., Counting distinct elements in a data stream, 2002.
+    """
+
+    def __init__(self) -> None:
+        self.hashes: NDArray[np.uint64] = np.zeros(0, np.uint64)
+
+    def add(self, values: pa.Array) -> None:
+        """Count values without nulls: integers, floats, times, booleans or strings."""
+        if is_text(values.type):
+            values = pc.unique(values)
+        elif not pa.types.is_integer(values.type):
+            values = values.cast(pa.float64()).view(pa.int64()) if pa.types.is_floating(values.type) else _as_int64(values)
+        prints = fingerprints(values).view(np.uint64)
+        hashes, scratch = np.empty_like(prints), np.empty_like(prints)
+        mix(prints, np.uint64(0), hashes, scratch)
+        if self.full:
+            hashes = hashes[hashes < self.hashes[-1]]
+        self.hashes = np.unique(np.concatenate([self.hashes, hashes]))[:SKETCH]
+
+    @property
+    def full(self) -> bool:
+        """Were there too many values to count them exactly?"""
+        return len(self.hashes) >= SKETCH
+
+    @property
+    def count(self) -> int:
+        """[values] that are distinct: exact, or an estimate where `full`."""
+        return round((SKETCH - 1) / (float(self.hashes[-1]) / 2.0**64)) if self.full else len(self.hashes)
+
+
+def _as_int64(values: pa.Array) -> pa.Array:
+    kind = values.type
+    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
+        values = values.cast(pa.int32())
+    return values.cast(pa.int64())
+
+
+class _Tally:
+    """Counts one column, batch by batch."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._kind: pa.DataType | None = None
+        self._rows = self._nulls = self._nans = self._values = 0
+        self._shortest, self._longest, self._elements = math.inf, 0, 0
+        self._low: Any = None
+        self._high: Any = None
+        self._sum = 0.0
+        self._whole = True
+        self._sketch = DistinctSketch()
+        self._examples: list[str] = []
+
+    def add(self, array: pa.Array) -> None:
+        self._kind = self._kind or array.type
+        self._rows += len(array)
+        self._nulls += array.null_count
+        if is_list(array.type):
+            lengths = pc.list_value_length(array).drop_null()
+            if len(lengths):
+                self._shortest = min(self._shortest, pc.min(lengths).as_py())
+                self._longest = max(self._longest, pc.max(lengths).as_py())
+                self._elements += pc.sum(lengths).as_py()
+            array = array.flatten()
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        values = array.drop_null()
+        if pa.types.is_floating(values.type):
+            finite = pc.is_finite(values)
+            self._nans += len(values) - pc.sum(finite, min_count=0).as_py()
+            values = values.filter(finite)
+            self._whole = self._whole and pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py()
+        if len(values) and _is_plain(values.type):
+            self._measure(values)
+
+    def _measure(self, values: pa.Array) -> None:
+        if pa.types.is_timestamp(values.type):
+            values = values.cast(pa.timestamp("us", values.type.tz), safe=False)  # Python has no nanoseconds
+        self._values += len(values)
+        ends = pc.min_max(values).as_py()
+        self._low = ends["min"] if self._low is None else min(self._low, ends["min"])
+        self._high = ends["max"] if self._high is None else max(self._high, ends["max"])
+        if not is_text(values.type) and not pa.types.is_temporal(values.type):
+            self._sum += pc.sum(values.cast(pa.float64())).as_py()
+        self._sketch.add(values)
+        if len(self._examples) < 3:
+            fresh = [str(value) for value in pc.unique(values.slice(0, 1000)).slice(0, 3).to_pylist()]
+            self._examples = list(dict.fromkeys(self._examples + fresh))[:3]
+
+    def facts(self) -> ColumnFacts:
+        kind = self._kind if self._kind is not None else pa.null()
+        lists = is_list(kind) and self._longest > 0
+        return ColumnFacts(
+            name=self._name,
+            type=kind,
+            null_share=self._nulls / max(self._rows, 1),
+            not_finite=self._nans,
+            distinct=self._sketch.count,
+            exact=not self._sketch.full,
+            low=self._low,
+            high=self._high,
+            mean=self._sum / max(self._values, 1),
+            whole=self._whole,
+            lengths=(int(self._shortest), self._elements / max(self._rows - self._nulls, 1), self._longest) if lists else None,
+            examples=tuple(self._examples),
+            hashes=self._sketch.hashes,
+        )
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    times = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or times)
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[at]) for row in [head, *rows]) for at in range(len(head))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in [head, *rows])

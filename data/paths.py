@@ -1,0 +1,99 @@
+"""Where files live: a local path or an object store, read and written through one door."""
+
+import io
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.fs
+from iopath.common.file_io import PathHandler, PathManager
+
+from data.errors import GenctrError
+
+PREFIXES = ("file://", "s3://", "gs://", "abfs://", "hdfs://")
+
+
+def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The Arrow filesystem that holds `uri`, and the path inside it.
+
+    Credentials, region and endpoint of an object store come from its usual environment variables
+    (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or from the query part of the URI.
+
+    Raises:
+        GenctrError: the URI names a store that Arrow does not know.
+    """
+    if "://" not in uri:
+        return pyarrow.fs.LocalFileSystem(), uri
+    try:
+        return cast(tuple[pyarrow.fs.FileSystem, str], pyarrow.fs.FileSystem.from_uri(uri))
+    except (pa.ArrowException, OSError) as error:
+        known = ", ".join(PREFIXES)
+        raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
+
+
+class ArrowHandler(PathHandler):
+    """Serves `PATHS` from Arrow's filesystems.
+
+    Ours, although iopath brings an S3 handler: that one holds whole files in memory and asks boto3 for credentials, so the
+    logs and the run folder of one job could end up with two sets of them.
+    """
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return list(PREFIXES)
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
+        files, inner = filesystem(path)
+        if "r" in mode:
+            raw = files.open_input_file(inner)
+        elif "a" in mode:
+            raw = files.open_append_stream(inner, compression=None)
+        else:
+            raw = files.open_output_stream(inner, compression=None)
+        return cast(IO[Any], raw if "b" in mode else io.TextIOWrapper(raw, encoding="utf-8"))
+
+    def _kind(self, path: str) -> pyarrow.fs.FileType:
+        files, inner = filesystem(path)
+        return files.get_file_info(inner.rstrip("/")).type
+
+    def _exists(self, path: str, **_: Any) -> bool:
+        return bool(self._kind(path) != pyarrow.fs.FileType.NotFound)
+
+    def _isfile(self, path: str, **_: Any) -> bool:
+        return bool(self._kind(path) == pyarrow.fs.FileType.File)
+
+    def _isdir(self, path: str, **_: Any) -> bool:
+        return bool(self._kind(path) == pyarrow.fs.FileType.Directory)
+
+    def _ls(self, path: str, **_: Any) -> list[str]:
+        files, inner = filesystem(path)
+        return [info.base_name for info in files.get_file_info(pyarrow.fs.FileSelector(inner.rstrip("/")))]
+
+    def _mkdirs(self, path: str, **_: Any) -> None:
+        files, inner = filesystem(path)
+        files.create_dir(inner.rstrip("/"), recursive=True)
+
+    def _rm(self, path: str, **_: Any) -> None:
+        files, inner = filesystem(path)
+        files.delete_file(inner)
+
+    def _mv(self, src_path: str, dst_path: str, **_: Any) -> bool:
+        files, inner = filesystem(src_path)
+        files.move(inner, filesystem(dst_path)[1])
+        return True
+
+    def _copy(self, src_path: str, dst_path: str, overwrite: bool = False, **_: Any) -> bool:
+        if not overwrite and self._exists(dst_path):
+            return False
+        files, inner = filesystem(src_path)
+        files.copy_file(inner, filesystem(dst_path)[1])
+        return True
+
+
+def _paths() -> PathManager:
+    manager = PathManager()
+    manager.set_logging(False)
+    manager.register_handler(ArrowHandler())
+    return manager
+
+
+PATHS = _paths()
+"""Opens configs, schemas and run folders. A company's own store: `PATHS.register_handler(TheirHandler())`."""

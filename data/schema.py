@@ -1,0 +1,383 @@
+"""What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal, TypeAlias
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from data.arrays import element_type, is_list, is_text
+from data.document import BadValue, Section, nearest
+from data.errors import BadInput
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
+Positive = Annotated[int, Field(ge=1)]
+
+MAX_ROWS = 2**32
+"""[rows] of the largest table: id hashing reduces 32 well mixed bits."""
+
+
+class _Column(Section):
+    """A field and the Arrow column it is read from."""
+
+    name: Name
+    """What the field is called everywhere: letters, digits, _ and -."""
+
+    column: str = Field(default_factory=lambda values: values["name"])
+    """The column of the log. Left out: the column is called as the field."""
+
+
+class _Ids(_Column):
+    """A field of ids, looked up in an embedding table: its own, called as the field, or another field's."""
+
+    table: Name | None = None
+    """Look the ids up in the table of this other field instead of an own one."""
+
+    ids: Literal["hash", "vocab", "identity"] | None = Field(
+        default_factory=lambda values: None if values["table"] is not None else "vocab"
+    )
+    """How an id becomes a table row. hash: any id to one of `rows`; vocab: the ids seen in the fitted days (the default of
+    an own table); identity: the ids are already 0 … rows - 1."""
+
+    rows: Annotated[int, Field(ge=2, le=MAX_ROWS)] | None = None
+    """[rows] of the table for hash, the missing id's row 0 among them; for identity how many ids there are. A vocabulary
+    counts for itself."""
+
+    min_count: Positive | None = None
+    """[occurrences] an id needs in the fitted days to get its own row of a vocabulary. Left out: 1."""
+
+    dim: Positive | None = None
+    """[numbers] width of one embedding. Left out: the width of the model."""
+
+    @model_validator(mode="after")
+    def _table_keys_agree(self) -> "_Ids":
+        if self.table is not None:
+            for key in ("ids", "rows", "min_count", "dim"):
+                if getattr(self, key) is not None:
+                    raise BadValue(f"the table belongs to {self.table!r}: say {key} there", key)
+        elif self.ids in {"hash", "identity"}:
+            if self.rows is None:
+                raise BadValue(f"ids: {self.ids} needs the number of rows", "rows")
+            if self.min_count is not None:
+                raise BadValue(f"only a vocabulary counts ids; this field says ids: {self.ids}", "min_count")
+        elif self.rows is not None:
+            raise BadValue("a vocabulary has as many rows as ids it has seen: leave rows out, or say ids: hash", "rows")
+        return self
+
+
+class IdField(_Ids):
+    """One id a row. A missing id is looked up too: it has row 0 of the table."""
+
+    kind: Literal["id"]
+    """id: one integer or string a row."""
+
+
+class IdsField(_Ids):
+    """Any number of ids a row, pooled to one vector. A missing list is an empty one."""
+
+    kind: Literal["ids"]
+    """ids: a list of integers or strings a row, without an order."""
+
+    pool: Literal["mean", "sum"] = "mean"
+    """How the embeddings of one row become one vector."""
+
+    length: Positive | None = None
+    """[ids] a row may have. Left out: any number."""
+
+    longer: Literal["refuse", "keep_first", "keep_last"] = "refuse"
+    """What to do with a row that has more than `length` ids."""
+
+
+class SequenceField(_Ids):
+    """What happened before this row, oldest first. A missing list is an empty one."""
+
+    kind: Literal["sequence"]
+    """sequence: a list of integers or strings a row, oldest first."""
+
+    length: Positive
+    """[events] of the past that are read."""
+
+    longer: Literal["refuse", "keep_first", "keep_last"] = "keep_last"
+    """What to do with a row that has more than `length` events."""
+
+    time: str | None = None
+    """The list column with the time of every event, in the unit of the row's own time. Events that are not before the row's
+    own time are dropped: they would tell the future."""
+
+    pool: Literal["mean", "sum", "attention"] = "mean"
+    """How the embeddings of one row become one vector. attention: weighted by their likeness to the `query`."""
+
+    query: Name | None = None
+    """The id field that attention compares the events with. Left out: the first id field of the same table."""
+
+
+class NumberField(_Column):
+    """One number a row; a missing one counts as 0 after the transform."""
+
+    kind: Literal["number"]
+    """number: one integer, float or boolean a row."""
+
+    transform: Literal["none", "log1p", "standardise", "buckets"] = "none"
+    """log1p: sign(x) log(1 + |x|). standardise: (x - mean) / deviation over the fitted days. buckets: the number becomes an id,
+    the bucket between two quantiles of the fitted days."""
+
+    buckets: Annotated[int, Field(ge=2, le=65536)] | None = None
+    """[buckets] for transform: buckets."""
+
+    @model_validator(mode="after")
+    def _buckets_belong_to_their_transform(self) -> "NumberField":
+        if self.transform == "buckets" and self.buckets is None:
+            raise BadValue("transform: buckets needs their number", "buckets")
+        if self.transform != "buckets" and self.buckets is not None:
+            raise BadValue(f"there are no buckets with transform: {self.transform}", "buckets")
+        return self
+
+
+class VectorField(_Column):
+    """A list of numbers of fixed width a row; a missing one counts as zeros."""
+
+    kind: Literal["vector"]
+    """vector: a list of floats a row, all of the same width."""
+
+    dim: Positive
+    """[numbers] in every vector."""
+
+
+AnyIds: TypeAlias = IdField | IdsField | SequenceField
+AnyField: TypeAlias = Annotated[AnyIds | NumberField | VectorField, Field(discriminator="kind")]
+
+
+class Label(Section):
+    """What a task learns to predict."""
+
+    column: str
+    """The column with 0 or 1 (or false and true) in every row."""
+
+    task: Name = Field(default_factory=lambda values: values["column"])
+    """What the task is called in logs and reports. Left out: as the column."""
+
+    where: str | None = None
+    """Only rows where this column is 1 (or true) count for the task; in the others the label may be missing."""
+
+
+class Time(Section):
+    """When a row happened."""
+
+    column: str
+    """The column with the time: an integer in `unit` since 1970, or an Arrow timestamp."""
+
+    unit: Literal["s", "ms", "us", "ns"]
+    """What the integers count; times of events count the same."""
+
+
+class Schema(Section):
+    """What a log means."""
+
+    name: Name
+    """What the log is called in reports."""
+
+    label: Label | None = None
+    """The one thing to predict …"""
+
+    labels: tuple[Label, ...] | None = None
+    """… or several."""
+
+    time: Time | None = None
+    """When the row happened; needed by sequences that have times."""
+
+    group: str | None = None
+    """The column whose values group the rows for GAUC, usually the user."""
+
+    weight: str | None = None
+    """The column with the weight of the row in every loss. Left out: 1."""
+
+    fields: Annotated[tuple[AnyField, ...], Field(min_length=1)]
+    """The features of a row."""
+
+    @property
+    def targets(self) -> tuple[Label, ...]:
+        """The labels, in the order of the tasks."""
+        return self.labels or ((self.label,) if self.label is not None else ())
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, in the order of a batch's labels."""
+        return tuple(label.task for label in self.targets)
+
+    def owner(self, field: AnyIds) -> AnyIds:
+        """The field whose table `field` looks its ids up in: itself, unless it says otherwise."""
+        owners = (own for own in self.fields if isinstance(own, AnyIds) and own.name == (field.table or field.name))
+        return next(owners)
+
+    def query(self, field: SequenceField) -> str:
+        """The id field that an attention-pooled sequence compares its events with."""
+        table = self.owner(field).name
+        same = (own.name for own in self.fields if isinstance(own, IdField) and self.owner(own).name == table)
+        return field.query or next(same)
+
+    def columns(self) -> list[str]:
+        """The columns a run reads, in a fixed order, each once."""
+        return list(dict.fromkeys(name for name, _, _ in self._needs()))
+
+    def check(self, columns: pa.Schema, file: str) -> None:
+        """Compare the columns of a file with this schema.
+
+        Raises:
+            BadInput: a column is missing, or its type cannot be read as this schema says.
+        """
+        for name, what, fits in self._needs():
+            index = columns.get_field_index(name)
+            if index < 0:
+                hint = f"{nearest(name, columns.names)} (a field may say its column in the schema)"
+                raise BadInput(f"column {name!r} is missing", file=file, column=name, expected=what, hint=hint)
+            kind = columns.field(index).type
+            if not fits(kind):
+                raise BadInput(f"column {name!r} holds {kind}", file=file, column=name, expected=what, hint=_advice(kind))
+        self._check_shared_tables(columns, file)
+
+    def _check_shared_tables(self, columns: pa.Schema, file: str) -> None:
+        """Integers and strings never share a table: 7 and "7" would be two ids without anyone noticing."""
+        first: dict[str, str] = {}
+        for field in self.fields:
+            if not isinstance(field, AnyIds):
+                continue
+            kind = element_type(columns.field(field.column).type)
+            if pa.types.is_null(kind):
+                continue
+            owner = self.owner(field)
+            ours = first.setdefault(owner.name, field.column)
+            if is_text(kind) != is_text(element_type(columns.field(ours).type)):
+                raise BadInput(
+                    f"columns {ours!r} and {field.column!r} share the table {owner.name!r}, but only one holds strings",
+                    file=file,
+                    column=field.column,
+                    expected="one type in both",
+                    hint="convert one of the columns, or give the field a table of its own.",
+                )
+            if owner.ids == "identity" and is_text(kind):
+                raise BadInput(
+                    f"column {field.column!r} holds {kind}",
+                    file=file,
+                    column=field.column,
+                    expected="integers, because the table says ids: identity",
+                    hint="say ids: hash or ids: vocab for strings.",
+                )
+
+    def _needs(self) -> Iterator[tuple[str, str, Callable[[pa.DataType], bool]]]:
+        """Every column a run reads, what it must hold, and the test of it."""
+        for field in self.fields:
+            yield field.column, *_FITS[field.kind]
+            if isinstance(field, SequenceField) and field.time is not None:
+                assert self.time is not None, "checked when the schema was read"
+                yield field.time, "lists of integers or timestamps", _of_lists(_is_time)
+                yield self.time.column, "integers or timestamps", _is_time
+        for label in self.targets:
+            for column in (label.column, label.where):
+                if column is not None:
+                    yield column, "0 and 1, or false and true", _is_number
+        if self.weight is not None:
+            yield self.weight, "numbers", _is_number
+        if self.group is not None:
+            yield self.group, "integers or strings", _is_id
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Schema":
+        if (self.label is None) == (self.labels is None):
+            raise BadValue("expected either label or labels", "label" if self.label is not None else "fields")
+        names = {field.name: field for field in self.fields}
+        for at, field in enumerate(self.fields):
+            if names[field.name] is not field:
+                raise BadValue(f"two fields are called {field.name!r}", "fields", at, "name")
+            if field.column in {label.column for label in self.targets}:
+                raise BadValue(f"{field.column!r} is a label: a field must not read it", "fields", at, "column")
+            if isinstance(field, AnyIds):
+                _check_table(field, names, at)
+            if isinstance(field, SequenceField):
+                self._check_sequence(field, names, at)
+        tasks = self.task_names
+        if len(set(tasks)) < len(tasks):
+            raise BadValue(f"two labels have the same task: {', '.join(tasks)}", "labels")
+        self._check_pools()
+        return self
+
+    def _check_sequence(self, field: SequenceField, names: dict[str, AnyField], at: int) -> None:
+        if field.time is not None and self.time is None:
+            raise BadValue("event times need the row's own time: the schema must say time", "fields", at, "time")
+        if field.query is not None:
+            if field.pool != "attention":
+                raise BadValue(f"only pool: attention has a query; this field says pool: {field.pool}", "fields", at, "query")
+            known = [name for name, other in names.items() if isinstance(other, IdField)]
+            if field.query not in known:
+                raise BadValue(f"no id field {field.query!r}; {nearest(field.query, known)}", "fields", at, "query")
+        elif field.pool == "attention":
+            table = field.table or field.name
+            if not any(isinstance(other, IdField) and table in {other.name, other.table} for other in self.fields):
+                raise BadValue(f"no id field shares the table {table!r}: name the query of the attention", "fields", at, "pool")
+
+    def _check_pools(self) -> None:
+        """TorchRec pools a whole table in one way."""
+        first: dict[str, IdsField | SequenceField] = {}
+        for at, field in enumerate(self.fields):
+            if isinstance(field, IdsField | SequenceField):
+                ours = first.setdefault(self.owner(field).name, field)
+                if ours.pool != field.pool:
+                    raise BadValue(
+                        f"{ours.name!r} shares the table and says pool: {ours.pool}; the fields of one table pool alike",
+                        "fields",
+                        at,
+                        "pool",
+                    )
+
+
+def _check_table(field: AnyIds, names: dict[str, AnyField], at: int) -> None:
+    if field.table is None:
+        return
+    owners = [name for name, other in names.items() if isinstance(other, AnyIds) and other.table is None]
+    if field.table not in owners:
+        raise BadValue(f"no field {field.table!r} with a table; {nearest(field.table, owners)}", "fields", at, "table")
+
+
+# --- Arrow types ---
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    )
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind))
+
+
+def _of_lists(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda kind: bool(pa.types.is_null(kind) or (is_list(kind) and fits(kind.value_type)))
+
+
+_FITS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "id": ("integers or strings", _is_id),
+    "ids": ("lists of integers or strings", _of_lists(_is_id)),
+    "sequence": ("lists of integers or strings", _of_lists(_is_id)),
+    "number": ("integers, floats or booleans", _is_number),
+    "vector": ("lists of floats or integers", _of_lists(_is_number)),
+}
+
+
+def _advice(kind: pa.DataType) -> str:
+    if pa.types.is_floating(kind):
+        return "floats lose ids above 2^53: write the ids as int64, or say kind: number."
+    if pa.types.is_temporal(kind):
+        return "a time is neither an id nor a number: write what matters of it (hour, age, …) as an integer."
+    if pa.types.is_decimal(kind):
+        return "write the column as int64 or float64."
+    if is_list(kind):
+        return "say kind: ids, sequence or vector for lists."
+    if is_text(kind):
+        return "say kind: id for strings, or write the column as numbers."
+    return "say what the column holds in the schema, or convert the column."

@@ -1,0 +1,250 @@
+"""What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from data.arrays import integers_of, is_list, is_text, nulls, values_of
+from data.errors import GenctrError
+from data.paths import PATHS
+from data.schema import AnyField, AnyIds, NumberField, Schema
+
+FILE = "statistics.json"
+SAMPLE_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of a number; a constant has deviation 1, so that standardising it gives 0."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was fitted.
+
+    Args:
+        vocabularies: table -> its ids, the most frequent first, equally frequent ones by value.
+        moments: standardised number -> mean and deviation.
+        edges: bucketed number -> the inner edges of its buckets, ascending, float64.
+    """
+
+    vocabularies: dict[str, pa.Array] = field(default_factory=dict)
+    moments: dict[str, Moments] = field(default_factory=dict)
+    edges: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls) -> "Statistics":
+        """For schemas that need nothing fitted."""
+        return cls()
+
+    @staticmethod
+    def names(schema: Schema) -> set[str]:
+        """The fields of a schema that need something fitted."""
+        return {own.name for own in schema.fields if _needs_fitting(own)}
+
+    @staticmethod
+    def columns(schema: Schema) -> list[str]:
+        """The columns that `fit` reads; none: there is nothing to fit."""
+        return list(dict.fromkeys(own.column for own in schema.fields if _needs_fitting(_owner(schema, own))))
+
+    @property
+    def fitted(self) -> set[str]:
+        """The fields that something was fitted for."""
+        return {*self.vocabularies, *self.moments, *self.edges}
+
+    def save(self, folder: str) -> None:
+        """Store as `statistics.json` and one Parquet file a vocabulary; the JSON is written last, so it means: whole."""
+        PATHS.mkdirs(folder)
+        for name, values in self.vocabularies.items():
+            with PATHS.open(f"{folder}/vocabulary.{name}.parquet", "wb") as file:
+                pq.write_table(pa.table({"id": values}), file)
+        document = {
+            "vocabularies": {name: len(values) for name, values in self.vocabularies.items()},
+            "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
+            "edges": {name: own.tolist() for name, own in self.edges.items()},
+        }
+        with PATHS.open(f"{folder}/{FILE}", "w") as file:
+            file.write(json.dumps(document, indent=1))
+
+    @classmethod
+    def load(cls, folder: str) -> "Statistics":
+        """What `save` stored.
+
+        Raises:
+            GenctrError: nothing is stored there, or not all of it.
+        """
+        try:
+            with PATHS.open(f"{folder}/{FILE}", "r") as file:
+                document: dict[str, Any] = json.load(file)
+            vocabularies = {name: _read_vocabulary(folder, name) for name in document["vocabularies"]}
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise GenctrError(
+                f"{folder}: no usable statistics are stored here: {error}\n  next: fit them again from the log."
+            ) from error
+        short = [name for name, rows in document["vocabularies"].items() if len(vocabularies[name]) != rows]
+        if short:
+            raise GenctrError(f"{folder}: the vocabulary of {', '.join(short)} is not the one {FILE} speaks of")
+        return cls(
+            vocabularies=vocabularies,
+            moments={name: Moments(*pair) for name, pair in document["moments"].items()},
+            edges={name: np.asarray(values, dtype=np.float64) for name, values in document["edges"].items()},
+        )
+
+
+def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SAMPLE_ROWS, seed: int = 0) -> Statistics:
+    """Fit everything a schema needs in one pass; memory is bounded but for the vocabularies.
+
+    Args:
+        schema: what the log means.
+        batches: rows with `Statistics.columns(schema)`, in any order; the quantiles depend on it if there are more rows than
+            are sampled.
+        sample_rows: [rows] sampled uniformly to find the quantiles; all rows if there are no more.
+        seed: of that sample.
+    """
+    counters: dict[str, tuple[int, _Counter]] = {}
+    sums: dict[str, _Sums] = {}
+    samples: dict[str, tuple[int, _Sample]] = {}
+    for at, own in enumerate(schema.fields):
+        if isinstance(own, AnyIds) and own.ids == "vocab":
+            counters[own.name] = own.min_count or 1, _Counter()
+        elif isinstance(own, NumberField) and own.transform == "standardise":
+            sums[own.name] = _Sums()
+        elif isinstance(own, NumberField) and own.buckets is not None:
+            samples[own.name] = own.buckets, _Sample(sample_rows, np.random.default_rng([seed, at]))
+
+    for batch in batches:
+        for own in schema.fields:
+            table = _owner(schema, own).name
+            if table in counters:
+                counters[table][1].add(_elements(batch.column(own.column)))
+            elif own.name in sums:
+                sums[own.name].add(_finite(batch.column(own.column)))
+            elif own.name in samples:
+                samples[own.name][1].add(_finite(batch.column(own.column)))
+
+    return Statistics(
+        vocabularies={name: counter.values(min_count) for name, (min_count, counter) in counters.items()},
+        moments={name: own.moments() for name, own in sums.items()},
+        edges={name: sample.edges(buckets) for name, (buckets, sample) in samples.items()},
+    )
+
+
+class _Counter:
+    """How often every id of a table occurs."""
+
+    def __init__(self) -> None:
+        self._counts: pa.Table | None = None
+        self._fresh: list[pa.Table] = []
+        self._fresh_rows = 0
+
+    def add(self, ids: pa.Array) -> None:
+        if pa.types.is_null(ids.type):
+            return
+        text = is_text(ids.type)
+        if pa.types.is_dictionary(ids.type):
+            ids = ids.dictionary.take(ids.indices)
+        ids = ids.drop_null()
+        ids = pc.cast(ids, pa.large_string()) if text else pa.array(integers_of(ids))
+        counts = pc.value_counts(ids)
+        self._fresh.append(pa.table({"id": counts.field("values"), "n": counts.field("counts")}))
+        self._fresh_rows += len(counts)
+        # Merging costs as much as what is there already: wait until that much is new.
+        if self._fresh_rows > max(1_000_000, self._counts.num_rows if self._counts is not None else 0):
+            self._merge()
+
+    def _merge(self) -> None:
+        known = [self._counts] if self._counts is not None else []
+        merged = pa.concat_tables([*known, *self._fresh]).group_by("id").aggregate([("n", "sum")])
+        self._counts = merged.rename_columns({"n_sum": "n"}).select(["id", "n"])
+        self._fresh, self._fresh_rows = [], 0
+
+    def values(self, min_count: int) -> pa.Array:
+        """The ids that occur often enough, the most frequent first, equally frequent ones by value."""
+        if self._fresh:
+            self._merge()
+        if self._counts is None:
+            return pa.array([], pa.int64())
+        kept = self._counts.filter(pc.field("n") >= min_count)
+        return kept.sort_by([("n", "descending"), ("id", "ascending")])["id"].combine_chunks()
+
+
+class _Sums:
+    """Mean and squared deviation, merged batch by batch (Chan, Golub, LeVeque 1979), so that large means lose no digits."""
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        if not len(values):
+            return
+        mean = float(values.mean())
+        apart = mean - self._mean
+        total = self._count + len(values)
+        self._squares += float(np.square(values - mean).sum()) + apart * apart * self._count * len(values) / total
+        self._mean += apart * len(values) / total
+        self._count = total
+
+    def moments(self) -> Moments:
+        deviation = (self._squares / self._count) ** 0.5 if self._count else 0.0
+        return Moments(self._mean, deviation or 1.0)
+
+
+class _Sample:
+    """A uniform sample of fixed size: every value draws a key, the smallest keys stay."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self._size, self._rng = size, rng
+        self._keys = self._values = np.empty(0)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        self._keys = np.concatenate([self._keys, self._rng.random(len(values))])
+        self._values = np.concatenate([self._values, values])
+        if len(self._keys) > 2 * self._size:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if len(self._keys) > self._size:
+            kept = np.argpartition(self._keys, self._size)[: self._size]
+            self._keys, self._values = self._keys[kept], self._values[kept]
+
+    def edges(self, buckets: int) -> NDArray[np.float64]:
+        """The inner edges of buckets of equal size; values that repeat a lot make fewer."""
+        self._shrink()
+        if not len(self._values):
+            return np.empty(0)
+        return np.unique(np.quantile(self._values, np.linspace(0, 1, buckets + 1)[1:-1], method="inverted_cdf"))
+
+
+def _elements(column: pa.Array) -> pa.Array:
+    return column.flatten() if is_list(column.type) else column
+
+
+def _finite(column: pa.Array) -> NDArray[np.float64]:
+    """The numbers that are there. What is not finite is told, with its file and row, when it is to be trained on."""
+    values = values_of(column).astype(np.float64)
+    return values[np.isfinite(values) & ~nulls(column)]
+
+
+def _read_vocabulary(folder: str, name: str) -> pa.Array:
+    with PATHS.open(f"{folder}/vocabulary.{name}.parquet", "rb") as file:
+        return pq.read_table(file)["id"].combine_chunks()
+
+
+def _owner(schema: Schema, own: AnyField) -> AnyField:
+    return schema.owner(own) if isinstance(own, AnyIds) else own
+
+
+def _needs_fitting(own: AnyField) -> bool:
+    if isinstance(own, AnyIds):
+        return own.ids == "vocab"
+    return isinstance(own, NumberField) and own.transform in {"standardise", "buckets"}

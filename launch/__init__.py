@@ -1,0 +1,1 @@
+"""The doors: the `genctr` command, TorchX components, ready configs."""

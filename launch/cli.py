@@ -1,0 +1,192 @@
+"""The `genctr` command: doctor, synth, inspect, import, train, evaluate."""
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import GenctrError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        Exit code: 0 done; 1 `doctor` found something, or a rank died; 2 something a person can mend, told on standard error.
+    """
+    arguments = _parser().parse_args(argv)
+    # What libraries tell their own developers, on every rank, would hide what we tell a person.
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except GenctrError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"genctr{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("genctr: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="genctr", description="Daily training of generative click models on TorchRec.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="check this environment and print what mends it")
+    doctor.set_defaults(command=_doctor)
+
+    synth = commands.add_parser("synth", help="make a click log whose true click probability is known")
+    synth.add_argument("--out", required=True, metavar="DIR", help="folder the days are written to")
+    synth.add_argument("--days", type=int, default=5, help="[days] to make")
+    synth.add_argument("--rows", type=int, default=60_000, help="[rows] a day, about")
+    synth.add_argument("--seed", type=int, default=2026, help="same seed, same bytes")
+    synth.set_defaults(command=_synth)
+
+    inspect = commands.add_parser("inspect", help="what is in this log, and a schema to start from")
+    inspect.add_argument("path", metavar="DIR|FILE", help="a log, one day of it, or one file")
+    inspect.add_argument("--schema", metavar="FILE", help="write the suggested schema here")
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    inspect.set_defaults(command=_inspect)
+
+    imports = commands.add_parser("import", help="turn a public set's raw files into day folders")
+    imports.add_argument("name", help="criteo, avazu, movielens, kuairand or frappe")
+    imports.add_argument("--from", dest="source", required=True, metavar="PATH", help="the raw file or folder")
+    imports.add_argument("--out", required=True, metavar="DIR", help="folder the days are written to")
+    imports.add_argument("--set", dest="overrides", action="append", default=[], metavar="OPTION=VALUE")
+    imports.set_defaults(command=_import)
+
+    train = commands.add_parser("train", help="train the days a run file names; resumes an existing run folder")
+    train.add_argument("config", metavar="RUN.yaml")
+    train.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+    train.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
+    train.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score days with a trained run")
+    evaluate.add_argument("run", metavar="RUN_DIR")
+    evaluate.add_argument("--days", required=True, metavar="A..B", help="the days to score, each on its own")
+    evaluate.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    evaluate.set_defaults(command=_evaluate)
+    return parser
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from launch.doctor import doctor  # noqa: PLC0415 - each command loads only what it needs: torch takes seconds
+
+    findings = doctor()
+    for finding in findings:
+        print(finding)
+    return 1 if findings else 0
+
+
+def _synth(arguments: argparse.Namespace) -> int:
+    from data.synthetic import write  # noqa: PLC0415
+
+    write(arguments.out, days=arguments.days, rows=arguments.rows, seed=arguments.seed)
+    print(f"{arguments.days} days in {arguments.out}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from data.inspect import inspect  # noqa: PLC0415
+
+    report = inspect(arguments.path)
+    print(json.dumps(report.to_json(), indent=2) if arguments.json else report.text())
+    if arguments.schema:
+        with open(arguments.schema, "x", encoding="utf-8") as file:
+            file.write(report.schema_yaml())
+        print(f"schema to start from: {arguments.schema}")
+    return 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    import yaml  # noqa: PLC0415
+
+    from data.importers import run_import  # noqa: PLC0415
+
+    options = {}
+    for override in arguments.overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise GenctrError(f"--set {override!r}: write OPTION=VALUE")
+        options[name] = yaml.safe_load(value)
+    report = run_import(arguments.name, arguments.source, arguments.out, options)
+    print(f"{report.rows} rows in {len(report.days)} days in {arguments.out}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from pipeline.config import load  # noqa: PLC0415
+    from pipeline.world import launched, world  # noqa: PLC0415
+
+    config, schema = load(arguments.config, arguments.overrides)
+    if config.train.ranks > 1 and not launched():
+        return _on_ranks(config.train.ranks)
+    from pipeline.build import build  # noqa: PLC0415
+    from pipeline.run import run  # noqa: PLC0415
+
+    folder = arguments.out or f"runs/{config.name}"
+    with world(config.train.device) as here:
+        job = build(config, schema, folder, here)
+        results = run(job, quiet=arguments.quiet)
+        if here.first:
+            _print_scores(results["days"], results["test"], best=job.best_reachable())
+            print(f"{results['rows']} rows trained in {results['step']} steps; the run is in {folder}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from data.days import parse_days  # noqa: PLC0415
+    from pipeline.build import build, load_run  # noqa: PLC0415
+    from pipeline.evaluate import evaluate  # noqa: PLC0415
+    from pipeline.run import restore_best  # noqa: PLC0415
+    from pipeline.world import launched, world  # noqa: PLC0415
+
+    config, schema = load_run(arguments.run)
+    if config.train.ranks > 1 and not launched():
+        return _on_ranks(config.train.ranks)
+    with world(config.train.device) as here:
+        job = build(config, schema, arguments.run, here)
+        step = restore_best(job)
+        scores = {}
+        for day in parse_days(arguments.days):
+            scores[day] = evaluate(job, [day], quiet=arguments.quiet)
+            job.log.write("evaluated", step, {"day": day, **scores[day]})
+        if here.first:
+            _print_scores(scores, None, best=job.best_reachable())
+    return 0
+
+
+def _on_ranks(ranks: int) -> int:
+    """Start this same command once per rank, through torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "launch"]
+    return subprocess.run([sys.executable, *launcher, *sys.argv[1:]], check=False).returncode  # noqa: S603 - our own command
+
+
+def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:
+    """The table of scores: a line per day, best reachable AUC beside it where the log knows it."""
+    lines = dict(days) | ({"test": test} if test else {})
+    if not lines:
+        return
+    table = Table()
+    for heading in ["day", "task", "rows", "AUC", *(["best AUC"] if best else []), "logloss", "NE", "GAUC", "calibration"]:
+        table.add_column(heading, justify="left" if heading in {"day", "task"} else "right")
+    table.add_column("rows/s", justify="right")
+    for day, scores in lines.items():
+        for task, values in scores["tasks"].items():
+            reachable = [f"{best[day]:.4f}" if day in best else "-"] if best else []
+            figures = [f"{values[name]:.4f}" for name in ("logloss", "ne", "gauc", "calibration")]
+            rate = f"{scores['rows_per_second']:,.0f}"
+            table.add_row(day, task, f"{scores['rows']:,}", f"{values['auc']:.4f}", *reachable, *figures, rate)
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=140).print(table)

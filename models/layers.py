@@ -1,0 +1,54 @@
+"""Dense layers that start as FuxiCTR starts them: xavier-normal weights, zero biases.
+
+B rows, H hidden width.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from models.norm import BatchNorm1d
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Return a linear layer with xavier-normal weights and zero bias."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Sequential):
+    """Linear - BatchNorm - ReLU - Dropout, once for every hidden width.
+
+    Args:
+        inputs: width of a row.
+        hidden: widths of the hidden layers; empty returns the row as it came.
+        dropout: probability of dropping a hidden unit while training.
+        batch_norm: normalise over the rows of all ranks before the ReLU.
+
+    Attributes:
+        out_features: width of the last hidden layer.
+
+    Shape:
+        (B, inputs) -> (B, out_features)
+    """
+
+    def __init__(self, inputs: int, *, hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers.append(linear(inputs, width))
+            if batch_norm:
+                layers.append(BatchNorm1d(width))
+            layers.append(nn.ReLU())
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            inputs = width
+        super().__init__(*layers)
+        self.out_features = inputs
+
+    def forward(self, row_BX: Tensor) -> Tensor:
+        """Return the last hidden layer, (B, out_features)."""
+        out_BH: Tensor = super().forward(row_BX)  # type: ignore[no-untyped-call]
+        return out_BH

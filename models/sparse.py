@@ -1,0 +1,199 @@
+"""Embedding look-ups: ids in, one vector per field (or per event) out, over TorchRec tables that can be sharded.
+
+B rows, F fields, D width of a table, N events of a field in the whole batch.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+
+
+@dataclass(frozen=True)
+class Table:
+    """One embedding table and the fields that read it.
+
+    Attributes:
+        name: no dots: it becomes part of state dict keys.
+        rows: [rows] ids are 0 .. rows - 1.
+        dim: D.
+        fields: keys of the KeyedJaggedTensor.
+        pool: how the ids of a field in one row become one vector; "none" keeps a vector per id.
+        linear: also keep first-order weights, in a table `<name>_linear` with D = 1, pooled alike.
+
+    FBGEMM wants widths that are multiples of 4, so a table stores `width` columns and only the first D are read; the others
+    get no gradient. A row-wise optimizer averages the squared gradient over all of them: its steps are sqrt(width / D)
+    longer.
+    """
+
+    name: str
+    rows: int
+    dim: int
+    fields: tuple[str, ...]
+    pool: Literal["sum", "mean", "none"] = "sum"
+    linear: bool = False
+
+    @property
+    def width(self) -> int:
+        """[columns] stored: D, rounded up to a multiple of 4."""
+        return -(-self.dim // 4) * 4
+
+    @property
+    def parts(self) -> "tuple[Table, ...]":
+        """The table itself and, if it has one, its first-order table."""
+        if not self.linear:
+            return (self,)
+        return self, Table(f"{self.name}_linear", self.rows, 1, self.fields, self.pool)
+
+
+@dataclass
+class Events:
+    """The vectors of a field's events, row after row, and how many events each row has.
+
+    Shape:
+        values (N, D), lengths (B,)
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
+@dataclass
+class Looked:
+    """What the look-ups found.
+
+    Attributes:
+        vectors: field of a pooled table -> (B, D).
+        linear: field of a pooled table with `linear` -> (B, 1).
+        events: field of an unpooled table -> one vector per event.
+        linear_events: field of an unpooled table with `linear` -> one weight per event, D = 1.
+    """
+
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    linear: dict[str, Tensor] = field(default_factory=dict)
+    events: dict[str, Events] = field(default_factory=dict)
+    linear_events: dict[str, Events] = field(default_factory=dict)
+
+    def cut(self, rows: int) -> "Looked":
+        """Return the first `rows` rows; the others must have no events, as `pad_rows` makes them."""
+        return Looked(
+            {name: vectors[:rows] for name, vectors in self.vectors.items()},
+            {name: weights[:rows] for name, weights in self.linear.items()},
+            {name: Events(events.values, events.lengths[:rows]) for name, events in self.events.items()},
+            {name: Events(events.values, events.lengths[:rows]) for name, events in self.linear_events.items()},
+        )
+
+
+class SparseArch(nn.Module):
+    """All embedding tables of a model.
+
+    Build it on the meta device and let DistributedModelParallel shard and fill it, or on a real device to use it as it
+    is. Results are taken by key, never by position: the order of a KeyedTensor depends on the sharding plan. Sharded
+    tables want the same number of rows, and at least one, on every rank: see `pad_rows`.
+
+    Args:
+        tables: every field belongs to exactly one of them.
+        device: where the tables live.
+
+    Attributes:
+        bags: the EmbeddingBagCollection of the pooled tables, None if there are none.
+        sequences: the EmbeddingCollections of the unpooled tables, one per width (TorchRec wants one width each),
+            None if there are none.
+
+    Shape:
+        bags, sequences: KeyedJaggedTensors of B rows with the fields of the pooled and of the unpooled tables -> Looked
+    """
+
+    def __init__(self, tables: Sequence[Table], *, device: torch.device) -> None:
+        super().__init__()
+        _check(tables)
+        parts = [part for table in tables for part in table.parts]
+        self._linear = {part.name for table in tables for part in table.parts[1:]}
+        pooled = [part for part in parts if part.pool != "none"]
+        kept = [part for part in parts if part.pool == "none"]
+        self._read = {"bags": _reads(pooled)}
+        self.bags: EmbeddingBagCollection | None = None
+        self.sequences: nn.ModuleDict | None = None
+        if pooled:
+            self.bags = EmbeddingBagCollection(tables=[_bag_config(part) for part in pooled], device=device)
+        if kept:
+            self.sequences = nn.ModuleDict()
+            for width in sorted({part.width for part in kept}):
+                same = [part for part in kept if part.width == width]
+                configs = [_config(part) for part in same]
+                self.sequences[f"width_{width}"] = EmbeddingCollection(tables=configs, device=device)
+                self._read[f"width_{width}"] = _reads(same)
+
+    def forward(self, bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Looked:
+        """Return what every table holds for these ids."""
+        # Training pipelines trace this method symbolically: no decision here may look at the ids.
+        looked = Looked()
+        if self.bags is not None:
+            found = self.bags(bags).to_dict()
+            for table, name, key in self._read["bags"]:
+                vectors = looked.linear if table.name in self._linear else looked.vectors
+                vectors[name] = _columns(found[key], table)
+        if self.sequences is not None:
+            for width, collection in self.sequences.items():
+                found = collection(sequences)
+                for table, name, key in self._read[width]:
+                    events = looked.linear_events if table.name in self._linear else looked.events
+                    events[name] = Events(_columns(found[key].values(), table), found[key].lengths())
+        return looked
+
+
+def pad_rows(ids: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:
+    """Return the ids with rows without ids appended, so that there are `rows` of them.
+
+    Row-wise sharding fails if ranks bring different numbers of rows (gloo cannot gather them on the way back), and an
+    EmbeddingCollection fails on none. `FieldEmbedding` cuts the appended rows off again.
+    """
+    here = ids.stride()
+    assert here <= rows, f"{here} rows do not fit into {rows}"
+    if here == rows:
+        return ids
+    lengths_KB = ids.lengths().view(len(ids.keys()), here)
+    padded = nn.functional.pad(lengths_KB, (0, rows - here)).flatten()
+    return KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=padded, stride=rows)
+
+
+def _columns(stored: Tensor, table: Table) -> Tensor:
+    return stored if table.width == table.dim else stored[:, : table.dim]
+
+
+def _bag_config(table: Table) -> EmbeddingBagConfig:
+    return EmbeddingBagConfig(
+        name=table.name,
+        num_embeddings=table.rows,
+        embedding_dim=table.width,
+        feature_names=list(table.fields),
+        pooling=PoolingType.MEAN if table.pool == "mean" else PoolingType.SUM,
+    )
+
+
+def _config(table: Table) -> EmbeddingConfig:
+    return EmbeddingConfig(
+        name=table.name, num_embeddings=table.rows, embedding_dim=table.width, feature_names=list(table.fields)
+    )
+
+
+def _reads(tables: Sequence[Table]) -> list[tuple[Table, str, str]]:
+    """Return (table, field, key of the result): TorchRec says field@table if several tables of a collection read it."""
+    shared = Counter(name for table in tables for name in table.fields)
+    return [(t, name, f"{name}@{t.name}" if shared[name] > 1 else name) for t in tables for name in t.fields]
+
+
+def _check(tables: Sequence[Table]) -> None:
+    names = [part.name for table in tables for part in table.parts]
+    fields = [name for table in tables for name in table.fields]
+    for kind, found in (("table", names), ("field", fields)):
+        if twice := sorted({name for name in found if found.count(name) > 1}):
+            raise ValueError(f"sparse: {kind} names {twice} occur twice; every table and every field needs its own")
+    # Table names become keys of an nn.ModuleDict, which allows no dots and none of its own attributes ("type", "values").
+    if reserved := [name for name in names if "." in name or hasattr(nn.ModuleDict(), name)]:
+        raise ValueError(f"sparse: torch cannot name tables {reserved}; name the fields otherwise (their columns may stay)")

@@ -1,0 +1,1 @@
+"""The work: config, build, shard, train, checkpoint, evaluate."""

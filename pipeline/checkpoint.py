@@ -1,0 +1,556 @@
+"""Save and restore model, optimizers and cursor with DCP: sharded, in the background, whole or not at all.
+
+    root/step-0000123/__0_0.distcp …     one file of tensors per rank
+                      .metadata          where each piece of each tensor lies
+                      checkpoint.json    written last: a folder without it is not a checkpoint
+    root/best.json                       a pin: the folder named in it is kept
+
+`torch.distributed.checkpoint` (DCP) does the sharding, the resharding and the files. Ours are the order of events that makes
+a checkpoint whole or absent, the copy that lets training go on while it is written, and the refusal to run what a file says.
+"""
+
+import copy
+import errno
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
+from torch.distributed._shard.sharded_tensor.shard import Shard
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.staging import AsyncStager
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.checkpoint.storage import WriteResult
+
+from data.errors import GenctrError
+from data.paths import PATHS, filesystem
+
+MARKER = "checkpoint.json"
+FORMAT = 1
+FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
+SHOWN = 5
+MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
+
+Anything = TypeVar("Anything")
+
+
+class CheckpointError(GenctrError):
+    """A checkpoint that could not be written or cannot be read.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: the folder or file.
+        hint: what to do next.
+    """
+
+    def __init__(self, what: str, where: str, hint: str) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(f"{what}\n  where: {where}\n  next: {hint}")
+
+    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str, str]]:
+        # So that it can travel from one rank to the others.
+        return CheckpointError, (self.what, self.where, self.hint)
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every method is collective: all ranks call it, with the same arguments but for `tensors`.
+
+    At any instant, SIGKILL included, a checkpoint is either whole or not there, and the former one is only removed after the
+    new one is whole. A step that was saved before is saved beside it (`step-0000123-2`), for the same reason.
+
+    A save in the background first copies the local shards (memory: one more copy of them until it is written), then writes
+    from another thread over a process group of its own. If it fails, the next call raises.
+
+    Args:
+        root: folder or URI, through `data.paths.PATHS`. A store behind a scheme (`s3://`) must put an object whole when it is
+            closed, as object stores do.
+        keep: [checkpoints] the newest ones to keep, besides the pinned ones. At least 1.
+        asynchronous: write in the background.
+
+    Errors:
+        CheckpointError: disk full, unreadable folder, missing or damaged file, checkpoint of another model.
+    """
+
+    def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
+        assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
+        self.root = root.removeprefix("file://").rstrip("/")
+        self._keep, self._asynchronous = keep, asynchronous
+        # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
+        # would mix with the batches. DCP needs a CPU group anyway.
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
+        self._running: tuple[str, Future[Any]] | None = None
+
+    def save(self, step: int, *, tensors: dict[str, Any], meta: dict[str, Any], pin: str | None = None) -> str:
+        """Save, or begin to save, and return the name of the new checkpoint.
+
+        Args:
+            step: [steps] trained so far.
+            tensors: nested state dicts; ShardedTensor, DTensor, Tensor and plain values as leaves.
+            meta: JSON values: cursor, tally, versions.
+            pin: also keep this checkpoint under this name (`best`), until another one takes the name.
+        """
+        assert self._group is not None, "saving needs a process group"
+        self.wait()
+        mark = self._on_rank_0(lambda: self._new_folder(step))
+        marker = json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
+        writer = _Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        with self._told(mark):
+            if self._asynchronous:
+                future = dcp_async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_LocalCopies())
+                self._running = mark, cast(Future[Any], future)
+            else:
+                dcp_save(tensors, storage_writer=writer, process_group=self._group)
+        return mark
+
+    def wait(self) -> None:
+        """Return when nothing is being saved any more; raise if the save in the background failed."""
+        if self._running is not None:
+            (mark, future), self._running = self._running, None
+            with self._told(mark):
+                future.result()
+
+    def marks(self) -> list[str]:
+        """The names of all complete checkpoints, oldest first."""
+        self.wait()
+        return self._on_rank_0(self._complete_marks)
+
+    def latest(self) -> str | None:
+        """The newest complete checkpoint, or None."""
+        return next(iter(self.marks()[::-1]), None)
+
+    def pinned(self, name: str) -> str | None:
+        """The checkpoint pinned under `name`, or None."""
+        self.wait()
+        return self._on_rank_0(lambda: self._pins().get(name))
+
+    def read_meta(self, mark: str) -> dict[str, Any]:
+        """The `meta` that was saved with a checkpoint, and its `step`."""
+        self.wait()
+        return self._on_rank_0(lambda: self._read_marker(mark))
+
+    def restore(self, mark: str, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Load a checkpoint into `tensors`, in place, whatever ranks and plan it was saved from; return its meta.
+
+        The caller then hands `tensors` to `load_state_dict`. Only the parts (top-level keys) of `tensors` are read; of these,
+        names and sizes must be those of the checkpoint. After a CheckpointError about a damaged file, `tensors` may be
+        partly loaded: do not use them.
+        """
+        meta = self.read_meta(mark)
+        with warnings.catch_warnings():
+            # TorchRec's state dicts are ShardedTensors, and one process without a group is how export reads a checkpoint.
+            warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            self._load(mark, tensors)
+        return meta
+
+    def _load(self, mark: str, tensors: dict[str, Any]) -> None:
+        reader = _Reader(f"{self.root}/{mark}")
+        wanted: dict[str, torch.Size | None] = {}
+        for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader))):
+            wanted.update(sizes)  # an optimizer's state dict holds the tables of its own rank only
+        self._compare(mark, wanted, _saved_sizes(self._metadata(reader), set(tensors)))
+        try:
+            dcp_load(tensors, storage_reader=reader, planner=_SafeLoadPlanner(), process_group=self._group)
+        except CheckpointException as error:
+            rank, failure = _first_failure(error)
+            raise CheckpointError(
+                f"checkpoint {mark} is damaged: {_one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
+            ) from failure
+
+    # Rank 0, alone.
+
+    def _complete_marks(self) -> list[str]:
+        return [mark for mark in self._folders() if PATHS.exists(f"{self.root}/{mark}/{MARKER}")]
+
+    def _folders(self) -> list[str]:
+        return sorted(filter(FOLDER.fullmatch, self._names()), key=_order)
+
+    def _names(self) -> list[str]:
+        try:
+            return list_folder(self.root)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint folder cannot be read: {_one_line(error)}",
+                self.root,
+                "give the run a folder that this user may read and write",
+            ) from error
+
+    def _pins(self) -> dict[str, str]:
+        names = [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
+        return {name: str(self._read_json(f"{self.root}/{name}.json")["mark"]) for name in names}
+
+    def _read_marker(self, mark: str) -> dict[str, Any]:
+        file = f"{self.root}/{mark}/{MARKER}"
+        values = self._read_json(file)
+        if values.get("format") != FORMAT:
+            raise CheckpointError(
+                f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
+                file,
+                "use the version of genctr that wrote it",
+            )
+        return {**values["meta"], "step": values["step"]}
+
+    def _read_json(self, file: str) -> dict[str, Any]:
+        try:
+            with PATHS.open(file, "r") as stream:
+                return cast(dict[str, Any], json.load(stream))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"not a whole checkpoint: {_one_line(error)}", file, "name one of the complete checkpoints of this run"
+            ) from error
+
+    def _new_folder(self, step: int) -> str:
+        """Clear away what a killed save left behind and choose a folder that is not there."""
+        try:
+            PATHS.mkdirs(f"{self.root}/")
+            self._remove_leftovers()
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint folder cannot be written: {_one_line(error)}",
+                self.root,
+                "give the run a folder that this user may read and write",
+            ) from error
+        taken = [time for name in self._folders() for at, time in [_order(name)] if at == step]
+        return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
+
+    def _remove_leftovers(self) -> None:
+        for name in set(self._folders()) - set(self._complete_marks()):
+            remove_folder(f"{self.root}/{name}")
+
+    def _complete(self, mark: str, marker: str, pin: str | None) -> None:
+        """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
+        write_whole(f"{self.root}/{mark}/{MARKER}", marker)
+        if pin is not None:
+            write_whole(f"{self.root}/{pin}.json", json.dumps({"mark": mark}))
+        for old in set(self._complete_marks()[: -self._keep]) - set(self._pins().values()):
+            PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
+            remove_folder(f"{self.root}/{old}")
+
+    # All ranks, together.
+
+    def _on_rank_0(self, work: Callable[[], Anything]) -> Anything:
+        return cast(Anything, self._on_all_ranks(work if self._rank == 0 else lambda: None)[0])
+
+    def _on_all_ranks(self, work: Callable[[], Anything]) -> Sequence[Anything]:
+        """What every rank's `work` returned. If one raises CheckpointError, all do, so that none is left waiting."""
+        mine: Anything | CheckpointError
+        try:
+            mine = work()
+        except CheckpointError as error:
+            mine = error
+        results: list[Any] = [mine]
+        if self._group is not None:
+            results = [None] * dist.get_world_size(self._group)
+            dist.all_gather_object(results, mine, group=self._group)
+        for result in results:
+            if isinstance(result, CheckpointError):
+                raise result
+        return results
+
+    def _metadata(self, reader: "_Reader") -> Metadata:
+        try:
+            return reader.read_metadata()
+        except (OSError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"the checkpoint cannot be read: {_one_line(error)}", f"{reader.path}/.metadata", MEND
+            ) from error
+
+    def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:
+        def shown(title: str, lines: list[str]) -> list[str]:
+            more = [f"    … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            return [f"  {title}: {len(lines)}", *(f"    {line}" for line in lines[:SHOWN]), *more] if lines else []
+
+        def size(value: torch.Size | None) -> str:
+            return "a plain value" if value is None else str(list(value))
+
+        both = sorted(wanted.keys() & saved.keys())
+        differences = [
+            *shown("the model has, the checkpoint does not", sorted(wanted.keys() - saved.keys())),
+            *shown("the checkpoint has, the model does not", sorted(saved.keys() - wanted.keys())),
+            *shown(
+                "another size",
+                [f"{k}: model {size(wanted[k])}, checkpoint {size(saved[k])}" for k in both if wanted[k] != saved[k]],
+            ),
+        ]
+        if differences:
+            raise CheckpointError(
+                "\n".join([f"checkpoint {mark} is of another model", *differences]),
+                f"{self.root}/{mark}",
+                "train with the schema, model and tables this run began with, or name a new run folder",
+            )
+
+    @contextmanager
+    def _told(self, mark: str) -> Iterator[None]:
+        """Say what a failed save means, and free the space it took."""
+        try:
+            yield
+        except CheckpointException as error:
+            rank, failure = _first_failure(error)
+            if self._rank == 0:
+                with suppress(OSError, CheckpointError):
+                    self._remove_leftovers()
+            if not isinstance(failure, OSError):
+                raise failure from error
+            full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise CheckpointError(
+                f"checkpoint {mark} could not be saved: {'the disk is full' if full else _one_line(failure)}",
+                f"{self.root}/{mark}, written by rank {rank}",
+                f"{'make room' if full else 'make the folder writable'} and start the run again: "
+                "it resumes from the newest whole checkpoint, which is untouched",
+            ) from failure
+
+
+def write_whole(path: str, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never a half.
+
+    On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
+    """
+    if "://" in path:
+        with PATHS.open(path, "w") as stream:
+            stream.write(text)
+        return
+    temporary = f"{path}.tmp"
+    with PATHS.open(temporary, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def list_folder(path: str) -> list[str]:
+    """The names in a folder; a folder that is not there is empty. iopath's stores answer with names or with full keys."""
+    try:
+        entries = PATHS.ls(f"{path}/")
+    except FileNotFoundError:
+        return []
+    inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
+    return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder of files. iopath has no such call: on disk shutil's, else file by file."""
+    if "://" not in path:
+        shutil.rmtree(path)
+        return
+    for name in list_folder(path):
+        PATHS.rm(f"{path}/{name}")
+    with suppress(OSError, GenctrError):  # many stores keep an object for the folder itself; a company's own may not
+        files, inner = filesystem(path)
+        files.delete_dir(inner)
+
+
+def _order(folder: str) -> tuple[int, int]:
+    """The step of a checkpoint, and which save of that step it is."""
+    _, step, *again = folder.split("-")
+    return int(step), int(again[0]) if again else 1
+
+
+def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
+    rank = min(error.failures)
+    return rank, error.failures[rank][0]
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+
+
+def _saved_sizes(metadata: Metadata, parts: set[str]) -> dict[str, torch.Size | None]:
+    """What the checkpoint holds of these parts: name -> size, None for a plain value."""
+    return {
+        name: stored.size if isinstance(stored, TensorStorageMetadata) else None
+        for name, stored in metadata.state_dict_metadata.items()
+        if metadata.planner_data[name][0] in parts
+    }
+
+
+def _wanted_sizes(tensors: dict[str, Any], metadata: Metadata) -> dict[str, torch.Size | None]:
+    """What this rank wants to load, under the names DCP gives it."""
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner(tensors, metadata)
+    return {
+        name: value.size() if isinstance(value, (Tensor, ShardedTensor)) else None for name, value in planner.state_dict.items()
+    }
+
+
+class _LocalCopies(AsyncStager):
+    """Copies the local shards to CPU memory, so that training may go on while they are written.
+
+    Ours because DCP's own stager asks a ShardedTensor for its `data_ptr`, which TorchRec's do not answer.
+    """
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], _copied(state_dict))
+
+    def synchronize_staging(self) -> None:
+        """Nothing to wait for: `stage` returns when the copy is done."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(part) for part in value)
+    if isinstance(value, ShardedTensor):
+        return _copied_shards(value)
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    return copy.deepcopy(value)
+
+
+def _copied_shards(tensor: ShardedTensor) -> ShardedTensor:
+    def on_cpu(shard: ShardMetadata) -> ShardMetadata:
+        assert shard.placement is not None, "TorchRec places every shard"
+        return ShardMetadata(shard.shard_offsets, shard.shard_sizes, f"rank:{shard.placement.rank()}/cpu")
+
+    whole = tensor.metadata()
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        [Shard(shard.tensor.detach().to("cpu", copy=True), on_cpu(shard.metadata)) for shard in tensor.local_shards()],
+        ShardedTensorMetadata([on_cpu(shard) for shard in whole.shards_metadata], whole.size, whole.tensor_properties),
+        process_group=tensor._process_group,
+    )
+
+
+class _Files(FileSystemBase):
+    """DCP's file system over PATHS, so that a company's own path handler works."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[IO[bytes]]:  # type: ignore[override]
+        with PATHS.open(os.fspath(path), mode) as stream:
+            yield stream
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
+        return f"{os.fspath(path)}/{suffix}"
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        old, new = os.fspath(path), os.fspath(new_path)
+        if "://" not in old:
+            os.replace(old, new)
+            return
+        if not PATHS.copy(old, new, overwrite=True):  # object stores have no rename
+            raise OSError(f"could not copy {old} to {new}")
+        PATHS.rm(old)
+
+    def init_path(self, path: str | os.PathLike[str]) -> str:
+        return os.fspath(path)
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        PATHS.mkdirs(f"{os.fspath(path)}/")
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return bool(PATHS.exists(os.fspath(path)))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        PATHS.rm(os.fspath(path))
+
+
+class _Writer(FileSystemWriter):
+    """Writes through PATHS, and calls `complete` on rank 0 once every rank has written."""
+
+    def __init__(self, folder: str, complete: Callable[[], None]) -> None:
+        super().__init__(folder)
+        self.fs = _Files()  # type: ignore[assignment]
+        self.path = folder
+        # Syncing a stream that is no file makes DCP sync every disk of the machine instead.
+        self.sync_files = "://" not in folder
+        self._complete = complete
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        super().finish(metadata, results)
+        self._complete()
+
+
+class _Reader(FileSystemReader):
+    """Reads through PATHS, and lets `.metadata`, which is a pickle, build nothing but metadata."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.fs = _Files()  # type: ignore[assignment]
+        self.path = folder
+        self._known: Metadata | None = None
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._known is None:
+            with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+                self._known = _read_metadata(stream.read())
+            self._known.storage_meta = StorageMeta(load_id=self.load_id)
+        return self._known
+
+
+def _read_metadata(content: bytes) -> Metadata:
+    try:
+        metadata = _MetadataUnpickler(io.BytesIO(content)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
+        raise pickle.UnpicklingError(f"cut or altered ({_one_line(error)})") from error
+    if not isinstance(metadata, Metadata):
+        raise pickle.UnpicklingError("this is no checkpoint metadata")
+    return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds the value classes of DCP's metadata and nothing else: no function that a pickle may name is called."""
+
+    _ALLOWED = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in self._ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs; it is not run")
+
+
+class _SafeLoadPlanner(DefaultLoadPlanner):
+    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        safe = io.BytesIO()
+        torch.save(torch.load(value, weights_only=True), safe)
+        safe.seek(0)
+        super().load_bytes(read_item, safe)

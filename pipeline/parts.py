@@ -1,0 +1,115 @@
+"""What a job does around a step: meters, the tally of rows, saves, progress."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim.keyed import KeyedOptimizer
+
+from data.batch import Tally
+from data.cursor import Cursor
+from pipeline.checkpoint import Checkpoints
+from pipeline.meters import RunningMeters
+from pipeline.progress import Progress
+from pipeline.runlog import RunLog
+from pipeline.task import StepOutput
+from pipeline.trainer import TrainState
+from pipeline.world import World
+
+
+class TrainMeters:
+    """Running metrics of the day in training, one `train` line in the log every so many steps."""
+
+    def __init__(self, meters: RunningMeters, *, log: RunLog, every_steps: int) -> None:
+        self.meters, self._log, self._every = meters, log, every_steps
+        self._rows, self._since = 0, time.perf_counter()
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Count the step; on every rank, since the metrics are summed over ranks."""
+        batch = output.batch
+        self.meters.update(output.logits, batch.labels, batch.weights, batch.groups)
+        self._rows += batch.rows
+        if state.step % self._every == 0:
+            now = time.perf_counter()
+            rate = self._rows / (now - self._since)
+            values = {"day": batch.cursor.day, "epoch": batch.cursor.epoch, "rows": state.rows, "rows_per_second": rate}
+            self._log.write("train", state.step, {**values, "tasks": self.meters.compute()})
+            self._rows, self._since = 0, now
+
+
+class Tallies:
+    """Which rows of the day were trained: counted and hashed per file, on this rank."""
+
+    def __init__(self, start: Tally) -> None:
+        self.here = start
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Add the rows of the step."""
+        self.here = self.here + output.batch.tally
+
+
+class Saver:
+    """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        model: DistributedModelParallel,
+        optimizer: KeyedOptimizer,
+        meters: RunningMeters,
+        tallies: Tallies,
+        world: World,
+        every_steps: int,
+        ends: Callable[[Cursor], bool],
+    ) -> None:
+        self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
+        self._meters, self._tallies, self._world = meters, tallies, world
+        self._every, self._ends = every_steps, ends
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Save if due; the day's last step is saved by the caller, with what it has learnt by then."""
+        if state.step % self._every == 0 and not self._ends(state.cursor):
+            self.save(state)
+
+    def save(self, state: TrainState, *, pin: str | None = None) -> None:
+        """Save now, on every rank; `pin` names a checkpoint that is kept beside the newest."""
+        tensors = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        tally = self._world.total(self._tallies.here.stacked())
+        meta: dict[str, Any] = {
+            "state": state.to_json(),
+            "tally": tally.tolist(),
+            "meters": self._meters.state_dict(),
+            "ranks": self._world.ranks,
+            "versions": {"torch": torch.__version__},
+        }
+        self._checkpoints.save(state.step, tensors=tensors, meta=meta, pin=pin)
+
+
+class Bar:
+    """Moves the progress bar and shows the loss now and then."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._steps = progress, 0
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Advance by the rows of the step."""
+        self._steps += 1
+        note = ""
+        if self._steps % 20 == 1:
+            note = " ".join(f"{name} {float(loss):.4f}" for name, loss in output.losses.items())
+        self._progress.advance(output.batch.rows, note)

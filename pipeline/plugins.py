@@ -1,0 +1,49 @@
+"""Find a component by name: the project's own first, then installed packages."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from data.errors import GenctrError
+
+
+def find(group: str, name: str, own: Mapping[str, Any]) -> Any:
+    """The component called `name`.
+
+    Args:
+        group: entry point group that outside packages add to, such as `genctr.readers`.
+        own: the project's registry; an outside package adds names and never replaces one.
+
+    Raises:
+        GenctrError: no such name (the nearest is told), or a package reuses one of ours.
+    """
+    outside = {point.name: point for point in entry_points(group=group)}
+    if taken := sorted(own.keys() & outside.keys()):
+        raise GenctrError(f"{group}: an installed package reuses our names {taken}: rename them there")
+    if name in own:
+        return own[name]
+    if name in outside:
+        return outside[name].load()
+    names = sorted({*own, *outside})
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f", nearest {near[0]!r}" if near else ""
+    raise GenctrError(f"{group}: no {name!r}{hint}; choose from {names}")
+
+
+def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Call `build` with options that came from a file; a wrong name is the user's mistake, not ours.
+
+    Raises:
+        GenctrError: names the option and those there are.
+    """
+    known = inspect.signature(build).parameters
+    if wrong := sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(wrong[0], known, n=1)
+        hint = f", nearest {near[0]!r}" if near else ""
+        raise GenctrError(f"{what}: unknown option {wrong[0]!r}{hint}; it has {sorted(known)}")
+    try:
+        return build(**options)
+    except TypeError as error:
+        raise GenctrError(f"{what}: {error}") from error

@@ -1,0 +1,174 @@
+"""The one-shot job: train the days a config names, in order, from wherever the run folder stands."""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from data.batch import Tally
+from data.cursor import Cursor
+from data.days import Day
+from data.errors import GenctrError
+from pipeline.build import Job
+from pipeline.config import EarlyStopConfig
+from pipeline.evaluate import evaluate
+from pipeline.meters import RunningMeters
+from pipeline.parts import Bar, Saver, Tallies, TrainMeters
+from pipeline.progress import Progress
+from pipeline.trainer import TrainState, train
+
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False}
+
+
+def run(job: Job, *, quiet: bool) -> dict[str, Any]:
+    """Train to the end, validate, and score the test days with the best model.
+
+    Every step of it can be killed and run again: what a checkpoint holds is not repeated, what it does not hold is done
+    again from the same bits.
+
+    Returns:
+        {"days": {day: scores before training}, "test": scores or None, "rows": rows trained, "step": steps}.
+    """
+    state, restored = _restore(job)
+    while not state.done and state.step != job.config.train.max_steps:
+        state = _train_day(job, state, restored, quiet=quiet)
+        restored = {}
+    job.checkpoints.wait()
+    return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
+
+
+def _restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint's state, or the beginning."""
+    mark = job.checkpoints.latest()
+    if mark is None:
+        return TrainState(0, 0, Cursor(0, job.source.train_days[0], 0, job.config.data.lanes)), {}
+    meta = _load(job, mark)
+    state = TrainState.from_json(meta["state"])
+    job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
+    return state, meta
+
+
+def _load(job: Job, mark: str) -> dict[str, Any]:
+    model, optimizer = job.sharded.model, job.optimizer
+    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    meta: dict[str, Any] = job.checkpoints.restore(mark, tensors)
+    model.load_state_dict(tensors["model"])
+    optimizer.load_state_dict(tensors["optimizer"])
+    return meta
+
+
+def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool) -> TrainState:
+    """Train what is left of the cursor's day; save; move the cursor on."""
+    config, world, source = job.config.train, job.world, job.source
+    day, epoch = state.cursor.day, state.cursor.epoch
+    if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > 0 and day not in state.scores:
+        scores = evaluate(job, [day], quiet=quiet)
+        state = replace(state, scores={**state.scores, day: scores})
+        job.log.write("scored", state.step, {"day": day, **scores})
+
+    opened = source.open(day)
+    _tell_quarantine(job, state, opened)
+    stream = source.stream(opened, epoch=epoch, shuffle=True, lanes=state.cursor.lanes)
+    meters = RunningMeters(job.schema.task_names)
+    tally = Tally.zeros(len(opened.files))
+    if restored and state.cursor.row > 0:
+        meters.load_state_dict(restored["meters"])
+        if world.first:
+            tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
+    tallies = Tallies(tally)
+    saver = Saver(
+        job.checkpoints,
+        model=job.sharded.model,
+        optimizer=job.optimizer,
+        meters=meters,
+        tallies=tallies,
+        world=world,
+        every_steps=job.config.checkpoint.every_steps,
+        ends=lambda cursor: stream.steps_left(cursor) == 0,
+    )
+    since, before = time.perf_counter(), state.rows
+    label = f"train {day}" if config.epochs == 1 else f"train {day} epoch {epoch + 1}"
+    with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
+        progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
+        watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps)
+        with closing(stream.batches(state.cursor)) as batches:
+            parts = [job.schedule, tallies, watch, Bar(progress), saver]
+            state = train(job.pipe(), batches, state, parts, config.max_steps)
+
+    seconds = time.perf_counter() - since
+    total = world.total(tallies.here.stacked()).tolist()
+    files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
+    rate = (state.rows - before) / seconds
+    values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
+    job.log.write("trained", state.step, {**values, "files": files, "tasks": meters.compute()})
+
+    if stream.steps_left(state.cursor):  # stopped by max_steps
+        saver.save(state)
+        return state
+    state, best = _next(job, state, quiet=quiet)
+    saver.save(state, pin="best" if best else None)
+    return state
+
+
+def _tell_quarantine(job: Job, state: TrainState, day: Day) -> None:
+    """Name the files the day is trained without, in the log and on the terminal: nothing is left out silently."""
+    for path, why in day.quarantined.items():
+        job.log.write("quarantined", state.step, {"day": day.name, "file": path, "why": why})
+        if job.world.first:
+            print(f"genctr: day {day.name} is trained without {path}: {why}", file=sys.stderr)
+
+
+def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool]:
+    """The state at the start of the next day or epoch; whether this epoch is the best so far."""
+    config, days = job.config.train, job.source.train_days
+    position = days.index(state.cursor.day) + 1
+    if position < len(days):
+        return replace(state, cursor=Cursor(state.cursor.epoch, days[position], 0, job.config.data.lanes)), False
+    epoch = state.cursor.epoch + 1
+    state = replace(state, cursor=Cursor(epoch, days[0], 0, job.config.data.lanes), done=epoch == config.epochs)
+    if not job.source.validation_days:
+        return state, False
+    scores = evaluate(job, job.source.validation_days, quiet=quiet)
+    job.log.write("validated", state.step, {"epoch": epoch, **scores})
+    if config.early_stop is None:
+        return state, False
+    return judge(config.early_stop, state, scores["tasks"][job.schema.task_names[0]][config.early_stop.metric])
+
+
+def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[TrainState, bool]:
+    """Early stopping's answer to one validation: the state after it, and whether this is the best so far."""
+    sign = 1 if HIGHER_IS_BETTER[config.metric] else -1
+    if state.best is None or sign * (value - state.best) >= config.min_delta:
+        return replace(state, best=value, stale=0), True
+    stale = state.stale + 1
+    factor = state.lr_factor * config.lr_factor
+    return replace(state, stale=stale, lr_factor=factor, done=state.done or stale >= config.patience), False
+
+
+def restore_best(job: Job) -> int:
+    """Load the best epoch's model, or the newest where none was pinned.
+
+    Returns:
+        The step it was saved at.
+
+    Raises:
+        GenctrError: the run folder holds no checkpoint.
+    """
+    mark = job.checkpoints.pinned("best") or job.checkpoints.latest()
+    if mark is None:
+        raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
+    return TrainState.from_json(_load(job, mark)["state"]).step
+
+
+def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:
+    """Score the test days with the best epoch's model."""
+    if not job.source.test_days:
+        return None
+    step = restore_best(job)
+    scores = evaluate(job, job.source.test_days, quiet=quiet)
+    job.log.write("tested", step, scores)
+    return scores

@@ -1,0 +1,47 @@
+"""Learning rates and randomness, each a function of the step alone, so that resuming needs no state."""
+
+import hashlib
+import math
+
+import torch
+
+from pipeline.config import ScheduleConfig
+from pipeline.shard import Sharded
+from pipeline.task import StepOutput
+from pipeline.trainer import TrainState
+
+
+def factor(config: ScheduleConfig, step: int) -> float:
+    """What the learning rates are multiplied by in the step with this number, counted from 0.
+
+    Rises as (step + 1) / warmup_steps, then falls from 1 to `floor` over `decay_steps`, on a line or half a cosine.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.decay == "none":
+        return 1.0
+    done = min((step - config.warmup_steps) / config.decay_steps, 1.0)
+    left = 1.0 - done if config.decay == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
+    return config.floor + (1.0 - config.floor) * left
+
+
+class Schedule:
+    """Sets every learning rate before each step, and seeds dropout from (seed, step, rank)."""
+
+    def __init__(
+        self, config: ScheduleConfig, *, sharded: Sharded, dense: torch.optim.Optimizer, dense_lr: float, seed: int, rank: int
+    ) -> None:
+        self._config, self._sharded, self._dense, self._dense_lr = config, sharded, dense, dense_lr
+        self._seed, self._rank = seed, rank
+
+    def before(self, state: TrainState) -> None:
+        """Set the step's learning rates and seed."""
+        scale = factor(self._config, state.step) * state.lr_factor
+        for group in self._dense.param_groups:
+            group["lr"] = self._dense_lr * scale
+        self._sharded.set_lr(scale)
+        digest = hashlib.blake2b(f"{self._seed}/{state.step}/{self._rank}".encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Nothing to do."""

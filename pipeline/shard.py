@@ -1,0 +1,300 @@
+"""Spread the embedding tables over the ranks: each with its optimizer and first values, the same under any plan."""
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
+from torch import Tensor, nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, PlannerError, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import ShardedTensor, ShardingPlan
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.optim.keyed import KeyedOptimizer
+from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_filter
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from data.errors import GenctrError
+from pipeline import adam
+from pipeline.uneven import PooledSharder, UnpooledSharder
+
+OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
+WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
+EVERYWHERE = ("table_wise", "row_wise", "column_wise")  # what TorchRec can do with unpooled tables as well
+
+BLOCK_ROWS = 65_536
+"""[rows] of a table that are drawn from one generator; part of what a seed means."""
+
+MEMORY_SHARE = 0.85
+"""[1] of a device's memory that tables may take; the rest is for dense weights, batches and the program."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a table's rows begin.
+
+    Args:
+        kind: normal is N(0, scale^2), uniform lies between -scale and scale.
+        scale: the spread; None is 1/sqrt(rows), as TorchRec has it.
+    """
+
+    kind: Literal["normal", "uniform"] = "uniform"
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How one table learns and where it lives.
+
+    Args:
+        optimizer: fused into the backward pass. adam moves every row every step (`torch.optim.Adam`), lazy_adam only the rows
+            looked up (FBGEMM's ADAM), both with the bias corrected by the number of steps.
+        lr: learning rate, before the schedule's factor.
+        weight_decay: lambda. adam adds lambda w to the gradient, lazy_adam takes lr lambda w off the row, rowwise_adagrad (CUDA
+            only) adds lambda w to the gradient; sgd and adagrad have none.
+        decay: the rows that decay, those looked up in the step or the whole table (adam only).
+        eps: added to the denominator.
+        betas: of the Adams.
+        init: the first values.
+        sharding: how the table is spread over ranks; auto lets the planner choose between whole tables and rows.
+    """
+
+    optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"] = "rowwise_adagrad"
+    lr: float = 0.05
+    weight_decay: float = 0.0
+    decay: Literal["touched", "table"] = "touched"
+    eps: float = 1e-8
+    betas: tuple[float, float] = (0.9, 0.999)
+    init: Init = Init()
+    sharding: Literal[
+        "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """A model whose tables are spread over the ranks.
+
+    Args:
+        model: the model; its backward updates the tables.
+        fused: the tables' optimizers, for checkpoints.
+        dense_parameters: everything else, by name; for an optimizer of the caller's.
+        plan: who holds which shard.
+        rates: the tables' own learning rates, in the order of `fused.param_groups`.
+    """
+
+    model: DistributedModelParallel
+    fused: KeyedOptimizer
+    dense_parameters: dict[str, nn.Parameter]
+    plan: ShardingPlan
+    rates: tuple[float, ...]
+
+    def set_lr(self, scale: float) -> None:
+        """Multiply every table's own learning rate by `scale`, from the next backward on."""
+        for group, rate in zip(self.fused.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        self.fused.zero_grad()  # hands the rates to the kernels; a fused optimizer has no gradients to clear
+
+
+def shard(
+    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, seed: int
+) -> Sharded:
+    """Plan, spread and initialise the model's tables.
+
+    Every rank calls it with the same arguments; the process group exists. On W ranks a table's first values, and up to float
+    rounding every later one, do not depend on W or on the plan.
+
+    Args:
+        model: holds EmbeddingBagCollections and EmbeddingCollections on `meta`, fp32; its other modules are initialised, equal
+            on all ranks.
+        tables: by table name. A companion `<name>_linear` takes what is said of `<name>` unless it is named itself.
+        device: where this rank computes.
+        batch_rows: [rows] of a step over all ranks; the planner's estimates use it.
+        seed: of the tables' first values.
+
+    Raises:
+        GenctrError: settings that the device or the sharding cannot keep, or tables that do not fit into memory.
+    """
+    chosen: dict[str, TableOptions] = {}
+    for collection in _collections(model):
+        for config, parameter in _tables(collection):
+            options = _options(config.name, tables)
+            _check(config, options, device, pooled=isinstance(collection, EmbeddingBagCollection))
+            _apply_optimizer_in_backward(
+                OPTIMIZERS[options.optimizer], [parameter], _settings(config, options, device), register_hook=False
+            )
+            chosen[config.name] = options
+
+    sharders = [PooledSharder(), UnpooledSharder()]
+    plan = _plan(model, sharders, chosen, device, batch_rows)
+    with adam.our_kernels(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torchrec")  # of torchrec's own use of torch
+        spread = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
+    _initialise(spread, chosen, seed)
+    fused = spread.fused_optimizer
+    return Sharded(
+        model=spread,
+        fused=fused,
+        dense_parameters=dict(in_backward_optimizer_filter(spread.named_parameters())),
+        plan=plan,
+        rates=tuple(group["lr"] for group in fused.param_groups),
+    )
+
+
+def _collections(model: nn.Module) -> Iterator[EmbeddingBagCollection | EmbeddingCollection]:
+    for module in model.modules():
+        if isinstance(module, EmbeddingBagCollection | EmbeddingCollection):
+            yield module
+
+
+def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterator[tuple[BaseEmbeddingConfig, nn.Parameter]]:
+    pooled = isinstance(collection, EmbeddingBagCollection)
+    configs = collection.embedding_bag_configs() if pooled else collection.embedding_configs()
+    holders = collection.embedding_bags if pooled else collection.embeddings
+    for config in configs:
+        yield config, holders[config.name].weight
+
+
+def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
+    owner = name if name in tables else name.removesuffix("_linear")
+    if owner not in tables:
+        raise GenctrError(f"table {name!r} has no settings\n  expected: one of {sorted(tables)}")
+    return tables[owner]
+
+
+def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, *, pooled: bool) -> None:
+    """Refuse what would be silently ignored or would change with the plan."""
+    assert config.embedding_dim % 4 == 0, "FBGEMM's tables are multiples of 4 wide"
+    optimizer, sharding = options.optimizer, options.sharding
+    problem = ""
+    if options.decay == "table" and options.weight_decay and optimizer != "adam":
+        problem = f"{optimizer} decays the rows it looks up only: set decay to touched, or optimizer to adam"
+    elif options.weight_decay and optimizer in ("sgd", "adagrad"):
+        problem = f"FBGEMM's {optimizer} has no weight decay: set weight_decay to 0, or optimizer to adam or lazy_adam"
+    elif options.weight_decay and optimizer == "rowwise_adagrad" and device.type == "cpu":
+        problem = "FBGEMM's rowwise_adagrad ignores weight decay on CPU: set weight_decay to 0, or optimizer to adam or lazy_adam"
+    elif optimizer == "adam" and device.type != "cpu":
+        problem = "adam over whole tables is for CPU: on CUDA set optimizer to lazy_adam"
+    elif optimizer == "rowwise_adagrad" and sharding in WITHIN_A_ROW:
+        problem = f"rowwise_adagrad keeps one moment per row, which {sharding} would split: set sharding to row_wise"
+    elif not pooled and sharding not in ("auto", *EVERYWHERE):
+        problem = f"attention reads its rows unpooled, which {sharding} cannot: choose from {', '.join(EVERYWHERE)}"
+    if problem:
+        raise GenctrError(f"table {config.name!r}: {problem}")
+
+
+def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device) -> dict[str, Any]:
+    """What TorchRec hands to the table's kernel; tables whose settings differ are never in one kernel."""
+    settings: dict[str, Any] = {"lr": options.lr}
+    if options.optimizer != "sgd":
+        settings["eps"] = options.eps
+    if options.optimizer == "rowwise_adagrad" and options.weight_decay:
+        settings |= {"weight_decay": options.weight_decay, "weight_decay_mode": WeightDecayMode.L2}
+    if OPTIMIZERS[options.optimizer] is not Adam:
+        return settings
+    beta1, beta2 = options.betas
+    if device.type != "cpu":
+        return settings | {"beta1": beta1, "beta2": beta2, "weight_decay": options.weight_decay}
+    rule = adam.Adam(
+        beta1=beta1,
+        beta2=beta2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        moves="all" if options.optimizer == "adam" else "touched",
+        decays="all" if options.decay == "table" else "touched",
+    )
+    return settings | {"rule": rule, "width": config.embedding_dim}
+
+
+def _plan(
+    model: nn.Module, sharders: list[Any], tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int
+) -> ShardingPlan:
+    """TorchRec's plan, made on every rank alike: one rank planning for all would leave the others waiting if it fails."""
+    ranks = dist.get_world_size()
+    memory = _memory(device)
+    on_cpu = device.type == "cpu"
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=ranks, local_world_size=_ranks_here()),
+        HardwareConfig(ddr_cap_bytes=memory) if on_cpu else HardwareConfig(hbm_cap_bytes=memory),
+        KernelConfig(compute_device=device.type),
+    )
+    widths = {config.name: config.embedding_dim for found in _collections(model) for config, _ in _tables(found)}
+    constraints = {
+        name: ParameterConstraints(
+            # Column splits are not for auto to choose: row-wise Adagrad would change with them.
+            sharding_types=["table_wise", "row_wise"] if options.sharding == "auto" else [options.sharding],
+            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+            min_partition=math.ceil(widths[name] / ranks),
+        )
+        for name, options in tables.items()
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=math.ceil(batch_rows / ranks),
+        constraints=constraints,
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # MEMORY_SHARE already leaves room
+        stats=[],
+    )
+    try:
+        return planner.plan(model, sharders)
+    except PlannerError as error:
+        raise GenctrError(f"the tables cannot be spread over {ranks} ranks\n{error}") from error
+
+
+def _ranks_here() -> int:
+    """How many ranks share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+
+
+def _memory(device: torch.device) -> int:
+    """[bytes] a rank's tables may take: of the poorest rank, so that all ranks make the same plan."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+    else:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _ranks_here()
+    poorest = torch.tensor(int(total * MEMORY_SHARE), device=device)
+    dist.all_reduce(poorest, dist.ReduceOp.MIN)
+    return int(poorest)
+
+
+@torch.no_grad()
+def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptions], seed: int) -> None:
+    """Give every local shard its part of the tables' first values.
+
+    A table's values are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block); a shard
+    draws the blocks it overlaps, one at a time, and keeps its rows and columns of them.
+    """
+    for key, value in model.state_dict().items():
+        if not isinstance(value, ShardedTensor):
+            continue
+        name = key.removesuffix(".weight").split(".embedding_bags.")[-1].split(".embeddings.")[-1]
+        rows, width = value.metadata().size
+        init = tables[name].init
+        for local in value.local_shards():
+            (top, left), (height, columns) = local.metadata.shard_offsets, local.metadata.shard_sizes
+            for start in range(top // BLOCK_ROWS * BLOCK_ROWS, top + height, BLOCK_ROWS):
+                stop = min(start + BLOCK_ROWS, rows)
+                block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
+                first, last = max(start, top), min(stop, top + height)
+                local.tensor[first - top : last - top] = block[first - start : last - start, left : left + columns]
+
+
+def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    scale = rows**-0.5 if init.scale is None else init.scale
+    block = torch.empty(height, width)
+    if init.kind == "normal":
+        return block.normal_(0.0, scale, generator=generator)
+    return block.uniform_(-scale, scale, generator=generator)

@@ -1,0 +1,73 @@
+"""The ranks of a run: who am I, how many are we, how do we talk."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+PATIENCE = timedelta(hours=6)  # ranks wait for rank 0 while it builds vocabularies or checks a day
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's view of the process group."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes what is written once."""
+        return self.rank == 0
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks, on every rank; `tensor` is left alone."""
+        total = tensor.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.cpu()
+
+
+def launched() -> bool:
+    """Whether a launcher (torchrun, TorchX) already started one process per rank."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+@contextmanager
+def world(device: str = "auto") -> Iterator[World]:
+    """Join the process group a launcher describes in the environment, or be the only rank."""
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(where)
+    backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
+    if launched():
+        _die_with_parent()
+        dist.init_process_group(backend, timeout=PATIENCE)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=PATIENCE)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), where)
+    finally:
+        dist.destroy_process_group()
+
+
+def _die_with_parent() -> None:
+    """End with the launcher: a rank that outlived a killed launcher would write beside its successor."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

@@ -1,0 +1,98 @@
+"""Paths: one way to a file, wherever it lies. The object store here speaks the real S3 protocol over HTTP.
+
+Run: pytest tests/data/test_paths.py
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+
+from data.errors import GenctrError
+from data.paths import PATHS, filesystem
+
+moto = pytest.importorskip("moto.server")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    """An empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        files, bucket = filesystem("s3://logs?allow_bucket_creation=true")
+        files.create_dir(bucket)
+        yield "s3://logs"
+    server.stop()
+
+
+@pytest.fixture(params=["plain", "file", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder in every kind of store."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('store')}/{tmp_path.name}"
+    return str(tmp_path) if request.param == "plain" else tmp_path.as_uri()
+
+
+def test_a_file_is_written_read_listed_moved_copied_and_removed(folder: str) -> None:
+    PATHS.mkdirs(f"{folder}/run")
+    with PATHS.open(f"{folder}/run/notes.txt", "w") as file:
+        file.write("café\nsecond\n")
+
+    with PATHS.open(f"{folder}/run/notes.txt", "r") as file:
+        assert list(file) == ["café\n", "second\n"]
+    assert PATHS.ls(f"{folder}/run") == ["notes.txt"]
+    assert PATHS.isfile(f"{folder}/run/notes.txt")
+    assert PATHS.isdir(f"{folder}/run")
+    assert not PATHS.isdir(f"{folder}/run/notes.txt")
+
+    PATHS.mv(f"{folder}/run/notes.txt", f"{folder}/run/moved.txt")
+    assert PATHS.copy(f"{folder}/run/moved.txt", f"{folder}/run/copied.txt")
+    PATHS.rm(f"{folder}/run/moved.txt")
+    assert PATHS.ls(f"{folder}/run") == ["copied.txt"]
+    assert not PATHS.exists(f"{folder}/run/moved.txt")
+
+
+def test_bytes_stay_bytes(folder: str) -> None:
+    PATHS.mkdirs(folder)
+    with PATHS.open(f"{folder}/raw", "wb") as file:
+        file.write(b"\x00\xff\n")
+
+    with PATHS.open(f"{folder}/raw", "rb") as file:
+        assert file.read() == b"\x00\xff\n"
+
+
+def test_a_file_that_is_not_there_is_not_found(folder: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        PATHS.open(f"{folder}/nothing", "r")
+
+
+def test_what_paths_wrote_the_arrow_filesystem_reads(folder: str) -> None:
+    PATHS.mkdirs(folder)
+    with PATHS.open(f"{folder}/part", "wb") as file:
+        file.write(b"rows")
+
+    files, inner = filesystem(f"{folder}/part")
+    assert files.open_input_file(inner).read() == b"rows"
+
+
+def test_a_plain_path_is_local() -> None:
+    files, inner = filesystem("logs/feed")
+
+    assert isinstance(files, pyarrow.fs.LocalFileSystem)
+    assert inner == "logs/feed"
+
+
+def test_an_unknown_store_is_told_with_the_known_ones() -> None:
+    with pytest.raises(GenctrError, match="cannot open tape://logs") as caught:
+        filesystem("tape://logs")
+    assert "s3://" in str(caught.value)

@@ -1,0 +1,216 @@
+"""The schema: every key explained, every contradiction refused, every column checked before it is read.
+
+Run: pytest tests/data/test_schema.py
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from data.document import Section, read_document, write_document
+from data.errors import BadInput
+from data.schema import Schema, SequenceField
+
+FEED = """
+name: feed
+label: {column: is_click}
+time: {column: time_ms, unit: ms}
+group: user_id
+fields:
+  - {name: user_id,  kind: id,       ids: hash, rows: 1_000_000_000, dim: 16}
+  - {name: item_id,  kind: id,       ids: identity, rows: 50_000_000}
+  - {name: tab,      kind: id,       ids: vocab}
+  - {name: price,    kind: number,   transform: log1p}
+  - {name: tags,     kind: ids,      pool: mean}
+  - {name: history,  kind: sequence, table: item_id, length: 50, time: history_ms}
+  - {name: image,    kind: vector,   dim: 64}
+"""
+
+COLUMNS = pa.schema(
+    {
+        "user_id": pa.string(),
+        "item_id": pa.int64(),
+        "tab": pa.dictionary(pa.int32(), pa.string()),
+        "price": pa.float64(),
+        "tags": pa.list_(pa.string()),
+        "history": pa.list_(pa.int64()),
+        "history_ms": pa.list_(pa.int64()),
+        "image": pa.list_(pa.float32(), 64),
+        "is_click": pa.int8(),
+        "time_ms": pa.timestamp("ms"),
+    }
+)
+
+
+def keys_of(model: type[Section]) -> dict[str, dict[str, Any]]:
+    """Every key of a document, in every section it is made of."""
+    whole = model.model_json_schema()
+    sections = {model.__name__: whole, **whole.get("$defs", {})}
+    return {f"{name}.{key}": own for name, section in sections.items() for key, own in section["properties"].items()}
+
+
+def is_number(key: dict[str, Any]) -> bool:
+    return any(kind.get("type") in {"integer", "number"} for kind in [key, *key.get("anyOf", [])])
+
+
+def unexplained(model: type[Section]) -> list[str]:
+    """The keys without a description, and the numbers whose description does not begin with a unit."""
+    texts = {name: (key.get("description", ""), is_number(key)) for name, key in keys_of(model).items()}
+    return [name for name, (text, number) in texts.items() if not text or (number and not text.startswith("["))]
+
+
+def feed(**changes: Any) -> Schema:
+    fields = changes.pop("fields", [{"name": "a", "kind": "id"}])
+    return Schema.model_validate({"name": "feed", "label": {"column": "y"}, "fields": fields, **changes})
+
+
+def test_every_key_says_what_it_is_and_every_number_says_its_unit() -> None:
+    assert unexplained(Schema) == []
+    assert len(keys_of(Schema)) > 30
+
+
+def test_a_key_without_an_explanation_or_a_unit_is_found() -> None:
+    class Bad(Section):
+        silent: str
+        rows: int | None = None
+        """how many rows"""
+        good: int = 1
+        """[rows] how many"""
+
+    assert unexplained(Bad) == ["Bad.silent", "Bad.rows"]
+
+
+def test_the_schema_of_the_design_is_read_and_written_whole(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+    schema = read_document(str(tmp_path / "schema.yaml"), Schema)
+    write_document(str(tmp_path / "again.yaml"), schema)
+
+    history = schema.fields[5]
+    assert isinstance(history, SequenceField)
+    assert (history.column, history.longer, history.pool, history.ids) == ("history", "keep_last", "mean", None)
+    assert schema.owner(history).name == "item_id"
+    assert schema.task_names == ("is_click",)
+    assert read_document(str(tmp_path / "again.yaml"), Schema) == schema
+
+
+def test_a_run_reads_each_column_once_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+    columns = read_document(str(tmp_path / "schema.yaml"), Schema).columns()
+
+    assert sorted(columns) == sorted(COLUMNS.names)
+
+
+def test_several_labels_name_their_tasks() -> None:
+    schema = feed(label=None, labels=[{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}], weight="w")
+
+    assert schema.task_names == ("click", "buy")
+    assert schema.columns() == ["a", "y", "z", "w"]
+
+
+def test_attention_asks_the_first_id_field_of_its_table() -> None:
+    shared = {"kind": "sequence", "length": 3, "pool": "attention", "table": "item"}
+    fields = [{"name": "user", "kind": "id"}, {"name": "item", "kind": "id"}, {"name": "past", **shared}]
+    schema = feed(fields=[*fields, {"name": "other", **shared, "query": "user"}])
+
+    assert [schema.query(field) for field in schema.fields if isinstance(field, SequenceField)] == ["item", "user"]
+
+
+ID = {"name": "a", "kind": "id"}
+PAST = {"name": "past", "kind": "sequence", "length": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": []}, "at least 1"),
+        ({"label": None}, "expected either label or labels"),
+        ({"labels": [{"column": "z"}]}, "expected either label or labels"),
+        ({"label": None, "labels": [{"column": "z"}, {"column": "z"}]}, "same task"),
+        ({"fields": [ID, ID]}, "two fields are called 'a'"),
+        ({"fields": [{**ID, "column": "y"}]}, "'y' is a label"),
+        ({"fields": [{**ID, "name": "a.b"}]}, "match pattern"),
+        ({"fields": [{**ID, "ids": "hash"}]}, "ids: hash needs the number of rows"),
+        ({"fields": [{**ID, "ids": "identity"}]}, "ids: identity needs the number of rows"),
+        ({"fields": [{**ID, "ids": "hash", "rows": 2**32 + 1}]}, "less than or equal to 4294967296"),
+        ({"fields": [{**ID, "ids": "hash", "rows": 9, "min_count": 2}]}, "only a vocabulary counts"),
+        ({"fields": [{**ID, "rows": 9}]}, "leave rows out"),
+        ({"fields": [ID, {**PAST, "table": "b"}]}, "no field 'b' with a table; valid: a"),
+        ({"fields": [ID, {**PAST, "table": "a", "dim": 8}]}, "the table belongs to 'a': say dim there"),
+        ({"fields": [ID, {**PAST, "table": "a"}, {**PAST, "name": "p", "table": "past"}]}, "no field 'past' with a table"),
+        ({"fields": [ID, {**PAST, "time": "t"}]}, "the schema must say time"),
+        ({"fields": [ID, {**PAST, "query": "a"}]}, "only pool: attention has a query"),
+        ({"fields": [ID, {**PAST, "pool": "attention"}]}, "no id field shares the table 'past'"),
+        ({"fields": [ID, {**PAST, "pool": "attention", "query": "b"}]}, "no id field 'b'; valid: a"),
+        ({"fields": [ID, {**PAST, "table": "a"}, {**PAST, "name": "p", "table": "a", "pool": "sum"}]}, "pool alike"),
+        ({"fields": [{"name": "n", "kind": "number", "transform": "buckets"}]}, "transform: buckets needs their number"),
+        ({"fields": [{"name": "n", "kind": "number", "buckets": 3}]}, "no buckets with transform: none"),
+    ],
+)
+def test_a_contradiction_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message.replace("(", r"\(")):
+        feed(**changes)
+
+
+def test_a_file_with_the_right_columns_passes(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+
+    read_document(str(tmp_path / "schema.yaml"), Schema).check(COLUMNS, "monday.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "message"),
+    [
+        ("user_id", pa.float64(), "floats lose ids above"),
+        ("user_id", pa.list_(pa.int64()), "say kind: ids, sequence or vector"),
+        ("user_id", pa.date32(), "a time is neither an id nor a number"),
+        ("price", pa.string(), "say kind: id for strings"),
+        ("price", pa.timestamp("us"), "a time is neither an id nor a number"),
+        ("price", pa.decimal128(10, 2), "write the column as int64 or float64"),
+        ("tags", pa.string(), "expected: lists of integers or strings"),
+        ("history", pa.list_(pa.float32()), "expected: lists of integers or strings"),
+        ("history", pa.list_(pa.string()), "share the table 'item_id', but only one holds strings"),
+        ("item_id", pa.string(), "the table says ids: identity"),
+        ("history_ms", pa.int64(), "expected: lists of integers or timestamps"),
+        ("time_ms", pa.float64(), "expected: integers or timestamps"),
+        ("image", pa.list_(pa.string()), "expected: lists of floats or integers"),
+        ("is_click", pa.string(), "expected: 0 and 1"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_told_with_file_and_expectation(
+    tmp_path: Path, column: str, kind: pa.DataType, message: str
+) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+    columns = COLUMNS.set(COLUMNS.get_field_index(column), pa.field(column, kind))
+
+    with pytest.raises(BadInput, match="monday.parquet") as caught:
+        read_document(str(tmp_path / "schema.yaml"), Schema).check(columns, "monday.parquet")
+    assert message in str(caught.value)
+    assert str(kind) in str(caught.value) or "share" in message
+
+
+def test_a_missing_column_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+    columns = COLUMNS.set(COLUMNS.get_field_index("history_ms"), pa.field("history_msec", pa.list_(pa.int64())))
+
+    with pytest.raises(BadInput, match="column 'history_ms' is missing") as caught:
+        read_document(str(tmp_path / "schema.yaml"), Schema).check(columns, "monday.parquet")
+    assert "did you mean 'history_msec'?" in str(caught.value)
+    assert "file monday.parquet" in str(caught.value)
+
+
+def test_a_column_that_two_fields_read_must_fit_both() -> None:
+    schema = feed(fields=[{**ID, "column": "x"}, {"name": "n", "kind": "number", "column": "x"}])
+
+    schema.check(pa.schema({"x": pa.int64(), "y": pa.int8()}), "f")
+    for kind in (pa.string(), pa.float32()):
+        with pytest.raises(BadInput, match="column 'x' holds"):
+            schema.check(pa.schema({"x": kind, "y": pa.int8()}), "f")
+
+
+def test_a_column_of_nothing_but_nulls_fits_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+
+    read_document(str(tmp_path / "schema.yaml"), Schema).check(pa.schema({name: pa.null() for name in COLUMNS.names}), "f")

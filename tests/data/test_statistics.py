@@ -1,0 +1,150 @@
+"""Statistics: what one pass over the log finds, and that it is stored whole.
+
+Run: pytest tests/data/test_statistics.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data.errors import GenctrError
+from data.schema import Schema
+from data.statistics import Statistics, fit
+
+
+def schema(*fields: dict[str, Any]) -> Schema:
+    return Schema.model_validate({"name": "log", "label": {"column": "y"}, "fields": fields})
+
+
+ITEM = {"name": "item", "kind": "id", "ids": "vocab"}
+PRICE = {"name": "price", "kind": "number", "transform": "standardise"}
+AGE = {"name": "age", "kind": "number", "transform": "buckets", "buckets": 4}
+
+
+def batches(**columns: list[Any]) -> list[pa.RecordBatch]:
+    """The columns, in record batches of two rows."""
+    whole = pa.record_batch(columns)
+    return [whole.slice(start, 2) for start in range(0, whole.num_rows, 2)]
+
+
+def test_a_vocabulary_is_ordered_by_count_and_then_by_value() -> None:
+    ids = [5, 3, 9, 3, None, 9, 7, -2]
+
+    found = fit(schema(ITEM), batches(item=ids)).vocabularies["item"]
+
+    assert found.to_pylist() == [3, 9, -2, 5, 7]
+
+
+def test_ids_that_are_too_rare_are_left_out() -> None:
+    found = fit(schema({**ITEM, "min_count": 2}), batches(item=["b", "a", "c", "b", "a", "b"]))
+
+    assert found.vocabularies["item"].to_pylist() == ["b", "a"]
+
+
+def test_fields_that_share_a_table_are_counted_together() -> None:
+    past = {"name": "past", "kind": "sequence", "table": "item", "length": 1}
+    columns = {"item": [1, 2], "past": [[3, 3, None], None]}
+
+    fitted = fit(schema(ITEM, past), batches(**columns))
+
+    assert fitted.vocabularies["item"].to_pylist() == [3, 1, 2]
+    assert Statistics.columns(schema(ITEM, past)) == ["item", "past"]
+
+
+def test_counts_are_the_same_however_the_log_is_cut() -> None:
+    ids = pa.record_batch({"item": np.random.default_rng(0).integers(0, 300_000, 2_500_000)})
+
+    whole = fit(schema(ITEM), [ids]).vocabularies["item"]
+    parts = fit(schema(ITEM), [ids.slice(start, 99_999) for start in range(0, 2_500_000, 99_999)]).vocabularies["item"]
+
+    assert whole.equals(parts)
+
+
+def test_dictionaries_and_plain_strings_are_counted_alike() -> None:
+    plain = pa.array(["a", "b", "b", None])
+    mixed = [pa.record_batch({"item": plain}), pa.record_batch({"item": plain.dictionary_encode()})]
+
+    assert fit(schema(ITEM), mixed).vocabularies["item"].to_pylist() == ["b", "a"]
+
+
+def test_mean_and_deviation_leave_out_what_is_not_there() -> None:
+    # 1, 2, 6: mean 3, squared deviations 4 + 1 + 9 = 14, over 3.
+    found = fit(schema(PRICE), batches(price=[1.0, None, 2.0, float("nan"), 6.0, float("inf")])).moments["price"]
+
+    assert found.mean == pytest.approx(3)
+    assert found.deviation == pytest.approx((14 / 3) ** 0.5)
+
+
+def test_deviations_are_exact_beside_a_large_mean() -> None:
+    found = fit(schema(PRICE), batches(price=[1e9 + value for value in (1.0, 2.0, 6.0)])).moments["price"]
+
+    assert found.deviation == pytest.approx((14 / 3) ** 0.5, rel=1e-6)
+
+
+def test_a_constant_and_a_column_of_nulls_have_deviation_1() -> None:
+    assert fit(schema(PRICE), batches(price=[4, 4, 4])).moments["price"].deviation == 1
+    assert fit(schema(PRICE), [pa.record_batch({"price": pa.nulls(3)})]).moments["price"].deviation == 1
+
+
+def test_bucket_edges_are_quantiles() -> None:
+    # Of 8 values in 4 buckets, 2 are in each: the edges are the 2nd, 4th and 6th.
+    found = fit(schema(AGE), batches(age=[8, 1, 7, 2, 6, 3, 5, 4])).edges["age"]
+
+    assert found.tolist() == [2, 4, 6]
+
+
+def test_a_value_that_repeats_makes_fewer_edges() -> None:
+    assert fit(schema(AGE), batches(age=[1, 1, 1, 1, 1, 1, 1, 9])).edges["age"].tolist() == [1]
+
+
+def test_quantiles_of_a_sample_are_near_those_of_all_rows_and_seeded() -> None:
+    ages = [pa.record_batch({"age": np.arange(start, start + 1000)}) for start in range(0, 100_000, 1000)]
+
+    first, again, other = (fit(schema(AGE), ages, 5000, seed).edges["age"] for seed in (1, 1, 2))
+
+    # The deviation of a quantile of 5,000 sampled of 100,000 rows is at most 100,000 * 0.5 / sqrt(5000) = 707.
+    np.testing.assert_allclose(first, [25_000, 50_000, 75_000], atol=5 * 707)
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+
+
+def test_only_what_has_to_be_fitted_is_read() -> None:
+    plain = {"name": "user", "kind": "id", "ids": "hash", "rows": 10}
+
+    assert Statistics.columns(schema(plain, {"name": "n", "kind": "number"})) == []
+    assert Statistics.columns(schema(plain, ITEM, {**PRICE, "column": "cents"}, AGE)) == ["item", "cents", "age"]
+
+
+def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
+    tag = {"name": "tag", "kind": "ids", "ids": "vocab"}
+    columns = {"item": [1, 1, 2], "price": [0.1, 0.2, 0.4], "age": [1, 2, 3], "tag": [["x"], None, ["y", "x"]]}
+    fitted = fit(schema(ITEM, PRICE, AGE, tag), batches(**columns))
+
+    fitted.save(f"{tmp_path}/run/statistics")
+    loaded = Statistics.load(f"{tmp_path}/run/statistics")
+
+    assert loaded.vocabularies == fitted.vocabularies
+    assert loaded.moments == fitted.moments
+    assert {name: edges.tolist() for name, edges in loaded.edges.items()} == {"age": fitted.edges["age"].tolist()}
+    assert loaded.fitted == {"item", "price", "age", "tag"}
+
+
+def test_statistics_that_were_not_stored_whole_are_refused(tmp_path: Path) -> None:
+    fitted = fit(schema(ITEM), batches(item=[1, 2]))
+    with pytest.raises(GenctrError, match="fit them again"):
+        Statistics.load(str(tmp_path))
+
+    fitted.save(str(tmp_path))
+    document = json.loads((tmp_path / "statistics.json").read_text())
+    (tmp_path / "statistics.json").write_text(json.dumps({**document, "vocabularies": {"item": 3}}))
+    with pytest.raises(GenctrError, match="the vocabulary of item"):
+        Statistics.load(str(tmp_path))
+
+    fitted.save(str(tmp_path))
+    (tmp_path / "vocabulary.item.parquet").write_bytes(b"PAR1")
+    with pytest.raises(GenctrError, match="fit them again"):
+        Statistics.load(str(tmp_path))

@@ -1,0 +1,46 @@
+"""docs/reader.md: the reader of an outside package trains a log, through its entry point."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def block(language: str) -> str:
+    (text,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "reader.md").read_text(), re.DOTALL)
+    return text
+
+
+def test_the_reader_of_the_docs_trains_a_log_of_json_lines(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "feed_logs-1.dist-info").mkdir(parents=True)
+    (site / "feed_logs.py").write_text(block("python"))
+    points = re.search(r'"genctr.readers"\]\n(.*)', block("toml"), re.DOTALL)
+    assert points is not None
+    (site / "feed_logs-1.dist-info" / "entry_points.txt").write_text("[genctr.readers]\n" + points[1].replace('"', ""))
+    (site / "feed_logs-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: feed-logs\nVersion: 1\n")
+    for day, rows in [("2026-11-01", 301), ("2026-11-02", 77)]:
+        folder = tmp_path / "logs" / f"day={day}"
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"user": row % 7, "item": f"i{row % 5}", "click": int(row % 3 == 0)}) for row in range(rows)]
+        (folder / "part-0.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "_SUCCESS").touch()
+    fields = [{"name": "user", "kind": "id", "ids": "hash", "rows": 50}, {"name": "item", "kind": "id", "ids": "vocab"}]
+    schema = {"name": "feed", "label": {"column": "click"}, "fields": fields}
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
+    data = yaml.safe_load(block("yaml"))["data"] | {"root": str(tmp_path / "logs")}
+    run = {"schema": "schema.yaml", "data": data, "model": {"decoder": "fm", "dim": 4}, "train": {"batch_rows": 64}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run, default_flow_style=False))
+
+    command = [sys.executable, "-m", "launch", "train", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run"), "--quiet"]
+    path = os.pathsep.join([str(site), str(ROOT)])
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "378 rows trained" in done.stdout

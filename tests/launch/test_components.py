@@ -1,0 +1,118 @@
+"""A TorchX component is a function: call it and look at the job; then let TorchX write the job of two real schedulers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from torchx.components.component_test_base import ComponentTestCase
+from torchx.specs.finder import ModuleComponentsFinder, get_components
+
+from launch import components
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(app):
+    """The command line of the job, from `-m launch` on."""
+    return app.roles[0].args[-1].partition(" -m launch ")[2]
+
+
+class TestTorchxParsesTheComponents(ComponentTestCase):
+    def test_train(self) -> None:
+        self.validate(components, "train")
+
+    def test_evaluate(self) -> None:
+        self.validate(components, "evaluate")
+
+
+def test_train_runs_the_command_of_that_name_on_every_rank():
+    app = components.train("train.epochs=2", "model.options={layers: 3}", config="run.yaml", out="s3://a/b", ranks=4, nnodes=2)
+
+    assert command(app) == "train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.options={layers: 3}'"
+    assert " --nnodes 2 --nproc_per_node 4 " in app.roles[0].args[-1]
+    assert app.roles[0].num_replicas == 2
+
+
+def test_without_a_folder_train_leaves_it_to_the_run_file():
+    assert command(components.train(config="run.yaml")) == "train run.yaml"
+
+
+def test_evaluate_runs_the_command_of_that_name_on_every_rank():
+    app = components.evaluate(run="runs/a b", days="2026-11-01..2026-11-02", ranks=2)
+
+    assert command(app) == "evaluate 'runs/a b' --days 2026-11-01..2026-11-02"
+    assert " --nnodes 1 --nproc_per_node 2 " in app.roles[0].args[-1]
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        components.train(config="c", cpu=3, gpu=4, memMB=5, image="i", max_retries=6),
+        components.evaluate(run="r", days="d", cpu=3, gpu=4, memMB=5, image="i", max_retries=6),
+    ],
+    ids=["train", "evaluate"],
+)
+def test_resources_image_and_retries_are_what_was_asked_for(app):
+    (role,) = app.roles
+
+    assert (role.resource.cpu, role.resource.gpu, role.resource.memMB) == (3, 4, 5)
+    assert (role.image, role.max_retries) == ("i", 6)
+    assert role.env["OMP_NUM_THREADS"] == "1"
+    assert role.env["OMP_WAIT_POLICY"] == "passive"
+
+
+def dryrun(scheduler: str, *arguments: str) -> str:
+    """What `torchx run --dryrun` would send to a scheduler."""
+    line = ["-m", "torchx.cli.main", "run", "-s", scheduler, "--workspace", "", "--dryrun"]
+    run = subprocess.run([sys.executable, *line, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.partition("=== SCHEDULER REQUEST ===")[2]
+
+
+TRAIN = [
+    *["--config", "launch/configs/demo.yaml", "--out", "runs/x", "--ranks", "2", "--nnodes", "2"],
+    *["--cpu", "3", "--gpu", "2", "--memMB", "16000", "--image", "registry/genctr:1", "--", "train.epochs=2"],
+]
+
+
+def test_slurm_gets_the_job():
+    script = dryrun("slurm", "launch/components.py:train", *TRAIN)
+
+    asked = [line for line in script.splitlines() if "--job-name" in line]
+    assert len(asked) == 2, "one group a node"
+    assert all("--requeue --ntasks-per-node=1 --cpus-per-task=3 --mem=16000 --gpus-per-task=2" in line for line in asked)
+    assert script.count("OMP_NUM_THREADS=1,OMP_WAIT_POLICY=passive") == 2
+    assert script.count("-m launch train launch/configs/demo.yaml --out runs/x --set train.epochs=2") == 2
+    assert "export TORCHX_MAX_RETRIES=3" in script
+    assert "scontrol requeue" in script
+
+
+def test_kubernetes_gets_the_job():
+    job = yaml.safe_load(dryrun("kubernetes", "launch/components.py:train", *TRAIN))
+
+    first, second = job["spec"]["tasks"]
+    (container,) = first["template"]["spec"]["containers"]
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert job["spec"]["queue"] == "default"
+    assert job["spec"]["maxRetry"] == first["maxRetry"] == second["maxRetry"] == 3
+    assert {"action": "RestartJob", "event": "PodFailed"} in first["policies"]
+    assert container["image"] == "registry/genctr:1"
+    assert container["resources"]["limits"] == {"cpu": "3000m", "memory": "16000M", "nvidia.com/gpu": "2"}
+    assert (env["OMP_NUM_THREADS"], env["OMP_WAIT_POLICY"]) == ("1", "passive")
+    assert container["command"][-1].endswith("-m launch train launch/configs/demo.yaml --out runs/x --set train.epochs=2")
+
+
+def test_the_named_component_is_the_same_one():
+    assert dryrun("slurm", "genctr.train", *TRAIN) == dryrun("slurm", "launch/components.py:train", *TRAIN)
+
+
+def test_registering_ours_hides_none_of_torchx_own_components():
+    own = {
+        component.name
+        for component in ModuleComponentsFinder("torchx.components", "").find()
+        if not component.validation_errors
+    }
+
+    assert set(get_components()) == own | {"genctr.train", "genctr.evaluate"}

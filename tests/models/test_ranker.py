@@ -1,0 +1,93 @@
+"""The click model from ids to logits."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from models.decoders import DECODERS
+from models.embed import Field, FieldEmbedding
+from models.encoders import ENCODERS
+from models.heads import Head
+from models.ranker import Ranker
+from models.sparse import SparseArch, Table
+from tests.models.test_sparse import CPU, ids
+
+FIELDS = [Field("user", "table", 4), Field("price", "number"), Field("item", "table", 4)]
+CHOICES = [(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS]
+
+
+def ranker(decoder, encoder):
+    torch.manual_seed(0)
+    made = DECODERS[decoder](fields=3, width=4, generate=partial(ENCODERS[encoder], fields=3, width=4))
+    tables = [Table(name, 9, 4, (name,), linear=made.needs_linear) for name in ("item", "user")]
+    return Ranker(
+        sparse=SparseArch(tables, device=CPU),
+        embed=FieldEmbedding(FIELDS, width=4, linear=made.needs_linear),
+        decoder=made,
+        head=Head(features=made.out_features, tasks=["click", "buy"]),
+    )
+
+
+def rows():
+    return ids(user=[[1], [2]], item=[[3], [4]]), None, torch.tensor([[0.5], [2.0]]), torch.zeros(2, 0)
+
+
+@pytest.mark.parametrize(("decoder", "encoder"), CHOICES)
+def test_one_logit_per_row_and_task(decoder, encoder):
+    output = ranker(decoder, encoder)(*rows())
+
+    assert {task: logits.shape for task, logits in output.logits.items()} == {"click": (2,), "buy": (2,)}
+    assert output.aux == {}
+
+
+@pytest.mark.parametrize(("decoder", "encoder"), CHOICES)
+def test_one_step_moves_every_table_and_every_weight(decoder, encoder):
+    made = ranker(decoder, encoder)
+
+    sum(logits.square().sum() for logits in made(*rows()).logits.values()).backward()
+
+    assert [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+
+
+def test_the_logits_of_a_factorisation_machine_from_ids_by_hand():
+    made = ranker("fm", "identity")
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            weight.fill_({"user_linear": 0.1, "item_linear": 0.2, "linear_numbers_N": 0.3, "bias": 7}.get(_table(name), 1))
+
+    logits = made(*rows()).logits["click"]
+
+    #   first order 0.1 + 0.2 + 0.3 price, pairs 4 * (price + 1 + price), bias 7
+    torch.testing.assert_close(logits.detach(), torch.tensor([0.45 + 8 + 7, 0.9 + 20 + 7]))
+
+
+def _table(name):
+    parts = name.split(".")
+    return parts[-1] if parts[-1] != "weight" else parts[-2]
+
+
+def test_the_operands_are_seen_only_if_asked_and_are_detached():
+    made = ranker("dcnv2", "sfg")
+    assert set(made(*rows()).seen) == {"emb"}
+
+    made.watch = True
+    seen = made(*rows()).seen
+
+    assert {name: tensor.shape for name, tensor in seen.items()} == dict.fromkeys(["emb", "generated", "raw"], (2, 3, 4))
+    assert not any(tensor.requires_grad for tensor in seen.values())
+    expected = made.decoder.encoders[0](seen["emb"])
+    torch.testing.assert_close(seen["generated"], expected)
+
+
+def test_training_pipelines_can_trace_the_ranker():
+    """They look for sharded modules symbolically: the forward may not look at tensors outside of leaf modules."""
+
+    class Tracer(torch.fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return not isinstance(module, Ranker | SparseArch)
+
+    graph = Tracer().trace(ranker("deepfm", "sfg"))
+
+    assert "sparse_bags" in [node.name for node in graph.nodes]

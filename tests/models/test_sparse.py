@@ -1,0 +1,254 @@
+"""Look-ups by hand, then under DistributedModelParallel: any plan and any sharing of rows gives the same losses."""
+
+from functools import partial
+
+import pytest
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import distributed, nn
+from torchrec import KeyedJaggedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import ShardingType
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from models.decoders import DECODERS
+from models.embed import Field, FieldEmbedding
+from models.encoders import ENCODERS
+from models.heads import Head
+from models.losses import bce
+from models.ranker import Ranker
+from models.sparse import SparseArch, Table, pad_rows
+from tests.helpers import on_ranks
+
+CPU = torch.device("cpu")
+
+
+def ids(**rows_of):
+    """One key per argument, each a list of rows, each a list of ids."""
+    lists = [row for rows in rows_of.values() for row in rows]
+    return KeyedJaggedTensor(
+        keys=list(rows_of),
+        values=torch.tensor([value for row in lists for value in row], dtype=torch.int64),
+        lengths=torch.tensor([len(row) for row in lists], dtype=torch.int32),
+    )
+
+
+def count_up(sparse):
+    """Fill every table with row number + column / 10, first-order tables with 100 times the row number."""
+    with torch.no_grad():
+        for name, weight in sparse.named_parameters():
+            rows = torch.arange(weight.shape[0], dtype=torch.float32).unsqueeze(1)
+            weight.copy_(100 * rows if "_linear" in name else rows + torch.arange(weight.shape[1]) / 10)
+    return sparse
+
+
+def test_bags_are_summed_or_averaged_and_read_by_key():
+    tables = [Table("user", 9, 2, ("user",)), Table("tag", 9, 4, ("tags", "cat"), "mean")]
+    sparse = count_up(SparseArch(tables, device=CPU))
+
+    looked = sparse(ids(cat=[[5], [6]], tags=[[1, 3], []], user=[[7, 1], [2]]), None)
+
+    torch.testing.assert_close(looked.vectors["user"], torch.tensor([[8.0, 8.2], [2.0, 2.1]]))
+    torch.testing.assert_close(looked.vectors["tags"], torch.tensor([[2.0, 2.1, 2.2, 2.3], [0.0] * 4]))
+    torch.testing.assert_close(looked.vectors["cat"][:, 0], torch.tensor([5.0, 6.0]))
+    assert not looked.linear
+    assert sparse.sequences is None
+
+
+def test_first_order_weights_are_pooled_as_their_table():
+    tables = [Table("user", 9, 2, ("user",), linear=True), Table("tag", 9, 4, ("tags", "cat"), "mean", linear=True)]
+    sparse = count_up(SparseArch(tables, device=CPU))
+
+    looked = sparse(ids(user=[[7, 1], [2]], tags=[[1, 3], []], cat=[[5], [6]]), None)
+
+    assert looked.linear["user"].tolist() == [[800.0], [200.0]]
+    assert looked.linear["tags"].tolist() == [[200.0], [0.0]]
+    assert looked.linear["cat"].tolist() == [[500.0], [600.0]]
+    assert looked.vectors["user"].shape == (2, 2)
+
+
+def test_unpooled_tables_keep_every_event_whatever_their_widths():
+    tables = [Table("item", 9, 2, ("item", "history"), "none", linear=True), Table("shop", 9, 5, ("shops",), "none")]
+    sparse = count_up(SparseArch(tables, device=CPU))
+
+    looked = sparse(None, ids(shops=[[1], []], item=[[4], [5]], history=[[1, 2], [3]]))
+
+    torch.testing.assert_close(looked.events["history"].values, torch.tensor([[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]]))
+    assert looked.events["history"].lengths.tolist() == [2, 1]
+    assert looked.linear_events["item"].values.tolist() == [[400.0], [500.0]]
+    assert looked.events["shops"].values.shape == (1, 5)
+    assert set(looked.linear_events) == {"item", "history"}
+    assert sparse.bags is None
+
+
+def test_tables_are_stored_in_multiples_of_four_columns():
+    sparse = SparseArch([Table("user", 9, 10, ("user",), linear=True), Table("item", 9, 16, ("item",))], device=CPU)
+
+    shapes = {name.split(".")[-2]: tuple(weight.shape) for name, weight in sparse.named_parameters()}
+    assert shapes == {"user": (9, 12), "user_linear": (9, 4), "item": (9, 16)}
+
+
+def test_columns_that_only_fill_up_get_no_gradient():
+    sparse = SparseArch([Table("user", 9, 2, ("user",))], device=CPU)
+
+    sparse(ids(user=[[3]]), None).vectors["user"].sum().backward()
+
+    (weight,) = sparse.parameters()
+    assert weight.grad[3].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_rows_without_ids_are_zero():
+    sparse = SparseArch([Table("user", 9, 2, ("user",), "mean"), Table("item", 9, 2, ("item",), "none")], device=CPU)
+
+    looked = sparse(pad_rows(ids(user=[]), 1), pad_rows(ids(item=[]), 1))
+
+    assert looked.vectors["user"].tolist() == [[0.0, 0.0]]
+    assert looked.events["item"].values.shape == (0, 2)
+    assert looked.cut(0).vectors["user"].shape == (0, 2)
+
+
+def test_appended_rows_have_no_ids():
+    padded = pad_rows(ids(a=[[1, 2]], b=[[3]]), 3)
+
+    assert padded.to_dict()["a"].lengths().tolist() == [2, 0, 0]
+    assert padded.to_dict()["b"].values().tolist() == [3]
+    assert pad_rows(ids(a=[], b=[]), 2).lengths().tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([Table("a", 9, 4, ("x",)), Table("a", 9, 4, ("y",))], r"table names \['a'\] occur twice"),
+        ([Table("a", 9, 4, ("x",), linear=True), Table("a_linear", 9, 4, ("y",))], r"table names \['a_linear'\] occur twice"),
+        ([Table("a", 9, 4, ("x",)), Table("b", 9, 4, ("x",))], r"field names \['x'\] occur twice"),
+        ([Table("a.b", 9, 4, ("x",)), Table("type", 9, 4, ("y",))], r"torch cannot name tables \['a.b', 'type'\]"),
+    ],
+)
+def test_names_that_would_clash_are_told(tables, message):
+    with pytest.raises(ValueError, match=message):
+        SparseArch(tables, device=CPU)
+
+
+# under DistributedModelParallel
+
+ROWS, STEPS = 12, 3
+TABLES = [
+    Table("user", 20, 10, ("user",), linear=True),
+    Table("tag", 7, 10, ("tags", "cat"), "mean", linear=True),
+    Table("item", 30, 6, ("item", "history"), "none", linear=True),
+]
+FIELDS = [
+    Field("user", "table", 10),
+    Field("item", "table", 6),
+    Field("price", "number"),
+    Field("history", "table", 6, "attention", "item"),
+    Field("tags", "table", 10),
+    Field("cat", "table", 10),
+    Field("image", "vector", 3),
+]
+CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2", "identity", "row_wise")]
+SHARES = [(6, 6), (1, 11), (0, 12), (12, 0)]
+
+
+class CpuSharder(EmbeddingBagCollectionSharder):
+    """The stock sharder leaves row-wise out on cpu."""
+
+    def sharding_types(self, compute_device_type):
+        return [kind.value for kind in ShardingType]
+
+
+class Task(nn.Module):
+    """A ranker and its loss, so that DistributedDataParallel sees one module."""
+
+    def __init__(self, ranker):
+        super().__init__()
+        self.ranker = ranker
+
+    def forward(self, bags, sequences, numbers, vectors, labels):
+        output = self.ranker(bags, sequences, numbers, vectors)
+        share = bce(output.logits["click"], labels, torch.ones_like(labels), ROWS)
+        return share, share * distributed.get_world_size()
+
+
+def batch(start, stop):
+    """Rows start .. stop of the one global batch, their ids padded to as many rows as any rank may have."""
+    draw = torch.Generator().manual_seed(7)
+
+    def some(rows, most):
+        lists = [torch.randint(0, rows, (r * 5 % (most + 1),), generator=draw).tolist() for r in range(ROWS)]
+        return lists[start:stop]
+
+    one = [[int(i)] for i in torch.randint(0, 7, (ROWS,), generator=draw)]
+    bags = ids(cat=one[start:stop], user=[[2 * row[0]] for row in one[start:stop]], tags=some(7, 3))
+    sequences = ids(history=some(30, 4), item=[[3 * row[0]] for row in one[start:stop]])
+    numbers, vectors = torch.randn(ROWS, 1, generator=draw), torch.randn(ROWS, 3, generator=draw)
+    labels = (torch.arange(ROWS) % 2).float()
+    return pad_rows(bags, ROWS), pad_rows(sequences, ROWS), numbers[start:stop], vectors[start:stop], labels[start:stop]
+
+
+def build(decoder, encoder, kind):
+    """The same model with the same weights, spread over the ranks as `kind` says."""
+    torch.manual_seed(0)
+    generate = partial(ENCODERS[encoder], fields=len(FIELDS), width=10)
+    made = DECODERS[decoder](fields=len(FIELDS), width=10, generate=generate, hidden=[8, 8], batch_norm=True)
+    tables = [Table(t.name, t.rows, t.dim, t.fields, t.pool, linear=made.needs_linear) for t in TABLES]
+    embed = FieldEmbedding(FIELDS, width=10, linear=made.needs_linear)
+    head = Head(features=made.out_features, tasks=["click"])
+    task = Task(Ranker(sparse=SparseArch(tables, device=torch.device("meta")), embed=embed, decoder=made, head=head))
+
+    fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": 0.05, "eps": 1e-8}
+    sharders = [CpuSharder(fused_params=fused), EmbeddingCollectionSharder(fused_params=fused)]
+    constraint = ParameterConstraints(sharding_types=[kind], compute_kernels=["fused"])
+    ranks = distributed.get_world_size()
+    planner = EmbeddingShardingPlanner(
+        topology=Topology(world_size=ranks, local_world_size=ranks, compute_device="cpu"),
+        batch_size=ROWS,
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.1),
+        constraints={part.name: constraint for table in tables for part in table.parts},
+    )
+    model = DistributedModelParallel(task, device=CPU, plan=planner.plan(task, sharders), sharders=sharders)
+    for name, value in model.state_dict().items():
+        for shard in value.local_shards() if hasattr(value, "local_shards") else []:
+            whole = torch.randn(value.metadata().size, generator=torch.Generator().manual_seed(len(name))) * 0.3
+            start, height = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
+            shard.tensor.copy_(whole[start : start + height])
+    return model
+
+
+def losses(start, stop, case):
+    """The loss over all ranks in every step."""
+    model = build(*case)
+    dense = torch.optim.SGD(dict(in_backward_optimizer_filter(model.named_parameters())).values(), lr=0.1)
+    found = []
+    for _ in range(STEPS):
+        dense.zero_grad()
+        share, loss = model(*batch(start, stop))
+        loss.backward()
+        dense.step()
+        share = share.detach()
+        distributed.all_reduce(share)
+        found.append(share.item())
+    return found
+
+
+def all_losses(rank, shares):
+    return {(case, share): losses(sum(share[:rank]), sum(share[: rank + 1]), case) for case in CASES for share in shares}
+
+
+@pytest.fixture(scope="module")
+def of_one_and_of_two_ranks():
+    return on_ranks(1, all_losses, [(ROWS,)])[0], on_ranks(2, all_losses, SHARES)[0]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_every_plan_and_every_sharing_of_rows_gives_the_losses_of_one_rank(of_one_and_of_two_ranks, case):
+    of_one, of_two = of_one_and_of_two_ranks
+
+    assert of_one[case, (ROWS,)][-1] < 0.7 * of_one[case, (ROWS,)][0], "a model that does not learn proves nothing"
+    for share in SHARES:
+        assert of_two[case, share] == pytest.approx(of_one[case, (ROWS,)], rel=1e-4), share

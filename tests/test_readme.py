@@ -1,0 +1,107 @@
+"""The README tells the truth: its map, its commands, its two promises `make demo` and `make test`."""
+
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+ROOMS = ("launch", "pipeline", "models", "data")
+COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+INDENTED = [line.strip().partition("   ")[0] for line in README.splitlines() if line.startswith("    ")]
+
+
+def purpose(file: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+
+
+def clean_copy(folder: Path) -> Path:
+    """The project as a fresh clone would have it."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", *ignored))
+    return folder
+
+
+def run(command: str, folder: Path, **settings: str) -> str:
+    """Run a shell command of the README, its modules taken from `folder`; return what it printed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "MAKE", "MFLAGS"))}
+    env |= {"PYTHONPATH": str(folder), **settings}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, shell=True, cwd=folder, env=env, text=True, **streams)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def test_the_map_says_of_every_module_what_its_docstring_says() -> None:
+    block = README.partition("<!-- map -->")[2].partition("<!-- /map -->")[0]
+    map_ = dict(re.findall(r"^ *(\S+\.py) {2,}(.+)$", block, re.MULTILINE))
+    modules = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")) if file.name != "__init__.py"]
+
+    assert map_ == {str(file.relative_to(ROOT)): purpose(file) for file in modules}
+
+
+def test_the_readme_shows_exactly_two_commands() -> None:
+    assert COMMANDS == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("line", [line for line in INDENTED if line.startswith("genctr ")])
+def test_every_genctr_line_is_a_command_there_is(line: str) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main([shlex.split(line)[1], "--help"])
+
+
+@pytest.mark.parametrize("line", [line for line in INDENTED if line.startswith("torchx run ")])
+def test_every_torchx_line_makes_a_job(line: str) -> None:
+    words = shlex.split(line)[2:]
+
+    job = run(shlex.join([sys.executable, "-m", "torchx.cli.main", "run", "--dryrun", *words]), ROOT)
+
+    assert "torchrun" in job
+
+
+def test_make_demo_trains_every_day_and_says_where_the_run_is(tmp_path: Path) -> None:
+    copy = clean_copy(tmp_path / "genctr")
+
+    told = run(f"make demo VENV={sys.prefix}", copy, DEMO_ROWS="3000")
+
+    for day in ("2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05"):  # nothing is trained before the first one
+        assert day in told
+    assert "best AUC" in told
+    assert "runs/demo" in told
+    assert (copy / "runs" / "demo" / "log.jsonl").is_file()
+
+
+def test_make_test_runs_the_default_suite(tmp_path: Path) -> None:
+    copy = clean_copy(tmp_path / "genctr")
+
+    told = run(f"make test VENV={sys.prefix}", copy, PYTEST_ADDOPTS="--collect-only -q")
+
+    assert "test_the_readme_shows_exactly_two_commands" in told
+    assert "test_the_demo_works_from_nothing" not in told, "slow tests are not in it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_works_from_nothing_and_takes_five_minutes_at_most(tmp_path: Path) -> None:
+    copy = clean_copy(tmp_path / "genctr")
+    run("make setup", copy)
+    started = time.monotonic()
+
+    told = run("make demo", copy)
+
+    assert time.monotonic() - started < 300
+    assert "2026-11-05" in told
+    assert "No broken requirements" in run(".venv/bin/python -m pip check", copy)
+    assert "WRONG" not in run(".venv/bin/genctr doctor", copy)
+    assert "nothing to be done" in run("make setup", copy).lower(), "a second setup has nothing to do"
