@@ -206,9 +206,7 @@ class Collate:
         """The table rows of these fields, key after key, in one preallocated tensor."""
         # Lists first: only their lengths say how long the tensor is.
         lists = {
-            at: self._list(field, columns)
-            for at, field in enumerate(fields)
-            if isinstance(field, IdsField | SequenceField)
+            at: self._list(field, columns) for at, field in enumerate(fields) if isinstance(field, IdsField | SequenceField)
         }
         sizes = [len(lists[at].elements) if at in lists else count for at in range(len(fields))]
         values = torch.empty(sum(sizes), dtype=torch.int64)
@@ -311,7 +309,8 @@ def segment_sums(values: NDArray[Any], lengths: Ints) -> NDArray[Any]:
     Shape:
         values (lengths.sum(),), lengths (B,) -> (B,)
     """
-    totals = np.concatenate([[0], np.cumsum(values, dtype=np.int64 if values.dtype == np.bool_ else values.dtype)])
+    totals = np.zeros(len(values) + 1, dtype=np.int64 if values.dtype == np.bool_ else values.dtype)
+    np.cumsum(values, out=totals[1:])
     ends = np.cumsum(lengths)
     return np.asarray(totals[ends] - totals[ends - lengths])
 
@@ -347,7 +346,7 @@ def _in_unit(times: pa.Array, unit: str) -> Ints:
 # --- what is wrong with a row ---
 
 
-class _BadRows(Exception):  # noqa: N818 - caught here, told as BadInput
+class _BadRows(Exception):
     """Some rows are not what the schema says."""
 
     def __init__(self, mask: Mask, what: str, column: str, expected: str, measure: str | None) -> None:

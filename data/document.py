@@ -23,7 +23,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class BadValue(ValueError):  # noqa: N818 - named like BadInput and BadDocument
+class BadValue(ValueError):
     """What a validator raises to name the key, below its own section, that is wrong.
 
     >>> raise BadValue("no such table", "fields", 3, "table")

@@ -182,7 +182,7 @@ class DayStream:
         return steps
 
     def _permuted(self, pieces: list[pa.RecordBatch], lane: int, number: int) -> pa.RecordBatch:
-        window = pa.concat_batches(pieces)
+        window = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
         order = self._random("rows", lane, number).permutation(window.num_rows)
         # 32 bits a place are enough, and halve what the gather reads beside the column.
         return window.take(pa.array(order.astype(np.uint32)))

@@ -27,7 +27,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import GenctrError
 from pipeline import adam
-from pipeline.uneven import PooledSharder, UnpooledSharder
+from pipeline.lookups import PooledSharder, UnpooledSharder
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")

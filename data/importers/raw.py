@@ -159,12 +159,10 @@ class Tap:
 
     def _take(self, rows: int) -> pa.Table | None:
         held = sum(table.num_rows for table in self._left)
-        for more in self._tables:
+        while held < rows and (more := next(self._tables, None)) is not None:
             table = more if isinstance(more, pa.Table) else pa.Table.from_batches([more])
             self._left.append(table)
             held += table.num_rows
-            if held >= rows:
-                break
         if not held:
             return None
         joined = pa.concat_tables(self._left)

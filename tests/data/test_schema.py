@@ -104,7 +104,9 @@ def test_a_run_reads_each_column_once_and_no_other(tmp_path: Path) -> None:
 
 
 def test_several_labels_name_their_tasks() -> None:
-    schema = feed(label=None, labels=[{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}], weight="w")
+    schema = feed(
+        label=None, labels=[{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}], weight="w"
+    )
 
     assert schema.task_names == ("click", "buy")
     assert schema.columns() == ["a", "y", "z", "w"]
@@ -185,7 +187,7 @@ def test_a_column_of_the_wrong_type_is_told_with_file_and_expectation(
     (tmp_path / "schema.yaml").write_text(FEED)
     columns = COLUMNS.set(COLUMNS.get_field_index(column), pa.field(column, kind))
 
-    with pytest.raises(BadInput, match="monday.parquet") as caught:
+    with pytest.raises(BadInput, match=r"monday\.parquet") as caught:
         read_document(str(tmp_path / "schema.yaml"), Schema).check(columns, "monday.parquet")
     assert message in str(caught.value)
     assert str(kind) in str(caught.value) or "share" in message

@@ -1,0 +1,417 @@
+"""Collate: rows to tensors, and every wrong row told with its file, row and column.
+
+Run: pytest tests/data/test_collate.py
+"""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from data.batch import Batch, Tally
+from data.collate import NO_GROUP, Collate, odd_numbers, segment_sums
+from data.cursor import Cursor
+from data.errors import BadInput
+from data.features import Features
+from data.ids import HashIds, fingerprints, seed_of
+from data.schema import Schema
+from data.statistics import Moments, Statistics
+
+FILES = ["monday.parquet", "tuesday.parquet"]
+CURSOR = Cursor(epoch=0, day="2026-11-20", row=0, lanes=1)
+
+
+def collate(
+    columns: dict[str, Any],
+    *fields: dict[str, Any],
+    statistics: Statistics | None = None,
+    bad_rows: Literal["stop", "skip"] = "stop",
+    **schema: Any,
+) -> Batch:
+    """Collate columns; rows come from Monday's file, from row 100 on, and label `y` is 0 unless the columns say otherwise."""
+    arrays = {name: values if isinstance(values, pa.Array) else pa.array(values) for name, values in columns.items()}
+    count = len(next(iter(arrays.values())))
+    defaults = {"y": pa.array([0] * count, pa.int8()), "_file": pa.array([0] * count, pa.int32())}
+    batch = pa.record_batch({**defaults, "_row": pa.array(range(100, 100 + count), pa.int64()), **arrays})
+    whole = Schema.model_validate({"name": "log", "label": {"column": "y"}, "fields": fields or [ID], **schema})
+    own = Collate(Features(whole, statistics), bad_rows=bad_rows)
+    return own(batch, files=FILES, rows=99, cursor=CURSOR)
+
+
+ID = {"name": "a", "kind": "id", "ids": "identity", "rows": 100}
+LIST = {"name": "past", "kind": "ids", "ids": "identity", "rows": 100}
+SEQUENCE = {"name": "past", "kind": "sequence", "ids": "identity", "rows": 100, "length": 2}
+NUMBER = {"name": "n", "kind": "number"}
+VECTOR = {"name": "v", "kind": "vector", "dim": 2}
+
+
+def past_of(batch: Batch) -> list[list[int]]:
+    """The ids of the field `past`, row by row; identity adds 1 to each."""
+    return [(part - 1).tolist() for part in batch.bags["past"].to_dense()]
+
+
+# --- what a batch holds ---
+
+
+def test_ids_stand_key_after_key_in_one_tensor() -> None:
+    other = {"name": "b", "kind": "id", "ids": "hash", "rows": 1000}
+    users = pa.array(["x", None, "y"])
+
+    bags = collate({"a": [5, 0, None], "b": users, "past": [[1, 2], [], [9]]}, ID, LIST, other).bags
+
+    assert bags.keys() == ["a", "past", "b"]
+    assert bags.stride() == 3
+    assert bags.lengths().tolist() == [1, 1, 1, 2, 0, 1, 1, 1, 1]
+    assert bags.values().tolist() == [6, 1, 0, 2, 3, 10, *HashIds(rows=1000, seed=seed_of("b"))(users).tolist()]
+    assert bags.values().dtype == bags.lengths().dtype == torch.int64
+
+
+def test_a_field_is_read_from_its_own_column() -> None:
+    assert collate({"user": [5]}, {**ID, "column": "user"}).bags["a"].values().tolist() == [6]
+
+
+def test_the_fields_of_an_attention_table_are_sequences() -> None:
+    past = {"name": "past", "kind": "sequence", "table": "a", "length": 3, "pool": "attention"}
+    other = {"name": "b", "kind": "id", "ids": "identity", "rows": 9}
+
+    batch = collate({"a": [5, 6], "past": [[1], [2, 3]], "b": [0, 1]}, ID, past, other)
+
+    assert batch.bags.keys() == ["b"]
+    assert batch.sequences is not None
+    assert batch.sequences.keys() == ["a", "past"]
+    assert batch.sequences["past"].values().tolist() == [2, 3, 4]
+
+
+def test_without_attention_there_are_no_sequences() -> None:
+    assert collate({"a": [1]}).sequences is None
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([[1, 2], None, [], [3, None, 4]]),
+        pa.array([[1, 2], None, [], [3, None, 4]], pa.large_list(pa.int32())),
+        pa.array([[9], [1, 2], None, [], [3, None, 4]], pa.list_(pa.int16())).slice(1),
+    ],
+)
+def test_lists_of_any_type_lose_their_nulls_and_keep_their_order(array: pa.Array) -> None:
+    assert past_of(collate({"past": array}, LIST)) == [[1, 2], [], [], [3, 4]]
+
+
+def test_lists_of_fixed_size_may_be_null() -> None:
+    assert past_of(collate({"past": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int64(), 2))}, LIST)) == [[1, 2], [], [3, 4]]
+
+
+def test_lists_of_nothing_but_nulls_are_empty() -> None:
+    assert past_of(collate({"past": pa.nulls(2)}, LIST)) == [[], []]
+    assert past_of(collate({"past": pa.array([[None], []])}, LIST)) == [[], []]
+
+
+def test_what_hides_under_a_null_list_is_not_read() -> None:
+    hidden = pa.ListArray.from_arrays(pa.array([0, 2, 4]), pa.array([1, 2, 3, 4]), mask=pa.array([True, False]))
+
+    assert past_of(collate({"past": hidden}, LIST)) == [[], [3, 4]]
+
+
+@pytest.mark.parametrize(("longer", "kept"), [("keep_last", [[3, 4], [5], []]), ("keep_first", [[2, 3], [5], []])])
+def test_a_sequence_that_is_too_long_is_cut(longer: str, kept: list[list[int]]) -> None:
+    assert past_of(collate({"past": [[2, 3, 4], [5], []]}, {**SEQUENCE, "longer": longer})) == kept
+
+
+@pytest.mark.parametrize(
+    ("events", "now"),
+    [
+        (pa.array([[10, 20, 30], [30, None], [5], [30]]), pa.array([30, 31, 5, 30])),
+        (
+            pa.array([[10, 20, 30], [30, None], [5], [30]], pa.list_(pa.timestamp("us", "UTC"))),
+            pa.array([30, 31, 5, 30], pa.int64()),
+        ),
+    ],
+)
+def test_events_that_are_not_known_to_be_of_the_past_are_dropped(events: pa.Array, now: pa.Array) -> None:
+    ids = [[1, 2, 3], [4, 5], [6], [7]]
+
+    batch = collate({"past": ids, "t": events, "now": now}, {**SEQUENCE, "time": "t"}, time={"column": "now", "unit": "us"})
+
+    assert past_of(batch) == [[1, 2], [4], [], []]
+
+
+def test_the_future_is_dropped_before_the_past_is_cut() -> None:
+    columns = {"past": [[1, 2, 3, 4]], "t": [[10, 20, 30, 40]], "now": [30]}
+
+    assert past_of(collate(columns, {**SEQUENCE, "time": "t"}, time={"column": "now", "unit": "s"})) == [[1, 2]]
+
+
+def test_timestamps_are_compared_in_the_unit_of_the_schema() -> None:
+    columns = {
+        "past": [[1, 2]],
+        "t": pa.array([[1_999, 2_000]], pa.list_(pa.timestamp("ms"))),
+        "now": pa.array([2], pa.timestamp("s")),
+    }
+
+    assert past_of(collate(columns, {**SEQUENCE, "time": "t"}, time={"column": "now", "unit": "ms"})) == [[1]]
+
+
+def test_numbers_are_transformed_and_missing_ones_are_0() -> None:
+    fields = [{**NUMBER, "name": name, "transform": how} for name, how in zip("nlsb", TRANSFORMS, strict=True)]
+    values = pa.array([3, None, -1], pa.int32())
+    statistics = Statistics(moments={"s": Moments(mean=1, deviation=4)}, edges={"b": np.array([-1.0, 2.0])})
+
+    batch = collate(dict.fromkeys("nlsb", values), *fields[:3], {**fields[3], "buckets": 3}, statistics=statistics)
+
+    expected = [[3, math.log(4), 0.5], [0, 0, 0], [-1, -math.log(2), -0.5]]
+    torch.testing.assert_close(batch.numbers, torch.tensor(expected))
+    assert batch.bags["b"].values().tolist() == [3, 0, 2], "-1 begins the second bucket, above 2 is the third"
+
+
+TRANSFORMS = ["none", "log1p", "standardise", "buckets"]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64(), pa.uint8(), pa.bool_()])
+def test_numbers_of_any_type_are_read(kind: pa.DataType) -> None:
+    array = pa.array([1, None, 0]).cast(kind)
+
+    assert collate({"n": array}, NUMBER).numbers.tolist() == [[1], [0], [0]]
+    assert collate({"n": array.slice(1)}, NUMBER).numbers.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 2), pa.list_(pa.float64()), pa.large_list(pa.int8())])
+def test_vectors_of_any_type_are_read_and_missing_ones_are_0(kind: pa.DataType) -> None:
+    second = {"name": "w", "kind": "vector", "dim": 1}
+
+    batch = collate({"v": pa.array([[1, 2], None, [3, 4]], kind), "w": [[5.0], [6.0], None]}, VECTOR, second)
+
+    assert batch.vectors.tolist() == [[1, 2, 5], [0, 0, 6], [3, 4, 0]]
+
+
+def test_labels_weights_and_groups_are_read() -> None:
+    labels = [{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}]
+    columns = {"a": [1, 2, 3], "y": [True, False, True], "z": [1.0, None, 0.0], "w": [0.5, 2, 1], "g": [-7, 9, None]}
+
+    batch = collate(columns, label=None, labels=labels, weight="w", group="g")
+
+    assert batch.labels.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert batch.weights.tolist() == [[0.5, 0.5], [2, 0], [1, 1]]
+    assert batch.groups.tolist() == [-7, 9, NO_GROUP]
+    assert batch.labels.dtype == batch.weights.dtype == torch.float32
+
+
+def test_groups_may_be_strings() -> None:
+    groups = collate({"a": [1, 2, 3, 4], "g": ["x", None, "y", "x"]}, group="g").groups
+
+    assert groups.tolist() == [*fingerprints(pa.array(["x"])), NO_GROUP, *fingerprints(pa.array(["y", "x"]))]
+
+
+def test_without_group_and_weight_there_are_zeros_and_ones() -> None:
+    batch = collate({"a": [1, 2]})
+
+    assert batch.groups.tolist() == [0, 0]
+    assert batch.weights.tolist() == [[1], [1]]
+
+
+def test_a_batch_carries_its_step_and_its_cursor() -> None:
+    batch = collate({"a": [1]})
+
+    assert (batch.rows, batch.cursor) == (99, CURSOR)
+
+
+def test_no_rows_make_an_empty_batch() -> None:
+    columns = {
+        "a": pa.array([], pa.int64()),
+        "past": pa.array([], pa.list_(pa.int64())),
+        "n": pa.array([], pa.float32()),
+        "v": pa.array([], pa.list_(pa.float32(), 2)),
+        "g": pa.array([], pa.string()),
+    }
+
+    batch = collate(columns, ID, SEQUENCE, NUMBER, VECTOR, group="g")
+
+    assert batch.bags.stride() == 0
+    assert batch.bags.lengths().tolist() == batch.bags.values().tolist() == []
+    assert (batch.numbers.shape, batch.vectors.shape, batch.labels.shape) == ((0, 1), (0, 2), (0, 1))
+    assert batch.tally.rows.tolist() == batch.tally.hashes.tolist() == [0, 0]
+
+
+def test_a_schema_without_ids_has_no_keys_but_all_rows() -> None:
+    batch = collate({"n": [1.0, 2.0]}, NUMBER)
+
+    assert batch.bags.keys() == []
+    assert batch.bags.stride() == 2
+
+
+# --- what is wrong with a row ---
+
+
+STRAY = pa.array([1, 2, 3])
+
+MISTAKES = [
+    ("y", [0, None, 1], [ID], {}, "the label of task 'y' is None"),
+    ("y", [0, 2, 1], [ID], {}, "the label of task 'y' is 2"),
+    ("y", [0, float("nan"), 1], [ID], {}, "the label of task 'y' is nan"),
+    ("y", [0, 1e300, 1], [ID], {}, "the label of task 'y' is 1e[+]300"),
+    ("where", [0, 3, 1], [ID], {"label": {"column": "y", "where": "where"}}, "whether the row counts for task 'y' is 3"),
+    ("w", [0.0, -1.0, 1.0], [ID], {"weight": "w"}, "the weight of the row is -1"),
+    ("w", [0.0, None, 1.0], [ID], {"weight": "w"}, "the weight of the row is None"),
+    ("w", [0.0, float("inf"), 1.0], [ID], {"weight": "w"}, "the weight of the row is inf"),
+    ("a", [0, 100, 1], [ID], {}, "the id is 100"),
+    ("a", [0, -1, 1], [ID], {}, "the id is -1"),
+    ("past", [[0], [5, -3], []], [LIST], {}, r"the id is \[5, -3\]"),
+    ("past", [[0], [1, 2, 3], []], [{**SEQUENCE, "longer": "refuse"}], {}, "the list has 3 ids"),
+    ("past", [[0], [1, 2, 3], []], [{**LIST, "length": 2}], {}, "the list has 3 ids"),
+    ("v", [[0, 1], [2, 3, 4], None], [VECTOR], {}, "the vector has 3 numbers"),
+    ("v", [[0, 1], [], None], [VECTOR], {}, "the vector has 0 numbers"),
+    ("v", [[0.0, 1.0], [2.0, None], None], [VECTOR], {}, r"the vector is \[2.0, None\]"),
+    ("v", [[0.0, 1.0], [2.0, float("inf")], None], [VECTOR], {}, r"the vector is \[2.0, inf\]"),
+    ("n", [0.0, float("inf"), None], [NUMBER], {}, "the number is inf"),
+    ("n", [0.0, float("nan"), None], [{**NUMBER, "transform": "log1p"}], {}, "the number is nan"),
+    ("n", [0.0, 1e39, None], [NUMBER], {}, r"the number is 1e\+39"),
+    ("t", [[1], [2, 3], None], [{**SEQUENCE, "time": "t"}], {"time": {"column": "now", "unit": "s"}}, r"times is \[2, 3\]"),
+    ("now", [1, None, 3], [{**SEQUENCE, "time": "t"}], {"time": {"column": "now", "unit": "s"}}, "time of the row is None"),
+]
+
+
+@pytest.mark.parametrize(("column", "values", "fields", "schema", "message"), MISTAKES)
+def test_a_wrong_row_is_told_with_its_file_row_and_column(
+    column: str, values: list[Any], fields: list[dict[str, Any]], schema: dict[str, Any], message: str
+) -> None:
+    others = {"a": STRAY, "past": [[1], [2], []], "t": [[1], [2], []], "now": STRAY, "_file": pa.array([0, 1, 1], pa.int32())}
+
+    with pytest.raises(BadInput, match=message) as caught:
+        collate({**others, column: pa.array(values)}, *fields, **schema)
+
+    assert (caught.value.file, caught.value.row, caught.value.column) == ("tuesday.parquet", 101, column)
+    assert caught.value.expected
+    assert "bad_rows: skip" in str(caught.value)
+
+
+@pytest.mark.parametrize(("column", "values", "fields", "schema", "message"), MISTAKES)
+def test_a_wrong_row_can_be_left_out_and_is_counted(
+    column: str, values: list[Any], fields: list[dict[str, Any]], schema: dict[str, Any], message: str
+) -> None:
+    others = {"a": STRAY, "past": [[1], [2], []], "t": [[1], [2], []], "now": STRAY, "_file": pa.array([0, 1, 1], pa.int32())}
+    columns = {**others, column: pa.array(values)}
+
+    batch = collate(columns, *fields, bad_rows="skip", **schema)
+    good = pa.record_batch({name: pa.array(values) for name, values in columns.items()}).take(pa.array([0, 2]))
+    clean = collate({"_row": [100, 102], **dict(zip(good.schema.names, good.columns, strict=True))}, *fields, **schema)
+
+    assert batch.tally.skipped.tolist() == [0, 1]
+    assert batch.tally.rows.tolist() == [1, 1]
+    assert batch.tally.hashes.tolist() == clean.tally.hashes.tolist()
+    assert batch.labels.tolist() == clean.labels.tolist()
+    assert batch.bags.values().tolist() == clean.bags.values().tolist()
+    assert batch.rows == 99, "the step divides its loss by the rows that were read"
+
+
+def test_rows_that_are_wrong_in_different_columns_are_all_left_out() -> None:
+    batch = collate({"a": [0, 500, 2, 3], "n": [1.0, 2.0, float("inf"), 4.0], "y": [0, 1, 0, 7]}, ID, NUMBER, bad_rows="skip")
+
+    assert batch.numbers.tolist() == [[1]]
+    assert batch.tally.skipped.tolist() == [3, 0]
+
+
+def test_a_missing_column_is_told_with_the_nearest_one() -> None:
+    with pytest.raises(BadInput, match="column 'a' is missing") as caught:
+        collate({"aa": [1]})
+    assert "did you mean" in str(caught.value) or "valid:" in str(caught.value)
+    assert caught.value.file == "monday.parquet"
+
+
+def test_strings_where_numbers_are_expected_are_told() -> None:
+    with pytest.raises(BadInput, match="column 'n' holds string"):
+        collate({"n": ["1.5"]}, NUMBER)
+
+
+def test_ids_of_another_type_than_the_vocabulary_are_told() -> None:
+    with pytest.raises(BadInput, match="column 'a' holds string") as caught:
+        collate({"a": ["1"]}, {"name": "a", "kind": "id"}, statistics=Statistics(vocabularies={"a": pa.array([1])}))
+    assert "the type its vocabulary was fitted on" in str(caught.value)
+
+
+# --- the tally ---
+
+EVERYTHING = [ID, LIST, NUMBER, VECTOR]
+ROWS = {
+    "a": [1, 2, 3, 4, 5, 6],
+    "past": [[1, 2], [2, 1], [], None, [5], [5, 5]],
+    "n": [1.0, 0.0, None, 3.0, -1.0, 2.0],
+    "v": [[1.0, 2.0], None, [0.0, 1.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]],
+    "y": [0, 1, 0, 1, 0, 1],
+    "g": ["x", "y", None, "x", "z", "x"],
+    "_file": pa.array([0, 1, 0, 1, 1, 0], pa.int32()),
+    "_row": [10, 20, 11, 21, 22, 12],
+}
+
+
+def tally(rows: list[int], **changes: Any) -> Tally:
+    whole = pa.record_batch({**{name: pa.array(values) for name, values in ROWS.items()}, **changes})
+    taken = whole.take(pa.array(rows, pa.int64()))
+    return collate(dict(zip(taken.schema.names, taken.columns, strict=True)), *EVERYTHING, group="g").tally
+
+
+def test_the_tally_counts_rows_and_hashes_for_every_file() -> None:
+    found = tally([0, 1, 2, 3, 4])
+
+    assert found.rows.tolist() == [2, 3]
+    assert found.hashes[0] != found.hashes[1]
+    assert found.hashes.dtype == found.rows.dtype == torch.int64
+
+
+def test_the_tally_does_not_depend_on_order_or_cuts() -> None:
+    whole = tally([0, 1, 2, 3, 4, 5])
+    cut = tally([4, 2]) + tally([5]) + tally([]) + tally([0, 3, 1])
+
+    assert whole.stacked().tolist() == cut.stacked().tolist()
+
+
+def test_a_row_read_twice_or_not_at_all_changes_the_hash() -> None:
+    exact = tally([0, 1, 2, 3, 4, 5]).hashes
+
+    assert (tally([0, 1, 2, 3, 4, 4]).hashes[1] != exact[1]).all()
+    assert (tally([0, 1, 3, 4, 5]).hashes[0] != exact[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("a", [9, 2, 3, 4, 5, 6]),
+        ("past", [[2, 1], [2, 1], [], None, [5], [5, 5]]),
+        ("past", [[1, 2], [2, 1], [], None, [5], [5]]),
+        ("n", [1.5, 0.0, None, 3.0, -1.0, 2.0]),
+        ("v", [[2.0, 1.0], None, [0.0, 1.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]),
+        ("y", [1, 1, 0, 1, 0, 1]),
+        ("g", ["q", "y", None, "x", "z", "x"]),
+        ("_row", [13, 20, 11, 21, 22, 12]),
+    ],
+)
+def test_any_other_content_has_another_hash(column: str, values: list[Any]) -> None:
+    changed = tally([0, 1, 2, 3, 4, 5], **{column: pa.array(values)})
+
+    assert changed.hashes[0] != tally([0, 1, 2, 3, 4, 5]).hashes[0]
+
+
+def test_swapping_a_cell_between_two_rows_changes_the_hash() -> None:
+    swapped = [3, 2, 1, 4, 5, 6]  # rows 0 and 2 are both of the first file
+
+    assert tally([0, 1, 2, 3, 4, 5], a=pa.array(swapped)).hashes[0] != tally([0, 1, 2, 3, 4, 5]).hashes[0]
+
+
+def test_hashes_are_summed_exactly_beyond_64_bits() -> None:
+    parts = [tally([row]).hashes[0].item() for row in (0, 2, 5)]
+
+    assert (sum(parts) - tally([0, 2, 5]).hashes[0].item()) % 2**64 == 0
+
+
+def test_list_sums_wrap_and_are_right_all_the_same() -> None:
+    big = np.array([2**64 - 1, 5, 2**63, 2**63 + 3, 2**60 + 7], dtype=np.uint64)
+
+    assert segment_sums(big, np.array([2, 0, 2, 1])).tolist() == [4, 0, 3, 2**60 + 7]
+
+
+def test_the_factors_are_odd_different_and_do_not_depend_on_how_many_are_asked_for() -> None:
+    assert (odd_numbers(5000)[:7] == odd_numbers(7)).all()
+    assert len(set(odd_numbers(5000).tolist())) == 5000
+    assert (odd_numbers(5000) % np.uint64(2) == 1).all()
