@@ -142,8 +142,8 @@ class Days:
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             looks = dict(zip(sizes, pool.map(look, sizes), strict=True))
-        schema, clashes = _together([file for file in looks.values() if isinstance(file, DayFile)])
-        looks |= clashes
+        for path, twin in _twins(file for file in looks.values() if isinstance(file, DayFile)).items():
+            looks[path] = BadInput(f"the same content as {twin}", file=path, hint="delete one of the two")
         bad = {path: error for path, error in looks.items() if isinstance(error, BadInput)}
         if bad and self._bad_files == "stop":
             raise next(iter(bad.values()))
@@ -154,7 +154,7 @@ class Days:
                 file=self._root,
                 hint="write the day again, or take it out of data.days",
             )
-        return Day(day, files, schema, {path: str(error) for path, error in bad.items()})
+        return Day(day, files, _common_schema(files), {path: str(error) for path, error in bad.items()})
 
     def _found(self) -> dict[str, pyarrow.fs.FileInfo]:
         files, inner = filesystem(self._root)
@@ -301,18 +301,16 @@ def _date(text: str) -> date:
         raise GenctrError(f"{text!r} is not a date: {error}\n  expected: a day such as 2026-11-20") from error
 
 
-def _together(files: Sequence[DayFile]) -> tuple[pa.Schema, dict[str, BadInput]]:
-    """The types that hold all files' values, and what is wrong with the files that cannot stand beside those before them."""
-    clashes = {}
-    for path, twin in _twins(files).items():
-        clashes[path] = BadInput(f"the same content as {twin}", file=path, hint="delete one of the two")
-    schema = pa.schema([])
-    for file in files:
+def _common_schema(files: Sequence[DayFile]) -> pa.Schema:
+    """The types that hold the values of all files. If there are none, nobody knows which file is wrong: no quarantine."""
+    schema = files[0].schema
+    for file in files[1:]:
         try:
             schema = pa.unify_schemas([schema, file.schema], promote_options="permissive")
         except pa.ArrowException as error:
-            clashes[file.path] = BadInput(f"other types than in {files[0].path}: {error}", file=file.path)
-    return schema, clashes
+            raise BadInput(f"other types than in the files before: {error}", file=file.path,
+                           hint="write the day again with the same types in every file") from error  # fmt: skip
+    return schema
 
 
 def _twins(files: Iterable[DayFile]) -> dict[str, str]:

@@ -144,7 +144,7 @@ def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
     """Guess every column. At most one is the label and one the time."""
     guesses: dict[str, Guess] = {}
     label = _best([own for own in columns if _is_binary(own)], CLICKS, ACTS)
-    time = _best([own for own in columns if not is_list(own.type) and _unit(own)], r"^(time|timestamp|ts)(_|$)", TIMES)
+    time = _best([own for own in columns if not is_list(own.type) and _unit(own)], r"^(time|timestamp|ts)(_|$)", "")
     group = _best([own for own in columns if not is_list(own.type)], USERS, VISITS)
     plain = [own for own in columns if not is_list(own.type)]
     for own in columns:

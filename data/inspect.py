@@ -300,6 +300,7 @@ class _Tally:
     def __init__(self, name: str) -> None:
         self._name = name
         self._kind: pa.DataType | None = None
+        self._family = ""
         self._rows = self._nulls = self._nans = self._values = 0
         self._shortest, self._longest, self._elements = math.inf, 0, 0
         self._low: Any = None
@@ -328,7 +329,10 @@ class _Tally:
             self._nans += len(values) - pc.sum(finite, min_count=0).as_py()
             values = values.filter(finite)
             self._whole = self._whole and pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py()
-        if len(values) and _is_plain(values.type):
+        family = _family(values.type)
+        self._family = self._family or family
+        # Files may disagree on the type, which is a problem told elsewhere: then the first ones count.
+        if len(values) and family and family == self._family:
             self._measure(values)
 
     def _measure(self, values: pa.Array) -> None:
@@ -338,8 +342,8 @@ class _Tally:
         ends = pc.min_max(values).as_py()
         self._low = ends["min"] if self._low is None else min(self._low, ends["min"])
         self._high = ends["max"] if self._high is None else max(self._high, ends["max"])
-        if not is_text(values.type) and not pa.types.is_temporal(values.type):
-            self._sum += pc.sum(values.cast(pa.float64())).as_py()
+        if self._family == "number":
+            self._sum += pc.sum(values.cast(pa.float64(), safe=False)).as_py()
         self._sketch.add(values)
         if len(self._examples) < 3:
             fresh = [str(value) for value in pc.unique(values.slice(0, 1000)).slice(0, 3).to_pylist()]
@@ -365,9 +369,15 @@ class _Tally:
         )
 
 
-def _is_plain(kind: pa.DataType) -> bool:
-    times = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
-    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or times)
+def _family(kind: pa.DataType) -> str:
+    """Values of one family can be compared with each other; "" is not measured."""
+    if is_text(kind):
+        return "text"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        return str(kind)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return "number"
+    return ""
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
+from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
 
@@ -25,6 +26,8 @@ BUFFER_BYTES = 65_536
 
 FOOTERS = 32
 """[files] whose parsed footers are kept: parsing one of a hundred row groups takes a tenth of reading a row group."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Reader(Protocol):
@@ -110,7 +113,7 @@ class CsvReader:
         *,
         delimiter: str = ",",
         names: Sequence[str] | None = None,
-        types: Mapping[str, str] = MappingProxyType({}),
+        types: Mapping[str, str] = NOTHING,
         nulls: Sequence[str] = ("",),
     ) -> None:
         self._delimiter = delimiter
@@ -126,8 +129,13 @@ class CsvReader:
 
     def schema(self, path: str) -> pa.Schema:
         """The stated types, and for the rest what the first block suggests."""
-        with _told(path), self._open(path, types=self._types) as batches:
-            return batches.schema
+        with _told(path), self._open(path) as batches:
+            schema = batches.schema
+        for column in self._types:
+            if column not in schema.names:
+                raise BadInput("reader option types: no such column", file=path, column=column,
+                               hint=nearest(column, schema.names))  # fmt: skip
+        return pa.schema({name: self._types.get(name, schema.field(name).type) for name in schema.names})
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The file from row `start`; the lines before it are split but not converted."""
@@ -139,7 +147,7 @@ class CsvReader:
 
     @contextmanager
     def _open(
-        self, path: str, *, types: Mapping[str, pa.DataType], columns: Sequence[str] = (), start: int = 0
+        self, path: str, *, types: Mapping[str, pa.DataType] = NOTHING, columns: Sequence[str] = (), start: int = 0
     ) -> Iterator[pyarrow.csv.CSVStreamingReader]:
         files, inner = filesystem(path)
         with (

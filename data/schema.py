@@ -179,7 +179,7 @@ class Schema(Section):
     label: Label | None = None
     """The one thing to predict …"""
 
-    labels: tuple[Label, ...] | None = None
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)] | None = None
     """… or several."""
 
     time: Time | None = None

@@ -214,10 +214,18 @@ class DayStream:
 
     def _with_provenance(self, batch: pa.RecordBatch, unit: _Unit, start: int) -> pa.RecordBatch:
         first = unit.first_row + start
-        columns = [batch.column(name).cast(self._schema.field(name).type) for name in self._columns]
+        columns = [self._cast(batch.column(name), name, unit) for name in self._columns]
         columns.append(pa.array(np.full(batch.num_rows, unit.file, dtype=np.int32)))
         columns.append(pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64)))
         return pa.RecordBatch.from_arrays(columns, schema=self._schema)
+
+    def _cast(self, values: pa.Array, column: str, unit: _Unit) -> pa.Array:
+        """To the type that all files of the day share: mostly it has that type."""
+        try:
+            return values.cast(self._schema.field(column).type)
+        except pa.ArrowInvalid as error:
+            raise BadInput(f"a value does not fit the type of the day: {error}", file=self._day.files[unit.file].path,
+                           row_group=unit.unit, column=column) from error  # fmt: skip
 
     def _ordered_units(self) -> list[_Unit]:
         units = []

@@ -179,21 +179,25 @@ class _LookUp(torch.autograd.Function):
         return None, None, None, None
 
 
-class AdamOptimizer(EmbeddingFusedOptimizer):  # type: ignore[misc]
-    """TorchRec's view of an Adam group, with the count of steps in its state.
+class TableOptimizer(EmbeddingFusedOptimizer):  # type: ignore[misc]
+    """TorchRec's view of a group's optimizer, with the state that a checkpoint needs under any plan.
 
-    TorchRec saves the moments only; without the count a restored run would correct their bias as if it had just begun. It is
-    one replicated number per table, so that it loads under any plan.
+    Adam's count of steps is added, one replicated number per table: TorchRec saves the moments only, and a restored run would
+    correct their bias as if it had just begun. An empty state (SGD) is taken out: DCP saves it on rank 0 only, and then misses
+    the others'.
     """
 
-    def __init__(self, config: GroupedEmbeddingConfig, tables: Any, group: dist.ProcessGroup | None) -> None:
+    def __init__(self, config: GroupedEmbeddingConfig, tables: Any, group: dist.ProcessGroup | None, *, counted: bool) -> None:
         super().__init__(config, tables, group)
         for key, weight in self.params.items():
-            self.state[weight][key.removesuffix("weight") + "step"] = tables.iter
+            if counted:
+                self.state[weight][key.removesuffix("weight") + "step"] = tables.iter
+            if not self.state[weight]:
+                del self.state[weight]
 
 
-class AdamEmbeddingBag(BatchedFusedEmbeddingBag):  # type: ignore[misc]
-    """TorchRec's kernel of pooled tables, which knows Adam on CPU and the count of steps everywhere."""
+class PooledKernel(BatchedFusedEmbeddingBag):  # type: ignore[misc]
+    """TorchRec's kernel of pooled tables, with Adam on CPU and a state that can be saved."""
 
     def __init__(
         self,
@@ -203,38 +207,35 @@ class AdamEmbeddingBag(BatchedFusedEmbeddingBag):  # type: ignore[misc]
         sharding_type: ShardingType | None = None,
         env: ShardingEnv | None = None,
     ) -> None:
-        rule, learns_by_adam = _take(config)
+        counted, rule = _take(config)
         super().__init__(config, pg, device, sharding_type, env)
         if rule is not None:
             self._emb_module = AdamTables(self._emb_module, rule)
-        if learns_by_adam:
-            self._optim = AdamOptimizer(config, self._emb_module, pg)
+        self._optim = TableOptimizer(config, self._emb_module, pg, counted=counted)
 
 
-class AdamEmbedding(BatchedFusedEmbedding):  # type: ignore[misc]
+class UnpooledKernel(BatchedFusedEmbedding):  # type: ignore[misc]
     """The same for unpooled tables."""
 
     def __init__(
         self, config: GroupedEmbeddingConfig, pg: dist.ProcessGroup | None = None, device: torch.device | None = None
     ) -> None:
-        rule, learns_by_adam = _take(config)
+        counted, rule = _take(config)
         super().__init__(config, pg, device)
         if rule is not None:
             self._emb_module = AdamTables(self._emb_module, rule)
-        if learns_by_adam:
-            self._optim = AdamOptimizer(config, self._emb_module, pg)
+        self._optim = TableOptimizer(config, self._emb_module, pg, counted=counted)
 
 
-def _take(config: GroupedEmbeddingConfig) -> tuple[Adam | None, bool]:
-    """Take our rule out of a group's settings, which then make an Adagrad TBE; whether the group learns by Adam."""
+def _take(config: GroupedEmbeddingConfig) -> tuple[bool, Adam | None]:
+    """Whether a group learns by Adam; our rule for it, taken out of the group's settings, which then make an Adagrad TBE."""
     settings = config.fused_params
-    if settings.get("optimizer") != EmbOptimType.ADAM:
-        return None, False
-    settings.pop("width", None)  # it was there to keep tables of different widths in different groups
+    learns_by_adam = settings["optimizer"] == EmbOptimType.ADAM
     rule = settings.pop("rule", None)
     if rule is not None:
         settings["optimizer"] = EmbOptimType.EXACT_ADAGRAD
-    return rule, True
+        del settings["width"]  # it was there to keep tables of different widths in different groups
+    return learns_by_adam, rule
 
 
 @contextmanager
@@ -252,7 +253,7 @@ def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
 def our_kernels() -> Iterator[None]:
     """Let TorchRec make its tables with the kernels above, inside the block: it has no other way to be given a kernel."""
     with (
-        _replaced(embedding_lookup, "BatchedFusedEmbeddingBag", AdamEmbeddingBag),
-        _replaced(embedding_lookup, "BatchedFusedEmbedding", AdamEmbedding),
+        _replaced(embedding_lookup, "BatchedFusedEmbeddingBag", PooledKernel),
+        _replaced(embedding_lookup, "BatchedFusedEmbedding", UnpooledKernel),
     ):
         yield

@@ -32,7 +32,7 @@ from torchrec.distributed.embeddingbag import (
 )
 from torchrec.distributed.types import Awaitable, LazyAwaitable, ParameterSharding, ShardingEnv, ShardingType
 from torchrec.modules.embedding_configs import PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection, get_embedding_names_by_table
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor, KeyedTensor
 
 T = TypeVar("T")
@@ -69,9 +69,10 @@ class PooledTables(ShardedEmbeddingBagCollection):  # type: ignore[misc]
     ) -> None:
         super().__init__(module, params, env, device=device, module_fqn=module_fqn)
         self._has_mean_pooling_callback = False  # theirs
+        configs = module.embedding_bag_configs()
         self._averaged = [
             name
-            for config, names in zip(module.embedding_bag_configs(), module._embedding_names_by_table, strict=True)
+            for config, names in zip(configs, get_embedding_names_by_table(configs), strict=True)
             for name in names
             if config.pooling == PoolingType.MEAN and params[config.name].sharding_type in SUMMED_OVER_RANKS
         ]

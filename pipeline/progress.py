@@ -1,73 +1,100 @@
-"""How far, how fast, how long still: a bar on a terminal, plain lines elsewhere."""
+"""How far a day has come: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
 
 LINE_SECONDS = 10.0
-"""[s] between two plain lines."""
 
 
 class Progress:
-    """Shows rows done.
+    """Shows rows done, rows/s and time left on stderr, and a last line when it is over.
+
+    On a terminal: a bar. Where there is none, or with `plain`: a line at most every 10 seconds.
 
     Args:
-        rows: [rows] in all.
+        total_rows: [rows] there are, over all ranks.
         label: what is being done.
-        shown: whether this process speaks at all.
-        plain: lines instead of a bar, as also where standard error is no terminal.
+        shown: whether to show anything; one rank should.
+        plain: no bar.
+
+    Example:
+        >>> with Progress(1000, "train 2026-11-01", shown=True, plain=True) as progress:
+        ...     progress.advance(500, "loss .61")
     """
 
-    def __init__(self, rows: int, label: str, *, shown: bool, plain: bool) -> None:
-        self._rows, self._label, self._shown = rows, label, shown
+    def __init__(self, total_rows: int, label: str, *, shown: bool, plain: bool) -> None:
+        self.total_rows, self.label = total_rows, label
         self._done = self._skipped = 0
-        self._since = self._told = time.monotonic()
+        self._note = ""
+        self._is_shown = shown
         console = Console(stderr=True)
-        self._bar: Bar | None = None
-        if shown and not plain and console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-            self._bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
-            self._task = self._bar.add_task(label, total=rows, rate="", note="")
+        self._bar: RichProgress | None = None
+        if console.is_terminal and shown and not plain:
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self._bar = RichProgress(*columns, TextColumn("{task.fields[shown]}"), console=console, transient=True)
 
     def __enter__(self) -> "Progress":
+        self._since = self._last = time.monotonic()
         if self._bar is not None:
             self._bar.start()
+            self._task = self._bar.add_task(self.label, total=self.total_rows, shown="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._shown:
-            self._line("")
+        self._print()
 
     def skip(self, rows: int) -> None:
-        """Count rows that were done before."""
-        self._skipped = rows
-        self.advance(0)
+        """Count rows that were done before this run was started: they are done, but say nothing about its speed."""
+        self._skipped += rows
+        self._move(rows)
 
     def advance(self, rows: int, note: str = "") -> None:
-        """Count rows; an empty note leaves the last one standing."""
+        """Count rows that were just done.
+
+        Args:
+            rows: [rows] over all ranks.
+            note: shown from now on; an empty one leaves the last.
+        """
+        self._note = note or self._note
+        self._move(rows)
+
+    def _move(self, rows: int) -> None:
         self._done += rows
-        done = self._done + self._skipped
+        now = time.monotonic()
         if self._bar is not None:
-            fields = {"note": note} if note else {}
-            self._bar.update(self._task, completed=done, rate=f"{self.rate:,.0f} rows/s", **fields)
-        elif self._shown and time.monotonic() - self._told >= LINE_SECONDS:
-            self._line(note)
+            self._bar.update(self._task, advance=rows, shown=self._shown(now))
+        elif now - self._last >= LINE_SECONDS:
+            self._last = now
+            self._print()
 
-    @property
-    def rate(self) -> float:
-        """[rows/s] since the beginning."""
-        return self._done / max(time.monotonic() - self._since, 1e-9)
+    def _rate(self, now: float) -> float:
+        return (self._done - self._skipped) / max(now - self._since, 1e-9)
 
-    def _line(self, note: str) -> None:
-        self._told = time.monotonic()
-        done = self._done + self._skipped
-        left = (self._rows - done) / self.rate if self.rate else float("nan")
-        ahead = f", {left:.0f} s left" if done < self._rows else ""
-        print(f"{self._label}: {done:,} of {self._rows:,} rows, {self.rate:,.0f} rows/s{ahead} {note}".rstrip(), file=sys.stderr)
+    def _shown(self, now: float) -> str:
+        return f"{self._rate(now):,.0f} rows/s  {self._note}"
+
+    def _print(self) -> None:
+        if not self._is_shown:
+            return
+        now = time.monotonic()
+        rate, left = self._rate(now), self.total_rows - self._done
+        parts = [f"{self._done:,}/{self.total_rows:,} rows", f"{rate:,.0f} rows/s"]
+        if left > 0 and rate > 0:
+            parts.append(f"{_clock(left / rate)} left")
+        elif left <= 0:
+            parts.append(_clock(now - self._since))
+        parts += [self._note] if self._note else []
+        sys.stderr.write(f"{self.label}: {', '.join(parts)}\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

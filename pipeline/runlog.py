@@ -1,98 +1,163 @@
-"""One JSON line per event: the record that tables, plots and proofs read.
+"""One JSON line per event: the record of a run that reports read; and the same numbers for TensorBoard.
 
-| event | keys beside time, event, step | units |
-|---|---|---|
-| resumed | cursor, rows, ranks | [rows] trained so far |
-| quarantined | day, file, why | |
-| scored | day, rows, seconds, rows_per_second, tasks | a day before it is trained |
-| train | day, epoch, rows, rows_per_second, tasks | [rows] so far; metrics of the day so far |
-| trained | day, epoch, rows, seconds, rows_per_second, files, tasks | a whole day; files: {path: {rows, hash, skipped}} |
-| validated | epoch, rows, seconds, rows_per_second, tasks | [epochs] finished |
-| tested | rows, seconds, rows_per_second, tasks | the test days, with the best model |
-| evaluated | day, rows, seconds, rows_per_second, tasks | a day, by `genctr evaluate` |
+Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps trained so far], and the keys of its event:
 
-`time` is UTC in ISO 8601, `step` [steps] trained, `seconds` [s], `tasks` {task: {metric: value}}. A day that was scored or
-trained again after a kill has two lines; the later one counts. A number that is not finite is null.
-"""
+| event         | keys |
+|---|---|
+| `resumed`     | `cursor`: where reading goes on; `rows` [rows trained so far]; `ranks` [ranks] |
+| `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `tasks` |
+| `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `tasks` of the day so far, `auc` to within `auc_error` |
+| `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `tasks` |
+| `quarantined` | a file the day is trained without: `day`; `file`; `why` |
+| `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `seconds`, `rows_per_second`, `tasks` |
+| `evaluated`   | a day was scored by hand: `day`; `rows`, `seconds`, `rows_per_second`, `tasks` |
+| `tested`      | the test days with the best model: `rows`, `seconds`, `rows_per_second`, `tasks` |
+
+`tasks` is {task: {metric: value}}; the metrics and their units are those of `pipeline.meters`. A number that is nan or
+infinite is written as null.
+
+A run that was killed goes on from its last checkpoint and says so (`resumed`); the steps after that checkpoint are logged a
+second time. Whoever reads takes the later line.
+"""  # noqa: E501
 
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
+from data.errors import BadInput
 from data.paths import PATHS
+
+FILE = "log.jsonl"
+REWRITE_SECONDS = 30.0
 
 
 class RunLog:
-    """Appends events to `log.jsonl`, and their metrics to TensorBoard files. Only rank 0 writes.
+    """Appends events to the log of a run folder. Ranks other than 0 write nothing.
+
+    Each line is in the file when `write` returns. A line that a kill cut short is taken away when the log is opened again. A
+    store that cannot append (S3) gets the whole file again, at most every 30 seconds and on `close`.
+
+    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`; in a local run folder only, which is
+    what TensorBoard's writer can append to.
 
     Args:
-        folder: run folder, a path or URI.
+        folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
     """
 
     def __init__(self, folder: str) -> None:
-        self._path = f"{folder}/log.jsonl"
-        self._writes = not dist.is_initialized() or dist.get_rank() == 0
-        if self._writes:
-            # TensorBoard's writer wants a local folder; a run in an object store has its figures in log.jsonl.
-            self._board = None if "://" in folder else SummaryWriter(f"{folder}/tensorboard")
-            self._mend()
+        self._folder = folder.removeprefix("file://").rstrip("/")
+        self._path = f"{self._folder}/{FILE}"
+        self._silent = dist.is_initialized() and dist.get_rank() != 0
+        self._local = "://" not in self._folder
+        self._text: str | None = None
+        self._last_put = -math.inf
+        self._board: SummaryWriter | None = None
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one event."""
-        if not self._writes:
-            return
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, "step": step, **values}
-        self._append(json.dumps(_finite(line)) + "\n")
-        if self._board is None:
-            return
-        for task, metrics in values.get("tasks", {}).items():
-            for name, value in metrics.items():
-                self._board.add_scalar(f"{event}/{task}/{name}", value, step)
-        if "rows_per_second" in values:
-            self._board.add_scalar(f"{event}/rows_per_second", values["rows_per_second"], step)
+        """Add one event.
 
-    def _mend(self) -> None:
-        """End a line that a kill tore, so that the next event has a line of its own."""
-        if PATHS.exists(self._path):
-            with PATHS.open(self._path, "rb") as file:
-                torn = not file.read().endswith(b"\n")
-            if torn:
-                self._append("\n")
+        Args:
+            event: one of the table above.
+            step: [steps] trained so far.
+            values: its keys; JSON values, nan and infinity allowed.
+        """
+        if self._silent:
+            return
+        if self._text is None:
+            PATHS.mkdirs(f"{self._folder}/")
+            whole = _repaired(self._path)
+            self._text = "" if self._local else whole
+            self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps(_finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
+        if self._local:
+            with PATHS.open(self._path, "a") as stream:
+                stream.write(line)
+        else:
+            self._text += line
+            if time.monotonic() - self._last_put >= REWRITE_SECONDS:
+                self._put()
+        if self._board is not None:
+            for name, number in _numbers(event, values):
+                self._board.add_scalar(name, number, step)
+            self._board.flush()
 
-    def _append(self, text: str) -> None:
-        try:
-            with PATHS.open(self._path, "a") as file:
-                file.write(text)
-        except (NotImplementedError, pa.ArrowNotImplementedError):  # object stores replace objects whole
-            before = ""
-            if PATHS.exists(self._path):
-                with PATHS.open(self._path, "r") as file:
-                    before = file.read()
-            with PATHS.open(self._path, "w") as file:
-                file.write(before + text)
+    def close(self) -> None:
+        """Write what is held back. The log may be written to again."""
+        if self._text is not None and not self._local:
+            self._put()
+        if self._board is not None:
+            self._board.close()
+        self._text = self._board = None
+
+    def _put(self) -> None:
+        assert self._text is not None
+        with PATHS.open(self._path, "w") as stream:
+            stream.write(self._text)
+        self._last_put = time.monotonic()
 
 
 def read_log(folder: str) -> list[dict[str, Any]]:
-    """All whole events of a run folder, in order; torn lines are passed over."""
-    events = []
-    with PATHS.open(f"{folder}/log.jsonl", "r") as file:
-        for line in file:
-            try:
-                events.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return events
+    """All events of a run, in the order they were written. A last line that was cut short is left out; no log is no events.
+
+    Raises:
+        BadInput: a line that is not an event, other than the last.
+    """
+    lines = _read(f"{folder.removeprefix('file://').rstrip('/')}/{FILE}").split("\n")
+    lines.pop()  # what follows the last line break: nothing, or a line cut short
+    return [_parsed(line, number, folder) for number, line in enumerate(lines)]
+
+
+def _read(path: str) -> str:
+    if not PATHS.exists(path):
+        return ""
+    with PATHS.open(path, "r") as stream:
+        return str(stream.read())
+
+
+def _repaired(path: str) -> str:
+    """The whole lines of a log; from a file, a last line that was cut short is cut off."""
+    text = _read(path)
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text and "://" not in path:
+        with PATHS.open(path, "r+") as stream:
+            stream.truncate(len(whole.encode()))
+    return whole
+
+
+def _parsed(line: str, number: int, folder: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+        return {"time": event["time"], "event": event["event"], "step": event["step"], **event}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"this is no event: {line[:80]}",
+            file=f"{folder}/{FILE}",
+            row=number,
+            expected="one JSON object a line, with time, event and step",
+            hint="remove the line",
+        ) from error
 
 
 def _finite(value: Any) -> Any:
+    """The value as JSON has it: no nan, no infinity."""
     if isinstance(value, Mapping):
         return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every finite number in nested mappings, with its path."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _numbers(f"{name}/{key}", part)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        yield name, value

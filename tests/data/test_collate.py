@@ -399,6 +399,23 @@ def test_swapping_a_cell_between_two_rows_changes_the_hash() -> None:
     assert tally([0, 1, 2, 3, 4, 5], a=pa.array(swapped)).hashes[0] != tally([0, 1, 2, 3, 4, 5]).hashes[0]
 
 
+def test_the_hash_of_a_row_follows_the_formula() -> None:
+    def mixed(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        return z ^ (z >> 31)
+
+    # The words of a row: label and weight as bits of a float, the mapped id, the row in its file.
+    one = 0x3F800000
+    words = [(one, one, 1, 100), (0, one, 6, 101), (one, one, 3, 102)]
+    factors = odd_numbers(4).tolist()
+    hashes = [mixed(sum(w * f for w, f in zip(row, factors, strict=True)) % 2**64) for row in words]
+
+    found = collate({"a": [0, 5, 2], "y": [1, 0, 1]}).tally.hashes[0].item()
+
+    assert found % 2**64 == sum(hashes) % 2**64
+
+
 def test_hashes_are_summed_exactly_beyond_64_bits() -> None:
     parts = [tally([row]).hashes[0].item() for row in (0, 2, 5)]
 

@@ -230,6 +230,19 @@ def test_a_day_may_mix_integer_widths(tmp_path: Path) -> None:
     assert sorted(row for step in steps(day) for row in step.ids) == [1, 1, 2, 2, 3, 3]
 
 
+def test_a_value_that_does_not_fit_the_type_of_the_day_is_told(tmp_path: Path) -> None:
+    """Between them, unsigned and signed numbers of 64 bits have only the signed ones."""
+    folder = tmp_path / f"day={DAY}"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": pa.array([1], pa.int64())}), folder / "a")
+    pq.write_table(pa.table({"id": pa.array([2**63], pa.uint64())}), folder / "b")
+    (folder / "_SUCCESS").touch()
+
+    with pytest.raises(BadInput, match="does not fit the type of the day") as caught:
+        steps(Days(str(tmp_path), reader=READER).open(DAY, ["id"]))
+    assert (caught.value.file, caught.value.column) == (f"{folder}/b", "id")
+
+
 def test_more_ranks_than_lanes_are_refused(day: Day) -> None:
     with pytest.raises(GenctrError, match=r"3 ranks cannot share 2 lanes(.|\n)*set data.lanes to 3"):
         stream(day, lanes=2, ranks=3)

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from integration.test_resume import assert_every_row_once, config, events, final_tensors, finish, flat, start
-
-__all__ = ["config"]
+from tests.integration.jobs import assert_every_row_once, events, final_tensors, finish, flat, start
 
 STEADY = ("train.log_every_steps=1", "model.options.dropout=0", "train.max_steps=60")
 

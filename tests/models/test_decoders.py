@@ -17,6 +17,13 @@ UNITY = partial(FeatureGenerator, fields=F, width=D, activation="linear")
 ENCODERS_IN = {"fm": 1, "deepfm": 1, "crossnet": 3, "dcnv2": 3, "mlp": 1}
 
 
+class TenTimesTheFirst(nn.Module):
+    """An encoder that treats fields differently."""
+
+    def forward(self, emb_BFD):
+        return torch.cat([10 * emb_BFD[:, :1], emb_BFD[:, 1:]], dim=1)
+
+
 class Twice(nn.Module):
     """An encoder whose work is easy to follow."""
 
@@ -59,11 +66,7 @@ def test_the_pair_sum_of_one_field_is_zero():
 
 
 def test_fm_generates_the_vector_of_the_smaller_index():
-    class OnlyFirst(nn.Module):
-        def forward(self, emb_BFD):
-            return emb_BFD * torch.tensor([10.0, 1.0, 1.0]).view(1, 3, 1)
-
-    fm = FM(fields=3, width=1, generate=OnlyFirst)
+    fm = FM(fields=3, width=1, generate=TenTimesTheFirst)
     emb_BFD, linear_BF = torch.tensor([[[2.0], [3.0], [5.0]]]), torch.tensor([[0.1, 0.2, 0.3]])
 
     #   pairs 01, 02, 12: 20 * 3 + 20 * 5 + 3 * 5      linear: 0.6
@@ -99,14 +102,14 @@ def test_cross_layers_by_hand(options, expected):
 
 def test_the_weight_of_a_cross_layer_is_on_the_side_it_is_said_to_be():
     emb_BFD = torch.tensor([[[2.0], [3.0]]])
-    code, paper = (CrossNet(fields=2, width=1, generate=Twice, layers=1, weigh_generated=w) for w in (False, True))
+    code, paper = (CrossNet(fields=2, width=1, generate=TenTimesTheFirst, layers=1, weigh_generated=w) for w in (False, True))
     with torch.no_grad():
         code.weights[0].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
         paper.load_state_dict(code.state_dict())
 
-    torch.testing.assert_close(code(emb_BFD), torch.tensor([[2.0 + 4.0 * 3.0, 3.0]]))  # x + gate * (W x)
-    torch.testing.assert_close(paper(emb_BFD), torch.tensor([[2.0 + 6.0 * 2.0, 3.0]]))  # x + (W gate) * x
-    torch.testing.assert_close(code.operands(emb_BFD)[0], torch.tensor([[[4.0], [6.0]]]))
+    torch.testing.assert_close(code(emb_BFD), torch.tensor([[2.0 + 20.0 * 3.0, 3.0]]))  # x + gate * (W x)
+    torch.testing.assert_close(paper(emb_BFD), torch.tensor([[2.0 + 3.0 * 2.0, 3.0]]))  # x + (W gate) * x
+    torch.testing.assert_close(code.operands(emb_BFD)[0], torch.tensor([[[20.0], [3.0]]]))
     torch.testing.assert_close(code.operands(emb_BFD)[1], torch.tensor([[[3.0], [0.0]]]))
 
 

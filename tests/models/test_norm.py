@@ -125,6 +125,7 @@ def test_no_rows_are_no_error_and_parameters_get_a_zero_gradient():
     out_BC.sum().backward()
 
     assert out_BC.shape == (0, C)
+    assert torch.isfinite(made.running_mean).all()
     assert not made.weight.grad.any()
     assert not made.bias.grad.any()
     assert made.eval()(torch.zeros(0, C, dtype=torch.float64)).shape == (0, C)

@@ -274,7 +274,7 @@ class Mover:
     """Moves one whole table as its options say."""
 
     def __init__(self, table: Tensor, options: TableOptions) -> None:
-        self.table, self.options, self.sums = table, options, torch.zeros(len(table))
+        self.table, self.options, self.sums, self.steps = table, options, torch.zeros(len(table)), 0
         whole_decay = options.weight_decay if options.decay == "table" else 0.0
         self.torch = {
             "sgd": lambda: torch.optim.SGD([table]),
@@ -286,8 +286,11 @@ class Mover:
 
     def move(self, touched: Tensor, scale: float) -> None:
         table, options, lr = self.table, self.options, self.options.lr * scale
+        self.steps += 1
         with torch.no_grad():
             if options.optimizer == "lazy_adam":
+                # SparseAdam adds eps to the root before it corrects the bias, FBGEMM (and torch's Adam) after.
+                self.torch.param_groups[0]["eps"] = options.eps * (1 - options.betas[1] ** self.steps) ** 0.5
                 table[touched] *= 1 - lr * options.weight_decay
                 table.grad = torch.sparse_coo_tensor(touched[None], table.grad[touched], table.shape)
             elif options.optimizer == "adam" and options.decay == "touched":

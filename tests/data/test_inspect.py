@@ -1,0 +1,333 @@
+"""Inspecting a log: facts counted by hand, guesses that start a valid schema, and everything odd is told."""
+
+import datetime
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.days import write_day
+from data.document import read_document
+from data.errors import BadInput, GenctrError
+from data.guess import ColumnFacts, Guess
+from data.inspect import DistinctSketch, Report, inspect
+from data.schema import IdField, Schema, SequenceField
+from data.synthetic import write
+
+SHARED = Path(os.environ.get("GENCTR_DATA", "../shared/data"))
+
+
+def schema_of(report: Report, folder: Path) -> Schema:
+    (folder / "guessed.yaml").write_text(report.schema_yaml())
+    return read_document(str(folder / "guessed.yaml"), Schema)
+
+
+def facts_of(table: pa.Table, folder: Path) -> dict[str, ColumnFacts]:
+    pq.write_table(table, folder / "one.parquet")
+    return {facts.name: facts for facts in inspect(str(folder / "one.parquet")).columns}
+
+
+def guess_of(folder: Path, **columns: Any) -> dict[str, Guess]:
+    pq.write_table(pa.table(columns), folder / "one.parquet")
+    report = inspect(str(folder / "one.parquet"))
+    report.text()
+    json.dumps(report.to_json())
+    return report.guesses
+
+
+# --- facts ---
+
+
+def test_facts_are_those_counted_by_hand(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "number": pa.array([3, None, -1, 3], pa.int16()),
+            "text": ["b", "a", None, "b"],
+            "list": pa.array([[1, 2, 2], [], None, [5]], pa.list_(pa.int32())),
+            "float": [1.0, float("nan"), 2.0, None],
+            "nothing": pa.nulls(4),
+        }
+    )
+
+    facts = facts_of(table, tmp_path)
+
+    number, text, lists, floats = (facts[name] for name in ("number", "text", "list", "float"))
+    assert (number.null_share, number.distinct, number.low, number.high) == (0.25, 2, -1, 3)
+    assert number.mean == pytest.approx(5 / 3)
+    assert (text.null_share, text.distinct, text.low, text.high, text.examples) == (0.25, 2, "a", "b", ("b", "a"))
+    assert (lists.null_share, lists.distinct, lists.low, lists.high) == (0.25, 3, 1, 5)
+    assert lists.lengths == (0, pytest.approx(4 / 3), 3)
+    assert (floats.not_finite, floats.distinct, floats.whole) == (1, 2, True)
+    assert (facts["nothing"].null_share, facts["nothing"].distinct) == (1.0, 0)
+    assert all(own.exact for own in facts.values())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1, 2, 2, 3, -1]),
+        pa.array(["x", "y", "y", "z", ""]),
+        pa.array([0.5, 1.5, 1.5, -2.0, 0.0]),
+        pa.array([datetime.date(2026, 11, day) for day in (1, 2, 2, 3, 4)]),
+    ],
+)
+def test_few_values_are_counted_exactly_however_often_they_come(values: pa.Array) -> None:
+    sketch = DistinctSketch()
+    for _ in range(3):
+        sketch.add(values)
+
+    assert (sketch.count, sketch.full) == (4, False)
+
+
+def test_many_values_are_estimated_within_two_percent() -> None:
+    sketch = DistinctSketch()
+    for start in range(0, 1_000_000, 50_000):
+        sketch.add(pa.array(range(start, start + 60_000)))
+
+    assert sketch.full
+    assert sketch.count == pytest.approx(1_010_000, rel=0.02)  # five standard errors
+
+
+def test_columns_are_alike_by_the_share_of_their_common_values(tmp_path: Path) -> None:
+    many = 300_000
+    facts = facts_of(
+        pa.table({"a": range(many), "b": range(many // 2, many + many // 2), "c": [n % 10 for n in range(many)]}), tmp_path
+    )
+
+    assert facts["a"].likeness(facts["a"]) == 1.0
+    # Half of each is common: a third of both together.
+    assert facts["a"].likeness(facts["b"]) == pytest.approx(1 / 3, rel=0.05)
+    assert facts["c"].likeness(facts["a"]) < 0.01
+
+
+# --- where ---
+
+
+def test_a_log_a_day_and_a_file_are_told_apart(tmp_path: Path) -> None:
+    for day, rows in {"2026-11-01": 3, "2026-11-02": 2}.items():
+        write_day(str(tmp_path / f"log/day={day}"), [pa.table({"a": range(rows)}), pa.table({"a": [9]})])
+    (tmp_path / "log/synthetic.json").write_text("{}")
+
+    log = inspect(str(tmp_path / "log"))
+    assert log.layout == "day={day}"
+    assert [(day.name, day.rows, day.files, day.success) for day in log.days] == [
+        ("2026-11-01", 4, 2, True),
+        ("2026-11-02", 3, 2, True),
+    ]
+    assert (log.rows, log.rows_read, log.sample) == (7, 7, "all were read")
+
+    day = inspect(str(tmp_path / "log/day=2026-11-01/"))
+    assert (day.layout, day.rows, len(day.days)) == ("", 4, 1)
+
+    file = inspect(str(tmp_path / "log/day=2026-11-01/part-00000.parquet"))
+    assert (file.layout, file.rows, file.days[0].success) == ("", 3, None)
+
+
+def test_days_that_are_not_complete_or_empty_are_shown_as_such(tmp_path: Path) -> None:
+    write_day(str(tmp_path / "dt=1"), [pa.table({"a": [1]})])
+    write_day(str(tmp_path / "dt=2"), [pa.table({"a": [1]})])
+    (tmp_path / "dt=2/_SUCCESS").unlink()
+    write_day(str(tmp_path / "dt=3"), [])
+
+    report = inspect(str(tmp_path))
+
+    assert report.layout == "dt={day}"
+    assert [(day.name, day.rows, day.success) for day in report.days] == [("1", 1, True), ("2", 1, False), ("3", 0, True)]
+
+
+def test_csv_and_packed_tsv_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("click,city\n1,Ulm\n0,\n")
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"click\tcity\n1\tUlm\n0\t\n"))
+
+    for name in ("a.csv", "b.tsv.gz"):
+        report = inspect(str(tmp_path / name))
+
+        assert report.rows == 2
+        assert [(facts.name, facts.distinct, facts.null_share) for facts in report.columns] == [
+            ("click", 2, 0),
+            ("city", 1, 0.5),
+        ]
+
+
+def test_what_cannot_be_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2], "b": [1, 2]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": ["x"]}), tmp_path / "2.parquet")
+    (tmp_path / "3.parquet").write_bytes(b"PAR1 cut short")
+
+    report = inspect(str(tmp_path))
+
+    assert report.rows == 3
+    unreadable, changed, missing = report.problems
+    assert "3.parquet" in unreadable
+    assert "column 'b' is in 1 of 2 files" in missing
+    assert "column 'a' changes its type: int64 in" in changed
+    assert "problem: " in report.text()
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: (p / "x.parquet").write_bytes(b"") or p])
+def test_nothing_to_read_is_an_error(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no such file|no rows"):
+        inspect(str(make(tmp_path)))
+
+
+def test_a_large_log_is_sampled_from_everywhere_and_says_so(tmp_path: Path) -> None:
+    for day in range(4):
+        write_day(str(tmp_path / f"day={day}"), [pa.table({"a": [day] * 20_000})], row_group_rows=10_000)
+
+    report = inspect(str(tmp_path), sample_rows=40_000)
+
+    assert report.rows == 80_000
+    assert report.rows_read == 40_000
+    assert report.sample == "sampled: 40,000 rows, the first of 4 row groups out of 8"
+    assert report.columns[0].distinct == 4
+    assert report.sample in report.text()
+    with pytest.raises(GenctrError, match=r"no column .* looks like a feature"):
+        inspect(str(tmp_path / "day=0")).schema_yaml()
+
+
+PEAK = """
+import resource, sys
+from data.inspect import inspect
+
+inspect(sys.argv[1], sample_rows=10**9)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_ten_times_as_many_rows_need_no_more_memory(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (200_000, 2_000_000):
+        numbers = np.random.default_rng(0).integers(2**60, size=rows)
+        pq.write_table(pa.table(dict.fromkeys("abcd", numbers)), tmp_path / f"{rows}.parquet", use_dictionary=False)
+        command = [sys.executable, "-c", PEAK, str(tmp_path / f"{rows}.parquet")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+
+    # The rows that were added are 55 MiB.
+    assert peaks[1] - peaks[0] < 20, f"peaks of {peaks} MiB"
+
+
+# --- guesses ---
+
+
+def test_the_guessed_schema_of_the_synthetic_log_is_that_of_the_demo_in_all_but_the_tables(tmp_path: Path) -> None:
+    write(str(tmp_path / "log"), 2, 6_000, 0)
+    demo = read_document("launch/configs/demo.schema.yaml", Schema)
+
+    schema = schema_of(inspect(str(tmp_path / "log")), tmp_path)
+
+    assert (schema.label, schema.time, schema.group) == (demo.label, demo.time, demo.group)
+    assert [(own.name, own.kind) for own in schema.fields] == [(own.name, own.kind) for own in demo.fields]
+    history = next(own for own in schema.fields if isinstance(own, SequenceField))
+    assert (history.table, history.length, history.time) == ("item_id", 20, "history_time_ms")
+
+
+def test_what_happens_after_the_row_was_shown_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    zeros_and_ones = [0, 1, 1, 0]
+    guesses = guess_of(
+        tmp_path, is_click=zeros_and_ones, is_like=zeros_and_ones, long_view=zeros_and_ones, play_time_ms=[5, 9, 7, 0],
+        rating=[1, 2, 3, 4], pred_ctr=[0.1, 0.2, 0.3, 0.4], is_author=zeros_and_ones,
+    )  # fmt: skip
+
+    assert guesses["is_click"].kind == "label"
+    for name in ("is_like", "long_view", "play_time_ms", "rating", "pred_ctr"):
+        assert guesses[name].kind == "left out", name
+    assert "after the row was shown" in guesses["play_time_ms"].why
+    assert guesses["is_author"].kind == "id"
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)])
+def test_the_unit_of_a_time_is_seen_from_its_size(unit: str, scale: int, tmp_path: Path) -> None:
+    guesses = guess_of(tmp_path, event_time=[1_790_000_000 * scale, 1_790_000_007 * scale], request_id=["a", "b"], click=[0, 1])
+
+    assert guesses["event_time"].entry == {"column": "event_time", "unit": unit}
+    assert guesses["event_time"].why.startswith("from 2026-09-21 14:13")
+    # Nobody is named, so the rows of one visit belong together; as a feature its name is worthless.
+    assert guesses["request_id"].also_group
+    assert guesses["request_id"].kind == "left out"
+
+
+def test_kinds_follow_from_type_name_and_number_of_values(tmp_path: Path) -> None:
+    rows = 200_000
+    n = np.arange(rows)
+    guesses = guess_of(
+        tmp_path,
+        item_id=n,
+        slot=n % 4,
+        age=n % 90 + 1,
+        num_likes_shown=n % 5_000,
+        delta=n - 100.5,
+        code_with_gaps=pa.array((n % 3).astype(float), mask=n == 0),
+        city=pa.array(["Ulm", "Köln"]).take(pa.array(n % 2)),
+        constant=np.zeros(rows),
+        when=pa.array(n % 1000, pa.timestamp("ns")),
+        both=pa.array([{"a": 1}] * rows),
+    )
+
+    assert guesses["item_id"].entry == {"name": "item_id", "kind": "id", "ids": "hash", "rows": 524_288}
+    assert guesses["slot"].entry == {"name": "slot", "kind": "id", "ids": "vocab"}
+    assert guesses["age"].entry["kind"] == "number"
+    assert guesses["num_likes_shown"].entry["transform"] == "log1p"
+    assert guesses["delta"].entry["transform"] == "standardise"
+    assert guesses["code_with_gaps"].entry["buckets"] == 3
+    assert guesses["city"].entry["ids"] == "vocab"
+    assert {name for name, guess in guesses.items() if guess.kind == "left out"} == {"constant", "both"}
+    assert guesses["when"].kind == "time"
+
+
+def test_lists_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+    guesses = guess_of(
+        tmp_path,
+        item=list(range(1000, 1100)),
+        seen=[[1000 + n, 1000 + (n + 7) % 100] * 4 for n in range(100)],
+        words=[[n % 3, 5] for n in range(100)],
+        picture=[[float(n), 0.5] for n in range(100)],
+        ragged=[[0.5] * (1 + n % 2) for n in range(100)],
+        empty=pa.array([[]] * 100, pa.list_(pa.int64())),
+        history=[[f"u{n}"] for n in range(100)],
+    )
+
+    assert guesses["seen"].entry == {"name": "seen", "kind": "sequence", "table": "item", "length": 8}
+    assert guesses["words"].kind == "ids"
+    assert guesses["picture"].entry == {"name": "picture", "kind": "vector", "dim": 2}
+    assert guesses["history"].entry == {"name": "history", "kind": "sequence", "ids": "vocab", "length": 1}
+    assert {name for name, guess in guesses.items() if guess.kind == "left out"} == {"ragged", "empty"}
+
+
+def test_columns_with_impossible_names_get_a_field_name_and_keep_their_column(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"user id": [1, 2], "on": ["a", "b"], "2nd": ["a", "b"], "clicked": [0, 1]}), tmp_path / "1.parquet"
+    )
+
+    schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
+
+    assert [(own.name, own.column) for own in schema.fields] == [("user_id", "user id"), ("on", "on"), ("_2nd", "2nd")]
+
+
+def test_without_a_label_the_schema_is_valid_and_asks_for_one(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": [1, 2]}), tmp_path / "1.parquet")
+    report = inspect(str(tmp_path / "1.parquet"))
+
+    assert isinstance(schema_of(report, tmp_path).fields[0], IdField)
+    assert "no column was found that looks like one" in report.schema_yaml()
+
+
+@pytest.mark.skipif(not (SHARED / "kuairand").is_dir(), reason="no shared data: see GENCTR_DATA")
+def test_the_guess_for_kuairand_reads_no_feedback(tmp_path: Path) -> None:
+    report = inspect(str((SHARED / "kuairand").resolve()))
+    schema = schema_of(report, tmp_path)
+
+    assert report.rows == report.rows_read == 228_329
+    assert schema.task_names == ("is_click",)
+    assert schema.group == "user_id"
+    feedback = ("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "is_profile_enter")
+    assert not {*feedback, "profile_stay_time", "comment_stay_time"} & set(schema.columns())

@@ -1,0 +1,232 @@
+"""Readers: the same rows from any position; bad content is told from a store that fails.
+
+Run: pytest tests/data/test_readers.py
+"""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from data.errors import BadInput, GenctrError
+from data.readers import READERS, CsvReader, ParquetReader
+
+ROWS = 200_000
+"""More than Arrow decodes in one go, and more than one block of a CSV file."""
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path, row_group_size=150_000)
+
+
+def write_csv(path: Path, table: pa.Table) -> None:
+    pyarrow.csv.write_csv(table, path)
+
+
+WRITERS: dict[str, Callable[[Path, pa.Table], None]] = {"parquet": write_parquet, "csv": write_csv}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The same table in every format: id counts from 0, name is its text."""
+    folder = tmp_path_factory.mktemp("files")
+    ids = pa.array(range(ROWS), pa.int64())
+    table = pa.table({"id": ids, "name": pa.array([f"row {n}" for n in range(ROWS)])})
+    for format_name, write in WRITERS.items():
+        write(folder / format_name, table)
+    return {name: str(folder / name) for name in WRITERS}
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_units_add_up_to_the_rows_of_the_file(files: dict[str, str], format_name: str) -> None:
+    units = READERS[format_name]().units(files[format_name])
+
+    assert units == {"parquet": (150_000, 50_000), "csv": (200_000,)}[format_name]
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_the_schema_names_every_column_and_its_type(files: dict[str, str], format_name: str) -> None:
+    schema = READERS[format_name]().schema(files[format_name])
+
+    assert schema.equals(pa.schema({"id": pa.int64(), "name": pa.string()}))
+
+
+@pytest.mark.parametrize("start", [0, 1, 49_999, 65_535, 65_536, 65_537, 149_999])
+@pytest.mark.parametrize("format_name", READERS)
+def test_reading_from_a_row_gives_exactly_the_rows_from_there_on(files: dict[str, str], format_name: str, start: int) -> None:
+    batches = list(READERS[format_name]().read(files[format_name], 0, ["name", "id"], start))
+    ids = [row for batch in batches for row in batch.column("id").to_pylist()]
+
+    assert ids == list(range(start, 150_000 if format_name == "parquet" else ROWS))
+    assert batches[0].column("name")[0].as_py() == f"row {start}"
+    assert all(batch.num_rows for batch in batches)
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_reading_from_the_end_gives_nothing(files: dict[str, str], format_name: str) -> None:
+    unit_rows = 150_000 if format_name == "parquet" else ROWS
+    assert list(READERS[format_name]().read(files[format_name], 0, ["id"], unit_rows)) == []
+
+
+def test_the_second_row_group_begins_after_the_first(files: dict[str, str]) -> None:
+    assert next(ParquetReader().read(files["parquet"], 1, ["id"], 7)).column("id")[0].as_py() == 150_007
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_a_file_that_is_gone_is_no_bad_file(tmp_path: Path, format_name: str) -> None:
+    """Whoever leaves bad files out must not leave out the ones that could not be reached."""
+    reader = READERS[format_name]()
+
+    for ask in (reader.units, reader.schema, lambda path: next(reader.read(path, 0, ["id"], 0))):
+        with pytest.raises(GenctrError, match=r"cannot read .*gone") as caught:
+            ask(str(tmp_path / "gone"))
+        assert not isinstance(caught.value, BadInput)
+
+
+@pytest.mark.parametrize("cut_to", [0, 3, 1000, -1])
+def test_a_truncated_parquet_file_is_told(files: dict[str, str], tmp_path: Path, cut_to: int) -> None:
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(Path(files["parquet"]).read_bytes()[:cut_to])
+
+    with pytest.raises(BadInput, match=r"unreadable data(.|\n)*write the file again") as caught:
+        ParquetReader().units(str(bad))
+    assert caught.value.file == str(bad)
+
+
+def test_a_flipped_bit_is_told_where_the_file_has_checksums(tmp_path: Path) -> None:
+    """Uncompressed and plain, so that without its checksum the page would just hold another number."""
+    bad = tmp_path / "bad.parquet"
+    table = pa.table({"id": range(100)})
+    pq.write_table(table, bad, row_group_size=50, compression="none", use_dictionary=False, write_page_checksum=True)
+    column = pq.read_metadata(bad).row_group(1).column(0)
+    content = bytearray(bad.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # in the last value of the only page
+    bad.write_bytes(content)
+
+    assert ParquetReader().units(str(bad)) == (50, 50)
+    assert next(ParquetReader().read(str(bad), 0, ["id"], 0)).num_rows == 50
+    with pytest.raises(BadInput, match="CRC") as caught:
+        list(ParquetReader().read(str(bad), 1, ["id"], 0))
+    assert (caught.value.file, caught.value.row_group) == (str(bad), 1)
+
+
+def test_a_file_that_was_replaced_is_not_read_by_its_old_footer(tmp_path: Path) -> None:
+    path, reader = tmp_path / "0.parquet", ParquetReader()
+    pq.write_table(pa.table({"id": [1, 2, 3]}), path)
+    assert reader.units(str(path)) == (3,)
+
+    pq.write_table(pa.table({"id": [1, 2, 3, 4], "more": [0, 0, 0, 0]}), path)
+
+    assert reader.units(str(path)) == (4,)
+    assert next(reader.read(str(path), 0, ["more"], 0)).num_rows == 4
+
+
+def test_lists_and_vectors_are_read_as_arrow_has_them(tmp_path: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0, 3.0, 4.0], pa.float32()), 2)
+    pq.write_table(pa.table({"tags": [[1, 2], []], "image": vectors}), tmp_path / "a")
+
+    (batch,) = ParquetReader().read(str(tmp_path / "a"), 0, ["tags", "image"], 0)
+
+    assert batch.to_pydict() == {"tags": [[1, 2], []], "image": [[1.0, 2.0], [3.0, 4.0]]}
+
+
+# --- CSV ---
+
+
+def read_csv(reader: CsvReader, path: Path, *columns: str, start: int = 0) -> dict[str, list[object]]:
+    batches = list(reader.read(str(path), 0, columns, start))
+    return {name: [value for batch in batches for value in batch.column(name).to_pylist()] for name in columns}
+
+
+def test_a_headerless_tsv_is_csv_with_two_options(tmp_path: Path) -> None:
+    path = tmp_path / "day_0.tsv"
+    path.write_text("1\t5\tab,c\n0\t\t68fd1e64\n")
+    reader = CsvReader(delimiter="\t", names=["label", "I1", "C1"])
+
+    assert reader.units(str(path)) == (2,)
+    assert read_csv(reader, path, "C1", "I1") == {"C1": ["ab,c", "68fd1e64"], "I1": [5, None]}
+    assert read_csv(reader, path, "label", start=1) == {"label": [0]}
+
+
+def test_stated_types_win_over_what_the_file_suggests(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("zip,n\n007,1\n010,2\n")
+
+    assert read_csv(CsvReader(types={"zip": "string"}), path, "zip", "n") == {
+        "zip": ["007", "010"],
+        "n": [1, 2],
+    }
+
+
+def test_a_row_means_the_same_wherever_reading_begins(tmp_path: Path) -> None:
+    """Read from its second row, the column looks like whole numbers; it was a column of texts from the first."""
+    path = tmp_path / "a.csv"
+    path.write_text("code\nx1\n7\n")
+
+    assert read_csv(CsvReader(), path, "code", start=1) == {"code": ["7"]}
+
+
+def test_nulls_are_what_the_options_say(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n\\N,x\n3,\\N\n")
+
+    assert read_csv(CsvReader(nulls=["\\N"]), path, "a", "b") == {"a": [None, 3], "b": ["x", None]}
+
+
+def test_a_compressed_csv_is_read_like_a_plain_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a\n1\n2\n"))
+
+    assert CsvReader().units(str(path)) == (2,)
+    assert read_csv(CsvReader(), path, "a", start=1) == {"a": [2]}
+
+
+def test_a_csv_file_of_a_header_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n")
+
+    assert CsvReader().units(str(path)) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "Empty CSV file"),
+        ("a,b\n1,2\n3\n", "Row #3: Expected 2 columns, got 1"),
+    ],
+)
+def test_a_broken_csv_file_is_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+
+    with pytest.raises(BadInput, match=told) as caught:
+        CsvReader().units(str(path))
+    assert caught.value.file == str(path)
+
+
+def test_a_value_that_is_not_of_its_columns_type_is_told_and_other_columns_stay_readable(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n3,many\n")
+    reader = CsvReader(types={"b": "int64"})
+
+    assert reader.units(str(path)) == (2,)
+    assert read_csv(reader, path, "a") == {"a": [1, 3]}
+    with pytest.raises(BadInput, match="invalid value 'many'"):
+        read_csv(reader, path, "b")
+
+
+def test_an_unknown_type_is_told() -> None:
+    with pytest.raises(GenctrError, match=r"reader option types\.zip: no type 'text'\n  expected: an Arrow type"):
+        CsvReader(types={"zip": "text"})
+
+
+def test_a_type_for_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("zip,n\n007,1\n")
+
+    with pytest.raises(BadInput, match=r"no such column(.|\n)*did you mean 'zip'"):
+        CsvReader(types={"zpi": "string"}).schema(str(path))

@@ -1,0 +1,108 @@
+"""Run whole jobs in processes of their own, kill them, and look at what they leave behind."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+from data.batch import Tally
+from pipeline.build import build_source
+from pipeline.config import load
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["launch.cli", "pipeline.build", "pipeline.run", "pipeline.evaluate"])
+
+
+def job(argv: Sequence[str], rank: int, ranks: int, port: int) -> None:
+    """What each rank's process runs: the command itself."""
+    if ranks > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from launch.cli import main
+
+    sys.exit(main(argv))
+
+
+def start(config: Path, out: Path, ranks: int, *overrides: str) -> list[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = ["train", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
+    for override in overrides:
+        argv += ["--set", override]
+    processes = [SERVER.Process(target=job, args=(argv, rank, ranks, port)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[Any]) -> None:
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+def finished_within(processes: list[Any], seconds: float) -> bool:
+    """Wait; SIGKILL every rank if the time is over."""
+    processes[0].join(seconds)
+    if processes[0].exitcode is not None:
+        finish(processes)
+        return True
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+    return False
+
+
+def events(out: Path, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == name]
+
+
+def final_tensors(out: Path) -> dict[str, Any]:
+    newest = max((out / "checkpoints").glob("step-*"))
+    tensors: dict[str, Any] = {}
+    _load_state_dict(tensors, storage_reader=FileSystemReader(newest), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    return tensors
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {key: value for name, branch in tree.items() for key, value in flat(branch, f"{prefix}/{name}").items()}
+    return {prefix: tree}
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    first, second = flat(final_tensors(one)), flat(final_tensors(other))
+    assert first.keys() == second.keys()
+    assert sum(torch.is_tensor(value) for value in first.values()) > 10
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) if torch.is_tensor(value) else value == second[name], name
+
+
+def assert_every_row_once(config: Path, out: Path) -> None:
+    """The log's counts and hashes per file are those of one plain reading of the source."""
+    trained = {event["day"]: event["files"] for event in events(out, "trained")}
+    run, schema = load(str(out / "config.yaml"))
+    source = build_source(run, schema, str(out))
+    assert sorted(trained) == list(source.train_days)
+    for day, files in trained.items():
+        opened = source.open(day)
+        stream = source.stream(opened)
+        tally = sum((batch.tally for batch in stream.batches(stream.start())), Tally.zeros(len(opened.files)))
+        counts = {file.path: pq.read_metadata(file.path).num_rows for file in opened.files}
+        assert {path: file["rows"] for path, file in files.items()} == counts
+        hashes = dict(zip(counts, tally.hashes.tolist(), strict=True))
+        assert {path: file["hash"] for path, file in files.items()} == hashes
