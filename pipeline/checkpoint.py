@@ -92,7 +92,7 @@ class Checkpoints:
 
     def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
         assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
-        self.root = root.removeprefix("file://").rstrip("/")
+        self.root = (filesystem(root)[1] if root.startswith("file://") else root).rstrip("/")
         self._keep, self._asynchronous = keep, asynchronous
         # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
         # would mix with the batches. DCP needs a CPU group anyway.

@@ -25,7 +25,7 @@ def evaluate(job: Job, days: Sequence[str], *, quiet: bool) -> dict[str, Any]:
     rows = 0
     for day in days:
         stream = job.source.stream(job.source.open(day))
-        with Progress(stream.rows, f"score {day}", quiet=quiet) as progress, torch.no_grad():
+        with Progress(stream.rows, f"score {day}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
                 meters.update(output.logits, output.batch.labels, output.batch.weights, output.batch.groups)

@@ -92,7 +92,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     )
     since, before = time.perf_counter(), state.rows
     label = f"train {day}" if config.epochs == 1 else f"train {day} epoch {epoch + 1}"
-    with Progress(stream.rows, label, quiet=quiet) as progress:
+    with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps)
         with closing(stream.batches(state.cursor)) as batches:

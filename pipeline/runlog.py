@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from data.errors import BadInput
-from data.paths import PATHS
+from data.paths import PATHS, filesystem
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
@@ -51,7 +51,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder.removeprefix("file://").rstrip("/")
+        self._folder = _plain(folder)
         self._path = f"{self._folder}/{FILE}"
         self._silent = dist.is_initialized() and dist.get_rank() != 0
         self._local = "://" not in self._folder
@@ -109,9 +109,13 @@ def read_log(folder: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: a line that is not an event, other than the last.
     """
-    lines = _read(f"{folder.removeprefix('file://').rstrip('/')}/{FILE}").split("\n")
+    lines = _read(f"{_plain(folder)}/{FILE}").split("\n")
     lines.pop()  # what follows the last line break: nothing, or a line cut short
     return [_parsed(line, number, folder) for number, line in enumerate(lines)]
+
+
+def _plain(folder: str) -> str:
+    return (filesystem(folder)[1] if folder.startswith("file://") else folder).rstrip("/")
 
 
 def _read(path: str) -> str:

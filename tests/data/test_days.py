@@ -272,7 +272,7 @@ def test_files_of_types_that_do_not_go_together_hold_the_day(folder: Path, bad_f
     """Nothing says which of them is wrong, so none is left out."""
     pq.write_table(pa.table({"id": ["four"]}), folder / "2.parquet")
 
-    with pytest.raises(BadInput, match="other types than in the files before: .* string") as caught:
+    with pytest.raises(BadInput, match=r"other types than in the files before: .* string") as caught:
         days(folder.parent, bad_files=bad_files).open(DAY, ["id"])
     assert caught.value.file == f"{folder}/2.parquet"
 

@@ -96,6 +96,15 @@ def test_a_bad_criteo_line_is_named_and_no_day_is_left(zipped: bool, tmp_path: P
         assert nothing_is_left(tmp_path / "out")
 
 
+def test_days_written_before_a_bad_line_are_taken_back(tmp_path: Path) -> None:
+    (tmp_path / "day_0").write_text(criteo_line(0, 1))
+    (tmp_path / "day_1").write_text(criteo_line(9, 1))
+
+    with pytest.raises(BadInput, match="line 1: the label"):
+        run_import("criteo", str(tmp_path), str(tmp_path / "out"))
+    assert nothing_is_left(tmp_path / "out")
+
+
 def test_a_file_cut_short_inside_gzip_is_named(tmp_path: Path) -> None:
     text = "".join(criteo_line(0, n) for n in range(1000)).encode()
     (tmp_path / "day_0.gz").write_bytes(gzip.compress(text)[:-1000])

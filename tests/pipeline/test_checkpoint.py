@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import multiprocessing
 import os
 import pickle
@@ -33,9 +34,10 @@ from torchrec.distributed.types import ShardingType
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from data.paths import PATHS
+from data.paths import PATHS, filesystem
 from pipeline.checkpoint import CheckpointError, Checkpoints
 
+# Forked from one warm process: spawning forty would take minutes.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "torchrec", "torch.distributed.checkpoint"])
 
@@ -374,6 +376,43 @@ def test_checkpoints_live_in_any_store_that_is_registered(vault: Vault) -> None:
     assert (tensors["model"]["weight"] == 2).all()
     assert checkpoints.marks() == ["step-0000002"]
     assert sorted(os.listdir(vault.folder / "run" / "step-0000002")) == [".metadata", "__0_0.distcp", "checkpoint.json"]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of a local S3 server."""
+    moto = pytest.importorskip("moto.server")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    files, _ = filesystem("s3://runs?allow_bucket_creation=true")
+    files.create_dir("runs")
+    yield "s3://runs"
+    server.stop()
+
+
+def test_checkpoints_live_in_s3(bucket: str) -> None:
+    checkpoints = Checkpoints(f"{bucket}/feed/checkpoints", keep=1, asynchronous=True)
+    for step in (1, 2, 3):
+        checkpoints.save(step, tensors=small(step), meta={"cursor": step}, pin="best" if step == 2 else None)
+
+    assert checkpoints.marks() == ["step-0000002", "step-0000003"]
+    assert sorted(PATHS.ls(f"{bucket}/feed/checkpoints")) == ["best.json", "step-0000002", "step-0000003"]
+    tensors = small(0)
+    assert checkpoints.restore(str(checkpoints.pinned("best")), tensors) == {"cursor": 2, "step": 2}
+    assert (tensors["model"]["weight"] == 2).all()
+
+
+def test_a_file_uri_is_a_folder_whatever_its_name(tmp_path: Path) -> None:
+    uri = (tmp_path / "run of 7 %").as_uri()
+
+    Checkpoints(uri, keep=1, asynchronous=False).save(1, tensors=small(), meta={})
+
+    assert os.listdir(tmp_path / "run of 7 %") == ["step-0000001"]
 
 
 def save_and_wait(checkpoints: Checkpoints, step: int) -> None:
