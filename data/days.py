@@ -24,7 +24,10 @@ TAIL_BYTES = 65_536
 """[bytes] at the end of two files that are compared before the whole: a Parquet file has its footer there."""
 
 FILES_AT_ONCE = 16
-"""[files] looked into at the same time: over a network that is waiting, not work."""
+"""[files] whose footers are read at the same time: over a network that is waiting, not work."""
+
+READ_AT_ONCE = 2
+"""[files] read through at the same time: each holds decoded rows in memory."""
 
 SUCCESS = "_SUCCESS"
 """The empty file that is written last, when a day's folder is complete."""
@@ -72,6 +75,11 @@ class Day:
     def rows(self) -> int:
         """[rows] in all files."""
         return sum(file.rows for file in self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one means other files: a cursor taken before says nothing about them."""
+        return hashlib.sha256(repr([(file.size, file.units) for file in self.files]).encode()).hexdigest()[:16]
 
 
 class Days:
@@ -140,7 +148,7 @@ class Days:
         def look(path: str) -> DayFile | BadInput:
             return self._look(path, sizes[path], columns, accept, full)
 
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        with ThreadPoolExecutor(READ_AT_ONCE if full else FILES_AT_ONCE) as pool:
             looks = dict(zip(sizes, pool.map(look, sizes), strict=True))
         for path, twin in _twins(file for file in looks.values() if isinstance(file, DayFile)).items():
             looks[path] = BadInput(f"the same content as {twin}", file=path, hint="delete one of the two")

@@ -226,7 +226,7 @@ def _scalar(own: ColumnFacts) -> Guess:
     if pa.types.is_floating(own.type):
         if own.whole and own.distinct <= FEW_VALUES and not own.named(NUMBERS):
             why = f"{what}, all whole: an id with gaps? Then better write it as an integer"
-            return Guess("number", why, _entry(own, "number", transform="buckets", buckets=max(2, own.distinct)))
+            return Guess("number", why, _entry(own, "number", {"transform": "buckets", "buckets": max(2, own.distinct)}))
         return _number(own, what)
     if own.named(NUMBERS) and not own.named(IDS) and own.distinct > 2:
         return _number(own, f"{what}; named like a number")
@@ -264,7 +264,7 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
         return Guess("left out", "every list is empty")
     if pa.types.is_floating(own.element):
         if shortest == longest:
-            return Guess("vector", f"{longest} floats in every row", _entry(own, "vector", dim=longest))
+            return Guess("vector", f"{longest} floats in every row", _entry(own, "vector", {"dim": longest}))
         return Guess("left out", f"lists of {shortest} to {longest} floats: a vector has one width")
     if _unit(own):
         return Guess("left out", "times of events: the `time` of a sequence")
@@ -277,19 +277,19 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
     shared = alike is not None and same_type and own.likeness(alike) >= enough and _scalar(alike).kind == "id"
     what = f"{own.values} values, {mean:.1f} a row, at most {longest}"
     if not (own.named(SEQUENCES) or (shared and longest > 5)):
-        return Guess("ids", what, _entry(own, "ids", **_table(own)))
+        return Guess("ids", what, _entry(own, "ids", _table(own)))
     keys: dict[str, Any] = {"length": min(longest, LONGEST_SEQUENCE)}
     times = [other for other in columns if is_list(other.type) and _unit(other) and other.lengths == own.lengths]
     if times and has_time:
         keys["time"] = times[0].name
     if shared and alike is not None:
         why = f"{what}; {own.likeness(alike):.0%} of its and {alike.name}'s values are in both"
-        return Guess("sequence", why, _entry(own, "sequence", table=_identifier(alike.name), **keys))
-    return Guess("sequence", f"{what}; in order of time?", _entry(own, "sequence", **_table(own), **keys))
+        return Guess("sequence", why, _entry(own, "sequence", {"table": _identifier(alike.name), **keys}))
+    return Guess("sequence", f"{what}; in order of time?", _entry(own, "sequence", {**_table(own), **keys}))
 
 
 def _id(own: ColumnFacts, why: str) -> Guess:
-    return Guess("id", why, _entry(own, "id", **_table(own)))
+    return Guess("id", why, _entry(own, "id", _table(own)))
 
 
 def _table(own: ColumnFacts) -> dict[str, Any]:
@@ -300,11 +300,11 @@ def _table(own: ColumnFacts) -> dict[str, Any]:
 
 def _number(own: ColumnFacts, why: str) -> Guess:
     if own.low >= 0 and own.high > 100:
-        return Guess("number", why, _entry(own, "number", transform="log1p"))
-    return Guess("number", why, _entry(own, "number", transform="standardise"))
+        return Guess("number", why, _entry(own, "number", {"transform": "log1p"}))
+    return Guess("number", why, _entry(own, "number", {"transform": "standardise"}))
 
 
-def _entry(own: ColumnFacts, kind: str, **keys: Any) -> dict[str, Any]:
+def _entry(own: ColumnFacts, kind: str, keys: dict[str, Any]) -> dict[str, Any]:
     name = _identifier(own.name)
     column = {} if name == own.name else {"column": own.name}
     return {"name": name, **column, "kind": kind, **keys}

@@ -35,7 +35,7 @@ FILE, ROW = "_file", "_row"
 """The columns that say where a row comes from: int32 place of its file in the day, int64 row in that file."""
 
 
-class Collate(Protocol):
+class Collator(Protocol):
     """Makes a batch of Arrow columns."""
 
     def __call__(self, batch: pa.RecordBatch, *, files: Sequence[str], rows: int, cursor: Cursor) -> Batch:
@@ -73,7 +73,7 @@ class DayStream:
         reader: Reader,
         *,
         columns: Sequence[str],
-        collate: Collate,
+        collate: Collator,
         batch_rows: int,
         lanes: int = 4,
         shuffle_rows: int = 0,
@@ -130,7 +130,7 @@ class DayStream:
         """
         assert (cursor.epoch, cursor.day) == (self._epoch, self._day.name), f"{cursor} is of another stream"
         self._check_lanes(cursor.lanes)
-        if cursor.row > self._longest(cursor):
+        if cursor.row > max(self._lengths(cursor)):
             raise BadInput(f"day {cursor.day} has fewer rows than were read of it", expected=f"{cursor.row} in every lane",
                            hint="bring back the day as it was, or train it from its beginning")  # fmt: skip
         batches = self._batches(cursor)
@@ -149,21 +149,19 @@ class DayStream:
 
     def _marks(self, cursor: Cursor) -> list[int]:
         """The rows done in every lane before the first step, after it, after the second, … and at the end of the day."""
-        full = self._batch_rows // cursor.lanes
+        full, longest = self._batch_rows // cursor.lanes, max(self._lengths(cursor))
         marks = [cursor.row]
         # A step depends only on what is left, so a resumed day is cut like an unbroken one.
-        while left := self._longest(cursor) - marks[-1]:
+        while left := longest - marks[-1]:
             marks.append(marks[-1] + (full if left >= 2 * full else left if left <= full else -(-left // 2)))
         return marks
 
     def _edges(self, cursor: Cursor) -> list[int]:
-        return [lane * self.rows // cursor.lanes for lane in range(cursor.lanes + 1)]
+        rows = self.rows
+        return [lane * rows // cursor.lanes for lane in range(cursor.lanes + 1)]
 
     def _lengths(self, cursor: Cursor) -> list[int]:
         return [end - begin for begin, end in pairwise(self._edges(cursor))]
-
-    def _longest(self, cursor: Cursor) -> int:
-        return max(self._lengths(cursor))
 
     def _lane(self, lane: int, cursor: Cursor, takes: Sequence[int]) -> Iterator[list[pa.RecordBatch]]:
         """What a lane gives to every step from the cursor on."""
@@ -281,7 +279,7 @@ def _ahead(batches: Generator[Batch, None, None], count: int) -> Generator[Batch
     pool = ThreadPoolExecutor(1, "prefetch")
     try:
         made = deque(pool.submit(next, batches, None) for _ in range(count))
-        while batch := made.popleft().result():
+        while (batch := made.popleft().result()) is not None:
             made.append(pool.submit(next, batches, None))
             yield batch
     finally:

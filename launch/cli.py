@@ -8,10 +8,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from data.errors import GenctrError
 
@@ -29,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
-    except GenctrError as error:
+    except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         rank = os.environ.get("RANK", "0")
         print(f"genctr{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         return 2
@@ -81,12 +79,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from launch.doctor import doctor  # noqa: PLC0415 - each command loads only what it needs: torch takes seconds
+    from launch.doctor import run  # noqa: PLC0415 - each command loads only what it needs: torch takes seconds
 
-    findings = doctor()
-    for finding in findings:
-        print(finding)
-    return 1 if findings else 0
+    return run()
 
 
 def _synth(arguments: argparse.Namespace) -> int:
@@ -103,6 +98,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     report = inspect(arguments.path)
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.text())
     if arguments.schema:
+        if os.path.exists(arguments.schema):
+            raise GenctrError(f"{arguments.schema} is there already\n  next: delete it, or name another file")
         with open(arguments.schema, "x", encoding="utf-8") as file:
             file.write(report.schema_yaml())
         print(f"schema to start from: {arguments.schema}")
@@ -136,8 +133,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from pipeline.run import run  # noqa: PLC0415
 
     folder = arguments.out or f"runs/{config.name}"
-    with world(config.train.device) as here:
-        job = build(config, schema, folder, here)
+    with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
         results = run(job, quiet=arguments.quiet)
         if here.first:
             _print_scores(results["days"], results["test"], best=job.best_reachable())
@@ -155,12 +151,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks)
-    with world(config.train.device) as here:
-        job = build(config, schema, arguments.run, here)
+    days = parse_days(arguments.days)
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
         step = restore_best(job)
         scores = {}
-        for day in parse_days(arguments.days):
-            scores[day] = evaluate(job, [day], quiet=arguments.quiet)
+        for day in days:
+            scores[day] = evaluate(job, [day], step=step, quiet=arguments.quiet)
             job.log.write("evaluated", step, {"day": day, **scores[day]})
         if here.first:
             _print_scores(scores, None, best=job.best_reachable())
@@ -175,6 +171,9 @@ def _on_ranks(ranks: int) -> int:
 
 def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:
     """The table of scores: a line per day, best reachable AUC beside it where the log knows it."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     lines = dict(days) | ({"test": test} if test else {})
     if not lines:
         return

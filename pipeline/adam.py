@@ -86,7 +86,9 @@ class AdamTables(nn.Module):
             indices (N,), offsets (F B + 1,) -> (B, F D) pooled, (N, D) unpooled
         """
         assert per_sample_weights is None, "weighted bags are not among our features"
-        looked: Tensor = _LookUp.apply(self.tables.placeholder_autograd_tensor, self, indices, offsets)
+        looked: Tensor = _LookUp.apply(  # type: ignore[no-untyped-call]
+            self.tables.placeholder_autograd_tensor, self, indices, offsets
+        )
         return looked
 
     def get_optimizer_state(self) -> list[dict[str, Tensor]]:
@@ -106,9 +108,10 @@ class AdamTables(nn.Module):
     def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
         """Move the tables by one step, given the gradient of what `forward` returned."""
         rows, grad_UD = self._summed(indices.long(), offsets.long(), grad)
-        whole = [flat.detach().view(-1, self.width) for flat in (self.tables.weights_host, self.tables.momentum1_host, self.second)]
+        flat = (self.tables.weights_host, self.tables.momentum1_host, self.second)
+        whole = [state.detach().view(-1, self.width) for state in flat]
         if self.rule.moves == "all":
-            if self.rule.decays == "touched":
+            if self.rule.weight_decay and self.rule.decays == "touched":
                 grad_UD.add_(whole[0].index_select(0, rows), alpha=self.rule.weight_decay)
             self._step(torch.zeros_like(whole[0]).index_copy_(0, rows, grad_UD), *whole)
         else:
@@ -173,7 +176,7 @@ class _LookUp(torch.autograd.Function):
         return looked
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
         ctx.module.update(*ctx.saved_tensors, grad)
         return None, None, None, None
@@ -209,9 +212,7 @@ class PooledKernel(BatchedFusedEmbeddingBag):  # type: ignore[misc]
     ) -> None:
         counted, rule = _take(config)
         super().__init__(config, pg, device, sharding_type, env)
-        if rule is not None:
-            self._emb_module = AdamTables(self._emb_module, rule)
-        self._optim = TableOptimizer(config, self._emb_module, pg, counted=counted)
+        _equip(self, config, pg, counted, rule)
 
 
 class UnpooledKernel(BatchedFusedEmbedding):  # type: ignore[misc]
@@ -222,9 +223,7 @@ class UnpooledKernel(BatchedFusedEmbedding):  # type: ignore[misc]
     ) -> None:
         counted, rule = _take(config)
         super().__init__(config, pg, device)
-        if rule is not None:
-            self._emb_module = AdamTables(self._emb_module, rule)
-        self._optim = TableOptimizer(config, self._emb_module, pg, counted=counted)
+        _equip(self, config, pg, counted, rule)
 
 
 def _take(config: GroupedEmbeddingConfig) -> tuple[bool, Adam | None]:
@@ -236,6 +235,14 @@ def _take(config: GroupedEmbeddingConfig) -> tuple[bool, Adam | None]:
         settings["optimizer"] = EmbOptimType.EXACT_ADAGRAD
         del settings["width"]  # it was there to keep tables of different widths in different groups
     return learns_by_adam, rule
+
+
+def _equip(
+    kernel: Any, config: GroupedEmbeddingConfig, group: dist.ProcessGroup | None, counted: bool, rule: Adam | None
+) -> None:
+    if rule is not None:
+        kernel._emb_module = AdamTables(kernel._emb_module, rule)
+    kernel._optim = TableOptimizer(config, kernel._emb_module, group, counted=counted)
 
 
 @contextmanager

@@ -58,17 +58,17 @@ class Source:
     ranks: int = 1
 
     @property
-    def train_days(self) -> tuple[str, ...]:
+    def train_days(self) -> list[str]:
         """The days to train, in order."""
         return parse_days(self.config.data.days)
 
     @property
-    def validation_days(self) -> tuple[str, ...]:
+    def validation_days(self) -> list[str]:
         """The days early stopping looks at."""
         return parse_days(self.config.data.validation)
 
     @property
-    def test_days(self) -> tuple[str, ...]:
+    def test_days(self) -> list[str]:
         """The days scored once, at the end."""
         return parse_days(self.config.data.test)
 
@@ -268,7 +268,7 @@ def _options(config: TableConfig) -> TableOptions:
     )
 
 
-def _batches(days: Days, reader: Reader, names: tuple[str, ...], schema: Schema) -> Iterator[pa.RecordBatch]:
+def _batches(days: Days, reader: Reader, names: list[str], schema: Schema) -> Iterator[pa.RecordBatch]:
     columns = Statistics.columns(schema)
     if not columns:
         return

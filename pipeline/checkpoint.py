@@ -252,18 +252,18 @@ class Checkpoints:
         return cast(Anything, self._on_all_ranks(work if self._rank == 0 else lambda: None)[0])
 
     def _on_all_ranks(self, work: Callable[[], Anything]) -> Sequence[Anything]:
-        """What every rank's `work` returned. If one raises CheckpointError, all do, so that none is left waiting."""
-        mine: Anything | CheckpointError
+        """What every rank's `work` returned. If one raises, all do, so that none is left waiting."""
+        mine: Anything | Exception
         try:
             mine = work()
-        except CheckpointError as error:
+        except Exception as error:  # noqa: BLE001 - raised below, on every rank
             mine = error
         results: list[Any] = [mine]
         if self._group is not None:
             results = [None] * dist.get_world_size(self._group)
             dist.all_gather_object(results, mine, group=self._group)
         for result in results:
-            if isinstance(result, CheckpointError):
+            if isinstance(result, Exception):
                 raise result
         return results
 
@@ -439,7 +439,13 @@ class _Files(FileSystemBase):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[IO[bytes]]:  # type: ignore[override]
         with PATHS.open(os.fspath(path), mode) as stream:
-            yield stream
+            try:
+                yield stream
+            except RuntimeError as error:
+                # torch.save says `unexpected pos` when a write failed; what went wrong is the error before it.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
         return f"{os.fspath(path)}/{suffix}"

@@ -11,28 +11,32 @@ from pipeline.meters import Meters
 from pipeline.progress import Progress
 
 
-def evaluate(job: Job, days: Sequence[str], *, quiet: bool) -> dict[str, Any]:
+def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool) -> dict[str, Any]:
     """Score every row of `days` with the model as it is.
 
+    Args:
+        job: its model is scored. days: together, in this order. step: [steps] the model has trained, for the log.
+        quiet: plain lines instead of a progress bar.
+
     Returns:
-        `rows` [rows], `seconds` [s], `rows_per_second` [rows/s], and `tasks`: {task: {metric: value}} over all the days
-        together; the same on every rank.
+        `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], and `tasks`:
+        {task: {metric: value}} over all the days together; the same on every rank.
     """
     model = job.sharded.model
     model.eval()
     meters = Meters(job.schema.task_names)
     since = time.perf_counter()
-    rows = 0
+    counts = torch.zeros(2, dtype=torch.int64)
     for day in days:
-        stream = job.source.stream(job.source.open(day))
+        stream = job.source.stream(job.open(day, step))
         with Progress(stream.rows, f"score {day}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
                 meters.update(output.logits, output.batch.labels, output.batch.weights, output.batch.groups)
                 progress.advance(batch.rows, "")
-                rows += batch.rows
+                counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
     model.train()
     seconds = time.perf_counter() - since
-    return job.world.agree(
-        {"rows": rows, "seconds": seconds, "rows_per_second": rows / seconds, "tasks": meters.compute()}
-    )
+    rows, skipped = job.world.total(counts).tolist()
+    scores = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds, "tasks": meters.compute()}
+    return job.world.agree(lambda: scores)

@@ -48,6 +48,11 @@ class PooledContext(EmbeddingBagCollectionContext):  # type: ignore[misc]
     empty: bool = False
     lengths: dict[str, Tensor] = field(default_factory=dict)
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        super().record_stream(stream)
+        for lengths in self.lengths.values():
+            lengths.record_stream(stream)
+
 
 @dataclass
 class UnpooledContext(EmbeddingCollectionContext):  # type: ignore[misc]
@@ -202,7 +207,7 @@ def _padded_reduce_scatter(
     if looked.device.type != "cpu":
         return reduce_scatter_v_pooled(looked, input_splits, group, codecs)
     longest, mine = max(input_splits), input_splits[dist.get_rank(group)]
-    parts = [functional.pad(part, (0, 0, 0, longest - len(part))) for part in looked.split(input_splits)]
+    parts = [functional.pad(part, (0, 0, 0, longest - len(part))) for part in torch.split(looked, input_splits)]
     summed: Awaitable[Tensor] = reduce_scatter_base_pooled(torch.cat(parts), group, codecs)
     summed.callbacks.append(lambda rows: rows[:mine])
     return summed

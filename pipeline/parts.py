@@ -70,10 +70,11 @@ class Saver:
         world: World,
         every_steps: int,
         ends: Callable[[Cursor], bool],
+        fingerprint: str,
     ) -> None:
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._meters, self._tallies, self._world = meters, tallies, world
-        self._every, self._ends = every_steps, ends
+        self._every, self._ends, self._fingerprint = every_steps, ends, fingerprint
 
     def before(self, state: TrainState) -> None:
         """Nothing to do."""
@@ -89,6 +90,7 @@ class Saver:
         tally = self._world.total(self._tallies.here.stacked())
         meta: dict[str, Any] = {
             "state": state.to_json(),
+            "files": self._fingerprint,
             "tally": tally.tolist(),
             "meters": self._meters.state_dict(),
             "ranks": self._world.ranks,
@@ -98,10 +100,10 @@ class Saver:
 
 
 class Bar:
-    """Moves the progress bar and shows the loss now and then."""
+    """Moves the progress bar and shows the loss now and then, as this rank's rows have it."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._steps = progress, 0
+    def __init__(self, progress: Progress, *, ranks: int) -> None:
+        self._progress, self._ranks, self._steps = progress, ranks, 0
 
     def before(self, state: TrainState) -> None:
         """Nothing to do."""
@@ -111,5 +113,5 @@ class Bar:
         self._steps += 1
         note = ""
         if self._steps % 20 == 1:
-            note = " ".join(f"{name} {float(loss):.4f}" for name, loss in output.losses.items())
+            note = " ".join(f"{name} {float(loss) * self._ranks:.4f}" for name, loss in output.losses.items())
         self._progress.advance(output.batch.rows, note)

@@ -4,9 +4,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from types import MappingProxyType
 from typing import Any
 
 from data.errors import GenctrError
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def find(group: str, name: str, own: Mapping[str, Any]) -> Any:
@@ -32,18 +35,26 @@ def find(group: str, name: str, own: Mapping[str, Any]) -> Any:
     raise GenctrError(f"{group}: no {name!r}{hint}; choose from {names}")
 
 
-def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Call `build` with options that came from a file; a wrong name is the user's mistake, not ours.
+def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) -> Any:
+    """Call `build` with options that came from a file; a wrong name or value is the user's mistake, not ours.
+
+    Args:
+        what: what is built, as an error calls it.
+        build: a class or function; its arguments are the options there are.
+        options: what the file says.
+        given: arguments that are not for the file to say.
 
     Raises:
         GenctrError: names the option and those there are.
     """
-    known = inspect.signature(build).parameters
-    if wrong := sorted(set(options) - set(known)):
+    known = inspect.signature(build).parameters.keys() - given.keys()
+    if wrong := sorted(set(options) - known):
         near = difflib.get_close_matches(wrong[0], known, n=1)
         hint = f", nearest {near[0]!r}" if near else ""
         raise GenctrError(f"{what}: unknown option {wrong[0]!r}{hint}; it has {sorted(known)}")
     try:
-        return build(**options)
-    except TypeError as error:
+        return build(**given, **options)
+    except GenctrError:
+        raise
+    except (TypeError, ValueError) as error:
         raise GenctrError(f"{what}: {error}") from error

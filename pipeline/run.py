@@ -1,6 +1,6 @@
 """The one-shot job: train the days a config names, in order, from wherever the run folder stands."""
 
-import sys
+import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -11,15 +11,14 @@ import torch
 
 from data.batch import Tally
 from data.cursor import Cursor
-from data.days import Day
-from data.errors import GenctrError
+from data.errors import BadInput, GenctrError
 from pipeline.build import Job
-from pipeline.config import EarlyStopConfig
+from pipeline.config import EarlyStopConfig, TrainConfig
 from pipeline.evaluate import evaluate
 from pipeline.meters import RunningMeters
 from pipeline.parts import Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
-from pipeline.trainer import TrainState, train
+from pipeline.trainer import Part, TrainState, train
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False}
 
@@ -34,11 +33,17 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
         {"days": {day: scores before training}, "test": scores or None, "rows": rows trained, "step": steps}.
     """
     state, restored = _restore(job)
-    while not state.done and state.step != job.config.train.max_steps:
+    while _is_left(job.config.train, state):
         state = _train_day(job, state, restored, quiet=quiet)
         restored = {}
     job.checkpoints.wait()
     return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
+
+
+def _is_left(config: TrainConfig, state: TrainState) -> bool:
+    """Whether there is something left to train."""
+    in_time = config.max_steps is None or state.step < config.max_steps
+    return in_time and not state.stopped and state.cursor.epoch < config.epochs
 
 
 def _restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
@@ -66,16 +71,22 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     config, world, source = job.config.train, job.world, job.source
     day, epoch = state.cursor.day, state.cursor.epoch
     if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > 0 and day not in state.scores:
-        scores = evaluate(job, [day], quiet=quiet)
+        scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})
 
-    opened = source.open(day)
-    _tell_quarantine(job, state, opened)
+    opened = job.open(day, state.step)
     stream = source.stream(opened, epoch=epoch, shuffle=True, lanes=state.cursor.lanes)
     meters = RunningMeters(job.schema.task_names)
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
+        if restored["files"] != opened.fingerprint:
+            raise BadInput(
+                f"day {day} is half trained, and its files are not those it was begun with",
+                file=config.data.root,
+                expected="the same files, of the same sizes and rows",
+                hint="bring back the files as they were, or give a new --out",
+            )
         meters.load_state_dict(restored["meters"])
         if world.first:
             tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
@@ -89,6 +100,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         world=world,
         every_steps=job.config.checkpoint.every_steps,
         ends=lambda cursor: stream.steps_left(cursor) == 0,
+        fingerprint=opened.fingerprint,
     )
     since, before = time.perf_counter(), state.rows
     label = f"train {day}" if config.epochs == 1 else f"train {day} epoch {epoch + 1}"
@@ -96,7 +108,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps)
         with closing(stream.batches(state.cursor)) as batches:
-            parts = [job.schedule, tallies, watch, Bar(progress), saver]
+            parts: list[Part] = [job.schedule, tallies, watch, Bar(progress, ranks=world.ranks), saver]
             state = train(job.pipe(), batches, state, parts, config.max_steps)
 
     seconds = time.perf_counter() - since
@@ -114,14 +126,6 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     return state
 
 
-def _tell_quarantine(job: Job, state: TrainState, day: Day) -> None:
-    """Name the files the day is trained without, in the log and on the terminal: nothing is left out silently."""
-    for path, why in day.quarantined.items():
-        job.log.write("quarantined", state.step, {"day": day.name, "file": path, "why": why})
-        if job.world.first:
-            print(f"genctr: day {day.name} is trained without {path}: {why}", file=sys.stderr)
-
-
 def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool]:
     """The state at the start of the next day or epoch; whether this epoch is the best so far."""
     config, days = job.config.train, job.source.train_days
@@ -129,10 +133,10 @@ def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool
     if position < len(days):
         return replace(state, cursor=Cursor(state.cursor.epoch, days[position], 0, job.config.data.lanes)), False
     epoch = state.cursor.epoch + 1
-    state = replace(state, cursor=Cursor(epoch, days[0], 0, job.config.data.lanes), done=epoch == config.epochs)
+    state = replace(state, cursor=Cursor(epoch, days[0], 0, job.config.data.lanes))
     if not job.source.validation_days:
         return state, False
-    scores = evaluate(job, job.source.validation_days, quiet=quiet)
+    scores = evaluate(job, job.source.validation_days, step=state.step, quiet=quiet)
     job.log.write("validated", state.step, {"epoch": epoch, **scores})
     if config.early_stop is None:
         return state, False
@@ -141,12 +145,17 @@ def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool
 
 def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[TrainState, bool]:
     """Early stopping's answer to one validation: the state after it, and whether this is the best so far."""
+    if math.isnan(value):
+        raise GenctrError(
+            f"train.early_stop: {config.metric} is not defined on the validation days\n"
+            "  expected: rows of both labels\n  next: choose other days or another metric, and give a new --out"
+        )
     sign = 1 if HIGHER_IS_BETTER[config.metric] else -1
     if state.best is None or sign * (value - state.best) >= config.min_delta:
         return replace(state, best=value, stale=0), True
     stale = state.stale + 1
     factor = state.lr_factor * config.lr_factor
-    return replace(state, stale=stale, lr_factor=factor, done=state.done or stale >= config.patience), False
+    return replace(state, stale=stale, lr_factor=factor, stopped=stale >= config.patience), False
 
 
 def restore_best(job: Job) -> int:
@@ -169,6 +178,6 @@ def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:
     if not job.source.test_days:
         return None
     step = restore_best(job)
-    scores = evaluate(job, job.source.test_days, quiet=quiet)
+    scores = evaluate(job, job.source.test_days, step=step, quiet=quiet)
     job.log.write("tested", step, scores)
     return scores

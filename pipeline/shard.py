@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMode
 from torch import Tensor, nn
-from torch.distributed.optim import _apply_optimizer_in_backward
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
@@ -77,9 +77,9 @@ class TableOptions:
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
     init: Init = Init()
-    sharding: Literal[
-        "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"
-    ] = "auto"
+    sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
+        "auto"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ class Sharded:
         self.fused.zero_grad()  # hands the rates to the kernels; a fused optimizer has no gradients to clear
 
 
-def shard(
-    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, seed: int
-) -> Sharded:
+def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, seed: int) -> Sharded:
     """Plan, spread and initialise the model's tables.
 
     Every rank calls it with the same arguments; the process group exists. On W ranks a table's first values, and up to float
@@ -183,7 +181,7 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
     elif options.weight_decay and optimizer in ("sgd", "adagrad"):
         problem = f"FBGEMM's {optimizer} has no weight decay: set weight_decay to 0, or optimizer to adam or lazy_adam"
     elif options.weight_decay and optimizer == "rowwise_adagrad" and device.type == "cpu":
-        problem = "FBGEMM's rowwise_adagrad ignores weight decay on CPU: set weight_decay to 0, or optimizer to adam or lazy_adam"
+        problem = "rowwise_adagrad ignores weight decay on CPU: set weight_decay to 0, or optimizer to adam or lazy_adam"
     elif optimizer == "adam" and device.type != "cpu":
         problem = "adam over whole tables is for CPU: on CUDA set optimizer to lazy_adam"
     elif optimizer == "rowwise_adagrad" and sharding in WITHIN_A_ROW:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
@@ -52,6 +53,6 @@ class RankTask(nn.Module):
             for i, task in enumerate(self.tasks)
         }
         losses |= {name: loss * weight for name, (loss, weight) in output.aux.items()}
-        total = sum(losses.values()) * self.ranks
+        total = torch.stack(list(losses.values())).sum() * self.ranks
         logits = {task: logit.detach() for task, logit in output.logits.items()}
         return total, StepOutput(batch, logits, {name: loss.detach() for name, loss in losses.items()})

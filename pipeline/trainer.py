@@ -19,7 +19,7 @@ class TrainState:
         scores: metrics of days that were scored before they were trained, {day: {task: {metric: value}}}.
         best: the best validation value so far, and stale: [epochs] since then.
         lr_factor: [1] what stale epochs have made of the learning rates.
-        done: nothing is left to train.
+        stopped: early stopping has ended the run.
     """
 
     step: int
@@ -29,7 +29,7 @@ class TrainState:
     best: float | None = None
     stale: int = 0
     lr_factor: float = 1.0
-    done: bool = False
+    stopped: bool = False
 
     def after(self, batch: Batch) -> "TrainState":
         """The state once `batch` is trained. The pipe reads ahead: where the stream stands would skip rows."""
@@ -67,7 +67,7 @@ class Part(Protocol):
 
 def train(pipe: Pipe, batches: Iterator[Batch], state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
     """Train until the batches end, or `max_steps`."""
-    while state.step != max_steps:
+    while max_steps is None or state.step < max_steps:
         for part in parts:
             part.before(state)
         try:

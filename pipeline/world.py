@@ -4,14 +4,18 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+
+from data.errors import GenctrError
+
+T = TypeVar("T")
 
 PATIENCE = timedelta(hours=6)  # ranks wait for rank 0 while it builds vocabularies or checks a day
 
@@ -29,11 +33,18 @@ class World:
         """Whether this rank writes what is written once."""
         return self.rank == 0
 
-    def agree(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+    def agree(self, work: Callable[[], T]) -> T:
+        """What rank 0's `work` returns, on every rank; a `GenctrError` of it is raised on every rank, so that none waits."""
+        answer: list[Any] = [None]
+        if self.first:
+            try:
+                answer = [work()]
+            except GenctrError as error:
+                answer = [error]
+        dist.broadcast_object_list(answer, src=0)
+        if isinstance(answer[0], GenctrError):
+            raise answer[0]
+        return cast(T, answer[0])
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, on every rank; `tensor` is left alone."""
@@ -51,6 +62,8 @@ def launched() -> bool:
 def world(device: str = "auto") -> Iterator[World]:
     """Join the process group a launcher describes in the environment, or be the only rank."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise GenctrError("train.device is cuda, but torch finds no CUDA device here\n  next: set it to cpu, or ask `genctr doctor`")
     where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(where)

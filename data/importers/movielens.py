@@ -33,8 +33,7 @@ def user_1m(cells: list[str]) -> dict[str, object]:
 
 def movie_100k(cells: list[str]) -> dict[str, object]:
     """movie id | title | release date | video release date | IMDb URL | 19 flags of genres."""
-    movie, title, *dates, flags = *cells[:5], cells[5:]
-    assert len(dates) == 3
+    movie, title, _, _, _, *flags = cells
     genres = [genre for genre, flag in zip(GENRES_100K, flags, strict=True) if int(flag)]
     return {"movie_id": int(movie), "title": title, "year": _year(title), "genres": genres}
 

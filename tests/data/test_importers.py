@@ -253,6 +253,7 @@ def test_movielens_in_equal_parts_keeps_the_order_of_time_across_them(tmp_path: 
         ("u.data", "196\t242\t3\t5\n\t242\t4\t5\n", "line 2: user_id is not as expected"),
         ("u.data", "196\t9999\t3\t5\n", "no movie_id 9999"),
         ("u.user", "196|49|M|writer|1\nx|49|M|writer|1\n", "line 2: 'x.49.M.writer.1' does not fit"),
+        ("u.item", "242|Kolya\n", "line 1: '242.Kolya' does not fit"),
         ("u.item", "242|Kolya|||\n", "line 1: 'Kolya|242.Kolya"),
     ],
 )

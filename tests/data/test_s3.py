@@ -57,10 +57,9 @@ def read(day: Day, cursor: Cursor | None = None, *, rank: int = 0, ranks: int = 
     def collate(batch: pa.RecordBatch, *, files: Sequence[str], rows: int, cursor: Cursor) -> tuple[list[int], Cursor]:
         return batch.column("id").to_pylist(), cursor
 
-    stream = DayStream(
-        day, READER, columns=["id"], collate=collate, batch_rows=12, shuffle_rows=40, rank=rank, ranks=ranks, prefetch=2
-    )  # type: ignore[arg-type]
-    return list(stream.batches(cursor or stream.start()))  # type: ignore[arg-type]
+    options: dict[str, Any] = {"collate": collate, "batch_rows": 12, "shuffle_rows": 40, "prefetch": 2}
+    stream = DayStream(day, READER, columns=["id"], rank=rank, ranks=ranks, **options)
+    return list(stream.batches(cursor or stream.start()))
 
 
 def test_a_day_in_a_bucket_is_listed_opened_and_read_exactly_once(root: str) -> None:

@@ -16,11 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from data.batch import Tally
+from data.collate import Collate
 from data.cursor import Cursor
 from data.days import Day, Days
 from data.errors import BadInput, GenctrError
+from data.features import Features
 from data.readers import ParquetReader
+from data.schema import Schema
 from data.stream import DayStream
 
 DAY = "2026-11-20"
@@ -49,18 +54,19 @@ def write_files(root: Path, *row_groups: Sequence[int]) -> None:
     folder.mkdir(parents=True)
     at = 0
     for number, sizes in enumerate(row_groups):
-        schema = pa.schema({"id": pa.int64(), "unread": pa.string()})
+        schema = pa.schema({"id": pa.int64(), "click": pa.int8(), "unread": pa.string()})
         with pq.ParquetWriter(folder / f"{number}.parquet", schema) as writer:
             for size in sizes:
                 ids = pa.array(range(at, at + size), pa.int64())
-                writer.write_table(pa.table({"id": ids, "unread": ids.cast(pa.string())}))
+                clicks = pa.array([row % 2 for row in range(at, at + size)], pa.int8())
+                writer.write_table(pa.table({"id": ids, "click": clicks, "unread": ids.cast(pa.string())}))
                 at += size
     (folder / "_SUCCESS").touch()
 
 
 def open_day(root: Path, *row_groups: Sequence[int]) -> Day:
     write_files(root, *row_groups)
-    return Days(str(root), reader=READER).open(DAY, ["id"])
+    return Days(str(root), reader=READER).open(DAY, ["id", "click"])
 
 
 def stream(day: Day, **changes: int) -> DayStream:
@@ -257,6 +263,29 @@ def test_a_batch_that_does_not_divide_by_the_lanes_names_those_that_do(day: Day)
         stream(day, batch_rows=3)
 
 
+def test_the_tallies_of_all_ranks_add_up_to_the_files_whatever_the_order(day: Day) -> None:
+    """The real collate: the evidence of exactly once is the same for one rank and for three, shuffled or not."""
+    field = {"name": "id", "kind": "id", "ids": "identity", "rows": 101}
+    schema = Schema.model_validate({"name": "log", "label": {"column": "click"}, "fields": [field]})
+    collate = Collate(Features(schema, None))
+
+    def tally(*, ranks: int = 1, shuffle_rows: int = 0, prefetch: int = 0) -> Tally:
+        total = Tally.zeros(4)
+        for rank in range(ranks):
+            made = DayStream(
+                day, READER, columns=["id", "click"], collate=collate, batch_rows=12, lanes=4, seed=7, rank=rank, ranks=ranks,
+                shuffle_rows=shuffle_rows, prefetch=prefetch,
+            )  # fmt: skip
+            for batch in made.batches(made.start()):
+                total += batch.tally
+        return total
+
+    unshuffled = tally()
+    assert unshuffled.rows.tolist() == [38, 0, 23, 40]
+    for other in (tally(ranks=3), tally(shuffle_rows=40), tally(shuffle_rows=40, ranks=2, prefetch=2)):
+        assert torch.equal(other.stacked(), unshuffled.stacked())
+
+
 def test_a_file_that_lost_rows_after_the_day_was_opened_is_told(tmp_path: Path) -> None:
     day = open_day(tmp_path, [30])
     pq.write_table(pa.table({"id": range(20)}), day.files[0].path)
@@ -314,7 +343,8 @@ def test_a_bad_unit_stops_the_consumer_after_the_batches_before_it(tmp_path: Pat
     """Units of 10 rows, batches of 4: two whole batches come before the error."""
     day = open_day(tmp_path, [10, 10])
     made = DayStream(day, Failing(), columns=["id"], collate=collate, batch_rows=4, lanes=1, prefetch=prefetch)  # type: ignore[arg-type]
-    batches, read = made.batches(made.start()), []
+    batches = made.batches(made.start())
+    read: list[list[int]] = []
 
     with pytest.raises(BadInput, match="unreadable data"):
         read.extend(step.ids for step in batches)

@@ -117,7 +117,8 @@ class Net(nn.Module):
 
     def forward(self, bags: KeyedJaggedTensor) -> Tensor:
         looked_up = self.tables(bags)
-        return self.over(torch.cat([looked_up["f0"], looked_up["f1"]], 1)).square().sum()
+        scores: Tensor = self.over(torch.cat([looked_up["f0"], looked_up["f1"]], 1))
+        return scores.square().sum()
 
 
 class SmallRun:
@@ -415,19 +416,20 @@ def test_a_file_uri_is_a_folder_whatever_its_name(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "run of 7 %") == ["step-0000001"]
 
 
-def save_and_wait(checkpoints: Checkpoints, step: int) -> None:
-    checkpoints.save(step, tensors=small(step), meta={})
+def save_and_wait(checkpoints: Checkpoints, step: int, size: int = 6) -> None:
+    checkpoints.save(step, tensors={"model": torch.full((size,), float(step))}, meta={})
     checkpoints.wait()
 
 
+@pytest.mark.parametrize("size", [6, 1_000_000])  # the disk is full when the file is closed; amid a tensor
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_full_disk_is_told_and_the_former_checkpoint_stays(vault: Vault, asynchronous: bool) -> None:
+def test_a_full_disk_is_told_and_the_former_checkpoint_stays(vault: Vault, asynchronous: bool, size: int) -> None:
     checkpoints = Checkpoints(f"{vault.prefix}run", keep=1, asynchronous=asynchronous)
     save_and_wait(checkpoints, 1)
 
     vault.full.set()
     with pytest.raises(CheckpointError, match=r"step-0000002 could not be saved: the disk is full\n(.|\n)*next: make room"):
-        save_and_wait(checkpoints, 2)
+        save_and_wait(checkpoints, 2, size)
     vault.full.clear()
 
     assert checkpoints.marks() == ["step-0000001"]
