@@ -16,8 +16,8 @@ NETWORK = ("model.options.hidden=[400,400,400]", "model.options.batch_norm=true"
 SETTINGS = {
     "fm": ("model.options={}", "tables.weight_decay=5e-6"),
     "deepfm": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
-    "crossnet": ("model.options={layers: 4}", "tables.weight_decay=1e-3"),
-    "dcnv2": ("model.options={layers: 4}", *NETWORK, "model.options.dropout=0.4", "tables.weight_decay=0.05"),
+    "crossnet": ("model.options={layers: 4, bias: true}", "tables.weight_decay=1e-3"),
+    "dcnv2": ("model.options={layers: 4, bias: true}", *NETWORK, "model.options.dropout=0.4", "tables.weight_decay=0.05"),
     "mlp": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
 }
 SFG = {"crossnet": ("model.encoder.residual=true", "model.options.regenerate=true")}

@@ -168,13 +168,13 @@ class DayStream:
         begin, end = self._edges(cursor)[lane : lane + 2]
         done = min(cursor.row, end - begin)
         if not self._shuffle_rows:
-            return _cut(self._read(begin + done, end), takes)
+            return _cut(self._read(begin + done), takes)
         # Begin with the whole window that the cursor stands in, and skip what was taken from it.
         window_rows = max(1, self._shuffle_rows // cursor.lanes)
         first, skip = divmod(done, window_rows)
         begin += first * window_rows
         sizes = (min(window_rows, end - at) for at in range(begin, end, window_rows))
-        windows = enumerate(_cut(self._read(begin, end), sizes), start=first)
+        windows = enumerate(_cut(self._read(begin), sizes), start=first)
         steps = _cut((self._permuted(pieces, lane, number) for number, pieces in windows), chain([skip], takes))
         next(steps)
         return steps
@@ -185,30 +185,24 @@ class DayStream:
         # 32 bits a place are enough, and halve what the gather reads beside the column.
         return window.take(pa.array(order.astype(np.uint32)))
 
-    def _read(self, begin: int, end: int) -> Iterator[pa.RecordBatch]:
-        """The rows begin..end of the day, its units in this pass's order, each with its file and its number there."""
-        place = int(np.searchsorted(self._ends, begin, side="right"))
-        while begin < end:
-            unit, unit_end = self._units[place], int(self._ends[place])
-            start = unit.rows - (unit_end - begin)
-            yield from self._read_unit(unit, start, min(unit.rows, start + end - begin))
-            begin, place = unit_end, place + 1
+    def _read(self, begin: int) -> Iterator[pa.RecordBatch]:
+        """The rows of the day from `begin` on, its units in this pass's order, each row with its file and its number there."""
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        start = begin - (int(self._ends[first]) - self._units[first].rows) if first < len(self._units) else 0
+        for unit in self._units[first:]:
+            yield from self._read_unit(unit, start)
+            start = 0
 
-    def _read_unit(self, unit: _Unit, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def _read_unit(self, unit: _Unit, start: int) -> Iterator[pa.RecordBatch]:
         path = self._day.files[unit.file].path
-        changed = BadInput("the file changed after the day was opened", file=path, row_group=unit.unit,
-                           expected=f"{unit.rows} rows", hint="bring back the file as it was")  # fmt: skip
         with closing(self._reader.read(path, unit.unit, self._columns, start)) as batches:
             for batch in batches:
-                if start + batch.num_rows > unit.rows:
-                    raise changed
-                batch = batch.slice(0, stop - start)
-                yield self._with_provenance(batch, unit, start)
                 start += batch.num_rows
-                if start == stop < unit.rows:
-                    return  # the next lane reads on from here
-        if start < stop:
-            raise changed
+                if start <= unit.rows:
+                    yield self._with_provenance(batch, unit, start - batch.num_rows)
+        if start != unit.rows:
+            raise BadInput("the file changed after the day was opened", file=path, row_group=unit.unit,
+                           expected=f"{unit.rows} rows", hint="bring back the file as it was")  # fmt: skip
 
     def _with_provenance(self, batch: pa.RecordBatch, unit: _Unit, start: int) -> pa.RecordBatch:
         first = unit.first_row + start

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,8 @@ from contextlib import closing
 from typing import Any
 
 from data.errors import GenctrError
+
+GO_ON = "run the same command again to go on from the last checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,14 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     command: Callable[[argparse.Namespace], int] = arguments.command
+    rank = os.environ.get("RANK", "0")
+    me = "genctr" if rank == "0" else f"genctr (rank {rank})"
     try:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        rank = os.environ.get("RANK", "0")
-        print(f"genctr{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        print(f"{me}: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "Connection closed by peer" not in str(error):
+            raise
+        print(f"{me}: another rank ended, and says why", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("genctr: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print(f"genctr: stopped; {GO_ON}", file=sys.stderr)
         return 130
 
 
@@ -79,13 +86,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from launch.doctor import run  # noqa: PLC0415 - each command loads only what it needs: torch takes seconds
+    from launch.doctor import run  # each command loads only what it needs: torch takes seconds
 
     return run()
 
 
 def _synth(arguments: argparse.Namespace) -> int:
-    from data.synthetic import write  # noqa: PLC0415
+    from data.synthetic import write
 
     write(arguments.out, days=arguments.days, rows=arguments.rows, seed=arguments.seed)
     print(f"{arguments.days} days in {arguments.out}")
@@ -93,7 +100,7 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from data.inspect import inspect  # noqa: PLC0415
+    from data.inspect import inspect
 
     report = inspect(arguments.path)
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.text())
@@ -107,9 +114,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    import yaml  # noqa: PLC0415
+    import yaml
 
-    from data.importers import run_import  # noqa: PLC0415
+    from data.importers import run_import
 
     options = {}
     for override in arguments.overrides:
@@ -123,14 +130,14 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from pipeline.config import load  # noqa: PLC0415
-    from pipeline.world import launched, world  # noqa: PLC0415
+    from pipeline.config import load
+    from pipeline.world import launched, world
 
     config, schema = load(arguments.config, arguments.overrides)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks)
-    from pipeline.build import build  # noqa: PLC0415
-    from pipeline.run import run  # noqa: PLC0415
+    from pipeline.build import build
+    from pipeline.run import run
 
     folder = arguments.out or f"runs/{config.name}"
     with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
@@ -142,11 +149,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from data.days import parse_days  # noqa: PLC0415
-    from pipeline.build import build, load_run  # noqa: PLC0415
-    from pipeline.evaluate import evaluate  # noqa: PLC0415
-    from pipeline.run import restore_best  # noqa: PLC0415
-    from pipeline.world import launched, world  # noqa: PLC0415
+    from data.days import parse_days
+    from pipeline.build import build, load_run
+    from pipeline.evaluate import evaluate
+    from pipeline.run import restore_best
+    from pipeline.world import launched, world
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
@@ -164,15 +171,29 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _on_ranks(ranks: int) -> int:
-    """Start this same command once per rank, through torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "launch"]
-    return subprocess.run([sys.executable, *launcher, *sys.argv[1:]], check=False).returncode  # noqa: S603 - our own command
+    """Start this same command once per rank, as torchrun does. What went wrong in a rank, the rank says itself."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *sys.argv[1:]]
+    try:
+        run(parse_args(launcher))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        rank, first = error.get_first_failure()
+        if first.exitcode < 0:
+            print(f"genctr: rank {rank} died of {first.signal_name()}; {GO_ON}", file=sys.stderr)
+        return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+    except SignalException as error:
+        raise KeyboardInterrupt from error
+    return 0
 
 
 def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:
     """The table of scores: a line per day, best reachable AUC beside it where the log knows it."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     lines = dict(days) | ({"test": test} if test else {})
     if not lines:

@@ -3,6 +3,7 @@
 It runs where nothing else does, so it imports the standard library only and loads the rest in a child process.
 """
 
+import csv
 import ctypes
 import os
 import re
@@ -140,7 +141,7 @@ def check_fbgemm(version: str) -> Finding:
     if not shim and torch is not None and "+cpu" in torch.version:
         return Finding(f"fbgemm-gpu {cuda.version} is the CUDA build, but torch {torch.version} is for the CPU", mend)
     name, build = ("fbgemm-gpu", cuda) if cpu is None else ("fbgemm-gpu-cpu", cpu)
-    if strange := [str(file) for file in build.files or () if file.size not in (None, size(Path(str(file.locate()))))]:
+    if strange := strangers(build):
         return Finding(f"{len(strange)} files of {name} are gone or of another build, such as {strange[0]}", mend)
     return Finding(f"{name} {build.version}, whole")
 
@@ -199,6 +200,14 @@ def public(version: str) -> str:
     return version.partition("+")[0]
 
 
-def size(file: Path) -> int:
-    """Return the bytes of a file, -1 if it is not there."""
-    return file.stat().st_size if file.is_file() else -1
+def strangers(build: Distribution) -> list[str]:
+    """Return the files of a distribution that are gone or have another size than was installed.
+
+    It reads RECORD itself: `Distribution.files` leaves out what is gone, from Python 3.12 on.
+    """
+    found = []
+    for name, _, size in csv.reader((build.read_text("RECORD") or "").splitlines()):
+        file = Path(str(build.locate_file(name)))
+        if size and not (file.is_file() and file.stat().st_size == int(size)):
+            found.append(name)
+    return found

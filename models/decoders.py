@@ -127,6 +127,7 @@ class CrossNet(Decoder):
         cross_dropout: probability of dropping a coordinate after a layer while training.
         regenerate: generate from what the layer before returned.
         weigh_generated: the paper's formula instead of the code's.
+        bias: whether W_l x also adds a vector b_l, as DCN V2 has it and the released SFG code has not.
 
     Shape:
         emb_BFD (B, F, D) -> (B, F * D)
@@ -142,13 +143,14 @@ class CrossNet(Decoder):
         cross_dropout: float = 0.0,
         regenerate: bool = False,
         weigh_generated: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"crossnet: layers is {layers}; expected 1 or more")
         self.out_features = fields * width
         self.encoders = nn.ModuleList(generate() for _ in range(layers))
-        self.weights = nn.ModuleList(linear(fields * width, fields * width, bias=False) for _ in range(layers))
+        self.weights = nn.ModuleList(linear(fields * width, fields * width, bias=bias) for _ in range(layers))
         self.drop = nn.Dropout(cross_dropout)
         self.regenerate = regenerate
         self.weigh_generated = weigh_generated
@@ -180,7 +182,7 @@ class DCNV2(CrossNet):
     out = concat(CrossNet(emb), MLP(flat(emb)))        then, with `deep_head`, relu(Linear(m, 2m)) of the m numbers
 
     Args:
-        layers, cross_dropout, regenerate, weigh_generated: the cross part, see `CrossNet`.
+        layers, cross_dropout, regenerate, weigh_generated, bias: the cross part, see `CrossNet`.
         hidden, dropout, batch_norm: the network, see `MLP`.
         deep_head: a hidden layer before the head, as the released SFG code has for both of its paradigms; the usual
             DCN V2 has none.
@@ -199,6 +201,7 @@ class DCNV2(CrossNet):
         cross_dropout: float = 0.0,
         regenerate: bool = False,
         weigh_generated: bool = False,
+        bias: bool = False,
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
@@ -212,6 +215,7 @@ class DCNV2(CrossNet):
             cross_dropout=cross_dropout,
             regenerate=regenerate,
             weigh_generated=weigh_generated,
+            bias=bias,
         )
         self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
         both = fields * width + self.mlp.out_features

@@ -182,7 +182,7 @@ class _LookUp(torch.autograd.Function):
         return None, None, None, None
 
 
-class TableOptimizer(EmbeddingFusedOptimizer):  # type: ignore[misc]
+class TableOptimizer(EmbeddingFusedOptimizer):
     """TorchRec's view of a group's optimizer, with the state that a checkpoint needs under any plan.
 
     Adam's count of steps is added, one replicated number per table: TorchRec saves the moments only, and a restored run would
@@ -199,7 +199,7 @@ class TableOptimizer(EmbeddingFusedOptimizer):  # type: ignore[misc]
                 del self.state[weight]
 
 
-class PooledKernel(BatchedFusedEmbeddingBag):  # type: ignore[misc]
+class PooledKernel(BatchedFusedEmbeddingBag):
     """TorchRec's kernel of pooled tables, with Adam on CPU and a state that can be saved."""
 
     def __init__(
@@ -215,7 +215,7 @@ class PooledKernel(BatchedFusedEmbeddingBag):  # type: ignore[misc]
         _equip(self, config, pg, counted, rule)
 
 
-class UnpooledKernel(BatchedFusedEmbedding):  # type: ignore[misc]
+class UnpooledKernel(BatchedFusedEmbedding):
     """The same for unpooled tables."""
 
     def __init__(

@@ -1,21 +1,21 @@
 """From config to parts: the one place where a name in a file becomes an object."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 import torch
-import torch.distributed as dist
-from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from data.collate import Collate
 from data.days import Day, Days, parse_days
-from data.document import read_document, write_document
+from data.document import Section, write_document
 from data.errors import GenctrError
 from data.features import Features
 from data.paths import PATHS
@@ -31,7 +31,7 @@ from models.losses import LOSSES
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import DenseConfig, ModelConfig, RunConfig, TableConfig, load
+from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, TableConfig, load
 from pipeline.plugins import bind, find
 from pipeline.runlog import RunLog
 from pipeline.schedule import Schedule
@@ -41,7 +41,13 @@ from pipeline.trainer import Pipe
 from pipeline.world import World
 
 PARADIGM_ENCODERS = {"plain": "identity", "sfg": "sfg"}
-MAY_CHANGE = {"data.prefetch", "data.lanes", "data.root", "train.ranks", "train.epochs", "train.max_steps", "train.device"}
+MAY_CHANGE = {
+    *("schema_file", "data.root", "data.lanes", "data.prefetch"),
+    *("train.ranks", "train.device", "train.epochs", "train.max_steps"),
+}
+"""What a run that goes on may be told anew, beside all of `checkpoint` and every table's sharding."""
+
+STATISTICS = f"statistics/{FILE}"
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,22 @@ class Job:
         pipe: Pipe = kind(self.sharded.model, self.optimizer, self.world.device)
         return pipe
 
+    def open(self, day: str, step: int) -> Day:
+        """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
+        opened = self.world.agree(lambda: self.source.open(day))
+        for path, why in opened.quarantined.items():
+            self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
+            if self.world.first:
+                sys.stderr.write(f"genctr: day {day} is read without {path}: {why}\n")
+        return opened
+
+    def close(self) -> None:
+        """Finish the save in the background, and write what the log holds back."""
+        try:
+            self.checkpoints.wait()
+        finally:
+            self.log.close()
+
     def best_reachable(self) -> dict[str, float]:
         """The best AUC any model could have on each day, where the log is synthetic and knows; else nothing."""
         path = f"{self.config.data.root}/synthetic.json"
@@ -143,19 +165,23 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
 
 
 def build_source(config: RunConfig, schema: Schema, folder: str, *, rank: int = 0, ranks: int = 1) -> Source:
-    """The log, with the vocabularies and statistics stored in the run folder; rank 0 makes them if they are not there."""
-    data = config.data
-    reader: Reader = bind(f"reader {data.format}", find("genctr.readers", data.format, READERS), data.reader_options)
-    days = Days(data.root, reader=reader, layout=data.layout, bad_files=data.bad_files)
-    statistics = f"{folder}/statistics"
-    if rank == 0 and not PATHS.exists(f"{statistics}/{FILE}"):
-        names = parse_days(data.fit) or parse_days(data.days)
-        fit(schema, _batches(days, reader, names, schema), seed=config.seed).save(statistics)
-    if ranks > 1:
-        dist.barrier()
-    features = Features(schema, Statistics.load(statistics))
-    collate = Collate(features, bad_rows=data.bad_rows)
+    """The log, with the vocabularies and statistics stored in the run folder."""
+    reader = build_reader(config.data)
+    days = build_days(config.data, reader)
+    features = Features(schema, Statistics.load(f"{folder}/statistics"))
+    collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, reader, features, collate, rank, ranks)
+
+
+def build_reader(config: DataConfig) -> Reader:
+    """How the files of the log are read."""
+    reader: Reader = bind(f"reader {config.format}", find("genctr.readers", config.format, READERS), config.reader_options)
+    return reader
+
+
+def build_days(config: DataConfig, reader: Reader) -> Days:
+    """The days of the log."""
+    return Days(config.root, reader=reader, layout=config.layout, bad_files=config.bad_files)
 
 
 def build(config: RunConfig, schema: Schema, folder: str, world: World) -> Job:
@@ -164,8 +190,7 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World) -> Job:
     Raises:
         GenctrError: the folder was begun with another config or schema, or a part has no such name or option.
     """
-    if world.first:
-        _claim(folder, config, schema)
+    world.agree(lambda: _prepare(folder, config, schema))
     source = build_source(config, schema, folder, rank=world.rank, ranks=world.ranks)
     torch.manual_seed(config.seed)
     ranker = build_ranker(config.model, source.features, schema.task_names)
@@ -206,7 +231,7 @@ def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]
     """The click model; tables on the meta device, for sharding to fill.
 
     Raises:
-        GenctrError: no such decoder, or not such an option.
+        GenctrError: no such decoder or option, or fields that cannot be embedded.
     """
     make_decoder = find("genctr.decoders", config.decoder, DECODERS)
     options = {} if config.paradigm == "plain" else config.encoder.model_dump()
@@ -214,14 +239,17 @@ def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]
     fields = build_fields(features, config.dim)
     shape = {"fields": len(fields), "width": config.dim}
     generate = partial(make_encoder, **shape, **options)
-    decoder = bind(f"decoder {config.decoder}", partial(make_decoder, **shape, generate=generate), config.options)
+    decoder = bind(f"decoder {config.decoder}", make_decoder, config.options, given={**shape, "generate": generate})
     linear = decoder.needs_linear
     tables = [
         Table(spec.name, spec.rows, spec.dim or config.dim, spec.fields, spec.pool if spec.pooled else "none", linear)
         for spec in features.tables
     ]
-    sparse = SparseArch(tables, device=torch.device("meta"))
-    embed = FieldEmbedding(fields, width=config.dim, linear=linear)
+    try:
+        sparse = SparseArch(tables, device=torch.device("meta"))
+        embed = FieldEmbedding(fields, width=config.dim, linear=linear)
+    except ValueError as error:
+        raise GenctrError(f"the schema's fields: {error}") from error
     head = Head(features=decoder.out_features, tasks=tasks)
     return Ranker(sparse=sparse, embed=embed, decoder=decoder, head=head)
 
@@ -278,28 +306,56 @@ def _batches(days: Days, reader: Reader, names: list[str], schema: Schema) -> It
                 yield from reader.read(file.path, unit, columns, 0)
 
 
+def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
+    """What is done once for all ranks: the folder is this run's, and holds its vocabularies and statistics."""
+    try:
+        _claim(folder, config, schema)
+    except OSError as error:
+        raise GenctrError(f"the run folder {folder} cannot be written: {error}\n  next: give another --out") from error
+    if not PATHS.exists(f"{folder}/{STATISTICS}"):
+        reader = build_reader(config.data)
+        names = parse_days(config.data.fit) or parse_days(config.data.days)
+        batches = _batches(build_days(config.data, reader), reader, names, schema)
+        fit(schema, batches, seed=config.seed).save(f"{folder}/statistics")
+
+
 def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
-    """Store the resolved config in a new run folder; in an old one, refuse what would make it another run."""
-    if not PATHS.exists(f"{folder}/config.yaml"):
-        PATHS.mkdirs(folder)
-        write_document(f"{folder}/schema.yaml", schema)
-        write_document(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
-        return
+    """Store the resolved config; where a run has saved something, refuse what would make it another run."""
+    if PATHS.exists(f"{folder}/config.yaml"):
+        changed = _changes(folder, config, schema)
+        if changed and PATHS.exists(f"{folder}/checkpoints"):
+            told = "\n".join(f"  {line}" for line in changed)
+            raise GenctrError(f"{folder} was begun with another config:\n{told}\n  next: set these back, or give a new --out")
+        if changed and PATHS.exists(f"{folder}/{STATISTICS}"):
+            PATHS.rm(f"{folder}/{STATISTICS}")
+    PATHS.mkdirs(folder)
+    _store(f"{folder}/schema.yaml", schema)
+    _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+
+
+def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
+    """What would make this another run than the one the folder was begun with, a line each."""
     begun, begun_schema = load_run(folder)
     before, now = _flat(begun.model_dump()), _flat(config.model_dump())
     changed = sorted(
         key
         for key in before.keys() | now.keys()
         if before.get(key) != now.get(key)
-        and key not in MAY_CHANGE | {"schema_file"}
+        and key not in MAY_CHANGE
         and not key.startswith("checkpoint.")
         and not key.endswith(".sharding")
     )
-    if changed:
-        told = "\n".join(f"  {key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed)
-        raise GenctrError(f"{folder} was begun with another config:\n{told}\n  next: set these back, or give a new --out")
-    if begun_schema != schema:
-        raise GenctrError(f"{folder} was begun with another schema (see its schema.yaml)\n  next: set it back, or a new --out")
+    lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
+    return lines if begun_schema == schema else [*lines, "the schema: see schema.yaml there"]
+
+
+def _store(path: str, document: Section) -> None:
+    """Write a document whole or not at all. A store behind a scheme puts it whole by itself."""
+    if "://" in path:
+        write_document(path, document)
+        return
+    write_document(f"{path}.tmp", document)
+    os.replace(f"{path}.tmp", path)
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

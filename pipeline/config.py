@@ -1,16 +1,15 @@
 """Everything a run can be told. One YAML file in, frozen objects out."""
 
+import posixpath
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from data.document import Section, read_document
-from data.errors import BadDocument
-from data.schema import Schema
-
-Unit = Field(ge=0, lt=1)
+from data.days import parse_days
+from data.document import BadValue, Section, nearest, read_document
+from data.errors import BadDocument, GenctrError
+from data.schema import AnyField, AnyIds, NumberField, Schema
 
 
 class DataConfig(Section):
@@ -57,6 +56,22 @@ class DataConfig(Section):
 
     bad_rows: Literal["stop", "skip"] = "stop"
     """What a row that is not what the schema says does: stop the run, or be left out and counted."""
+
+    @model_validator(mode="after")
+    def _every_day_is_for_one_thing(self) -> "DataConfig":
+        uses: dict[str, str] = {}
+        for use in ("fit", "days", "validation", "test"):
+            try:
+                names = parse_days(getattr(self, use))
+            except GenctrError as error:
+                raise BadValue(str(error), use) from error
+            if use == "days" and not names:
+                raise BadValue("no day to train", use)
+            for day in names if use != "fit" else ():
+                if day in uses:
+                    raise BadValue(f"{day} is in {uses[day]} already: no score would be honest", use)
+                uses[day] = use
+        return self
 
 
 class EncoderConfig(Section):
@@ -131,9 +146,9 @@ class TableConfig(Section):
     init: InitConfig = InitConfig()
     """The first values."""
 
-    sharding: Literal[
-        "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"
-    ] = "auto"
+    sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
+        "auto"
+    )
     """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
 
 
@@ -145,8 +160,15 @@ class TablesConfig(TableConfig):
 
     @model_validator(mode="after")
     def _single_tables_are_valid(self) -> "TablesConfig":
-        for name in self.only:
-            self.of(name)
+        for name, settings in self.only.items():
+            for key in settings:
+                if key not in TableConfig.model_fields:
+                    raise BadValue(f"unknown key; {nearest(key, list(TableConfig.model_fields))}", "only", name, key)
+            try:
+                self.of(name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise BadValue(f"{first['msg']}, got {first['input']!r}", "only", name, *first["loc"]) from error
         return self
 
     def of(self, name: str) -> TableConfig:
@@ -205,7 +227,7 @@ class EarlyStopConfig(Section):
     patience: PositiveInt = 2
     """[epochs] without improvement before stopping."""
 
-    min_delta: float = Field(default=1e-6, ge=0)
+    min_delta: float = Field(default=1e-6, gt=0)
     """[1] least improvement that counts."""
 
     lr_factor: float = Field(default=1.0, gt=0, le=1)
@@ -291,12 +313,13 @@ class RunConfig(Section):
         if self.train.batch_rows % self.data.lanes:
             below = self.train.batch_rows // self.data.lanes * self.data.lanes
             near = [rows for rows in (below, below + self.data.lanes) if rows]
-            raise ValueError(
-                f"train.batch_rows {self.train.batch_rows} is not a multiple of data.lanes {self.data.lanes}: "
-                f"choose {' or '.join(map(str, near))}"
+            raise BadValue(
+                f"{self.train.batch_rows} is not a multiple of data.lanes, {self.data.lanes}: "
+                f"choose {' or '.join(map(str, near))}",
+                *("train", "batch_rows"),
             )
         if self.train.early_stop and not self.data.validation:
-            raise ValueError("train.early_stop needs days to look at: set data.validation")
+            raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
 
 
@@ -312,10 +335,16 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     """
     config = read_document(path, RunConfig, overrides)
     schema_path = config.schema_file
-    if "://" not in schema_path and not PurePosixPath(schema_path).is_absolute():
-        schema_path = str(PurePosixPath(path).parent / schema_path)
+    if "://" not in schema_path:
+        schema_path = posixpath.join(posixpath.dirname(path), schema_path)  # a path from / stays as it is
     schema = read_document(schema_path, Schema)
-    unknown = sorted(set(config.tables.only) - {field.name for field in schema.fields})
-    if unknown:
-        raise BadDocument(f"{path}: tables.only names {unknown}, which {schema_path} has no field for")
+    tables = [field.name for field in schema.fields if _has_table(field)]
+    for name in config.tables.only:
+        if name not in tables:
+            raise BadDocument(f"{path}: tables.only.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
     return config, schema
+
+
+def _has_table(field: AnyField) -> bool:
+    """Whether a field has an embedding table of its own, called as the field."""
+    return (isinstance(field, AnyIds) and field.table is None) or (isinstance(field, NumberField) and field.buckets is not None)

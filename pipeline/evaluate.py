@@ -38,5 +38,6 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool) -> dict[s
     model.train()
     seconds = time.perf_counter() - since
     rows, skipped = job.world.total(counts).tolist()
-    scores = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds, "tasks": meters.compute()}
+    counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
+    scores = {**counted, "tasks": meters.compute()}
     return job.world.agree(lambda: scores)

@@ -42,26 +42,27 @@ SUMMED_OVER_RANKS = ("row_wise", "table_row_wise", "grid_shard")
 
 
 @dataclass
-class PooledContext(EmbeddingBagCollectionContext):  # type: ignore[misc]
+class PooledContext(EmbeddingBagCollectionContext):
     """A step's notes: whether this rank has no rows in it, and the lengths (B, 1) of the fields still to be averaged."""
 
     empty: bool = False
     lengths: dict[str, Tensor] = field(default_factory=dict)
 
     def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the lengths until `stream` has used them."""
         super().record_stream(stream)
         for lengths in self.lengths.values():
             lengths.record_stream(stream)
 
 
 @dataclass
-class UnpooledContext(EmbeddingCollectionContext):  # type: ignore[misc]
+class UnpooledContext(EmbeddingCollectionContext):
     """A step's notes: whether this rank has no rows in it."""
 
     empty: bool = False
 
 
-class PooledTables(ShardedEmbeddingBagCollection):  # type: ignore[misc]
+class PooledTables(ShardedEmbeddingBagCollection):
     """An EmbeddingBagCollection over the ranks. A rank without rows looks up one without ids, and forgets it again."""
 
     def __init__(
@@ -83,9 +84,11 @@ class PooledTables(ShardedEmbeddingBagCollection):  # type: ignore[misc]
         ]
 
     def create_context(self) -> PooledContext:
+        """A new step's notes."""
         return PooledContext()
 
     def input_dist(self, ctx: PooledContext, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
+        """Send the ids to the ranks that hold their rows."""
         ctx.empty = features.stride() == 0
         if ctx.empty:
             features = _with_a_row(features)
@@ -95,35 +98,42 @@ class PooledTables(ShardedEmbeddingBagCollection):  # type: ignore[misc]
         return super().input_dist(ctx, features)
 
     def output_dist(self, ctx: PooledContext, output: list[Tensor]) -> LazyAwaitable[KeyedTensor]:
+        """Bring the vectors back."""
         with _padding():
             return _finished(super().output_dist(ctx, output), ctx)
 
     def compute_and_output_dist(self, ctx: PooledContext, input: KJTList) -> LazyAwaitable[KeyedTensor]:
+        """Look the vectors up and bring them back."""
         with _padding():
             return _finished(super().compute_and_output_dist(ctx, input), ctx)
 
 
-class UnpooledTables(ShardedEmbeddingCollection):  # type: ignore[misc]
+class UnpooledTables(ShardedEmbeddingCollection):
     """An EmbeddingCollection over the ranks. A rank without rows looks up one without ids, and forgets it again."""
 
     def create_context(self) -> UnpooledContext:
+        """A new step's notes."""
         return UnpooledContext(sharding_contexts=[])
 
     def input_dist(self, ctx: UnpooledContext, features: KeyedJaggedTensor) -> Awaitable[Awaitable[KJTList]]:
+        """Send the ids to the ranks that hold their rows."""
         ctx.empty = features.stride() == 0
         return super().input_dist(ctx, _with_a_row(features) if ctx.empty else features)
 
     def output_dist(self, ctx: UnpooledContext, output: list[Tensor]) -> LazyAwaitable[dict[str, JaggedTensor]]:
+        """Bring the vectors back."""
         return _then(super().output_dist(ctx, output), _no_events, needed=ctx.empty)
 
     def compute_and_output_dist(self, ctx: UnpooledContext, input: KJTList) -> LazyAwaitable[dict[str, JaggedTensor]]:
+        """Look the vectors up and bring them back."""
         return _then(super().compute_and_output_dist(ctx, input), _no_events, needed=ctx.empty)
 
 
-class PooledSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+class PooledSharder(EmbeddingBagCollectionSharder):
     """Makes `PooledTables`."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
+        """All but a copy on every rank."""
         return [kind.value for kind in ShardingType if kind != ShardingType.DATA_PARALLEL]
 
     def shard(
@@ -134,14 +144,16 @@ class PooledSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
         device: torch.device | None = None,
         module_fqn: str | None = None,
     ) -> PooledTables:
+        """Spread a collection."""
         return PooledTables(module, params, env, device, module_fqn)
 
     @property
     def sharded_module_type(self) -> type[PooledTables]:
+        """What `shard` makes."""
         return PooledTables
 
 
-class UnpooledSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
+class UnpooledSharder(EmbeddingCollectionSharder):
     """Makes `UnpooledTables`."""
 
     def shard(
@@ -152,10 +164,12 @@ class UnpooledSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
         device: torch.device | None = None,
         module_fqn: str | None = None,
     ) -> UnpooledTables:
+        """Spread a collection."""
         return UnpooledTables(module, params, env, device=device, module_fqn=module_fqn)
 
     @property
     def sharded_module_type(self) -> type[UnpooledTables]:
+        """What `shard` makes."""
         return UnpooledTables
 
 

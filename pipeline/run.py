@@ -83,7 +83,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         if restored["files"] != opened.fingerprint:
             raise BadInput(
                 f"day {day} is half trained, and its files are not those it was begun with",
-                file=config.data.root,
+                file=job.config.data.root,
                 expected="the same files, of the same sizes and rows",
                 hint="bring back the files as they were, or give a new --out",
             )

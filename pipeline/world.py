@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from data.errors import GenctrError
 
@@ -63,7 +64,7 @@ def world(device: str = "auto") -> Iterator[World]:
     """Join the process group a launcher describes in the environment, or be the only rank."""
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
-        raise GenctrError("train.device is cuda, but torch finds no CUDA device here\n  next: set it to cpu, or ask `genctr doctor`")
+        raise GenctrError("train.device is cuda, but torch finds none here\n  next: set it to cpu, or ask `genctr doctor`")
     where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(where)
@@ -72,7 +73,7 @@ def world(device: str = "auto") -> Iterator[World]:
         _die_with_parent()
         dist.init_process_group(backend, timeout=PATIENCE)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=PATIENCE)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), where)
     finally:

@@ -319,6 +319,7 @@ class Failing:
 
     def __init__(self) -> None:
         self.opened = 0
+        self.entries = 0
         self.threads: set[str] = set()
 
     def units(self, path: str) -> tuple[int, ...]:
@@ -332,6 +333,7 @@ class Failing:
         if unit == 1:
             raise BadInput("unreadable data", file=path, row_group=unit)
         self.opened += 1
+        self.entries += 1
         try:
             yield from READER.read(path, unit, columns, start)
         finally:
@@ -387,19 +389,37 @@ def test_prefetching_reads_in_one_other_thread_and_not_further_than_asked(tmp_pa
     batches.close()
 
 
-def test_the_files_stay_open_between_windows_so_a_row_is_decoded_once(tmp_path: Path) -> None:
-    """One unit, windows of 10 rows: the reader is entered once per lane, not once per window."""
-    day = open_day(tmp_path, [400])
-    entries: list[int] = []
+@pytest.mark.parametrize(
+    ("units", "entries"),
+    [
+        ([400], [(0, 0), (0, 100), (0, 200), (0, 300)]),  # lanes begin in the middle of the unit
+        ([100] * 4, [(0, 0), (1, 0), (2, 0), (3, 0)]),
+        ([150, 250], [(0, 0), (0, 100), (1, 50), (1, 150), (1, 0)]),  # lane 1 goes on from unit 0 to unit 1
+    ],
+)
+def test_a_lane_enters_a_unit_once_and_keeps_it_open(tmp_path: Path, units: list[int], entries: list[tuple[int, int]]) -> None:
+    """Files in their order, 4 lanes of 100 rows, 50 steps of 2 rows each."""
+    day = open_day(tmp_path, units)
+    entered: list[tuple[int, int]] = []
 
     class Counting(Failing):
         def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
-            entries.append(start)
+            entered.append((unit, start))
             return READER.read(path, unit, columns, start)
 
-    made = DayStream(day, Counting(), columns=["id"], collate=collate, batch_rows=8, lanes=4, shuffle_rows=40)  # type: ignore[arg-type]
+    made = DayStream(day, Counting(), columns=["id"], collate=collate, batch_rows=8, lanes=4)  # type: ignore[arg-type]
     assert len(list(made.batches(made.start()))) == 50
-    assert entries == [0, 100, 200, 300]
+    assert entered == entries
+
+
+def test_windows_do_not_enter_a_unit_again(tmp_path: Path) -> None:
+    """One unit, 4 lanes of 100 rows in windows of 10: four entries, not forty."""
+    day = open_day(tmp_path, [400])
+    reader = Failing()
+    made = DayStream(day, reader, columns=["id"], collate=collate, batch_rows=8, lanes=4, shuffle_rows=40)  # type: ignore[arg-type]
+
+    assert len(list(made.batches(made.start()))) == 50
+    assert reader.entries == 4
 
 
 PEAK = """

@@ -24,8 +24,9 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["launch.cli", "pipeline.build", "pipeline.run", "pipeline.evaluate"])
 
 
-def job(argv: Sequence[str], rank: int, ranks: int, port: int) -> None:
+def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int) -> None:
     """What each rank's process runs: the command itself."""
+    os.environ |= environment  # the fork server has the environment of the first test that started a job
     if ranks > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -34,14 +35,14 @@ def job(argv: Sequence[str], rank: int, ranks: int, port: int) -> None:
     sys.exit(main(argv))
 
 
-def start(config: Path, out: Path, ranks: int, *overrides: str) -> list[Any]:
+def start(config: Path | str, out: Path | str, ranks: int, *overrides: str) -> list[Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     argv = ["train", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
     for override in overrides:
         argv += ["--set", override]
-    processes = [SERVER.Process(target=job, args=(argv, rank, ranks, port)) for rank in range(ranks)]
+    processes = [SERVER.Process(target=job, args=(argv, dict(os.environ), rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()
     return processes

@@ -21,7 +21,7 @@ class Environment:
         venv.create(folder, symlinks=True)
         self.python = folder / "bin" / "python"
         self.packages = next(folder.glob("lib/python*/site-packages"))
-        packages = [package for package in Path(sysconfig.get_path("purelib")).iterdir() if package.suffix != ".pth"]
+        packages = [package for package in Path(sysconfig.get_path("purelib")).iterdir() if "__editable__" not in package.name]
         for package in [*packages, ROOT / "launch", ROOT / "data"]:
             (self.packages / package.name).symlink_to(package)
 

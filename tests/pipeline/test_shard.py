@@ -21,6 +21,8 @@ from data.errors import GenctrError
 from pipeline.shard import EVERYWHERE, Init, Sharded, TableOptions, shard
 from tests.helpers import on_ranks
 
+pytestmark = pytest.mark.filterwarnings("ignore:Please use DTensor:FutureWarning")  # DCP, of its own use of TorchRec's tensors
+
 CPU = torch.device("cpu")
 STEPS, HALF, ROWS = 6, 3, 12
 MODES = {"user": "mean", "item": "sum", "tags": "sum"}
@@ -89,8 +91,8 @@ class Net(nn.Module):
         looked, events = self.bags(bags), self.sequences(sequences)["history"]
         vectors = [looked[key] for key in ("user", "item@goods", "tags@goods")]
         linear = looked["item@goods_linear"][:, 0] + looked["tags@goods_linear"][:, 0]
-        owner = torch.arange(bags.stride()).repeat_interleave(events.lengths())
-        history = torch.zeros(bags.stride(), 8).index_add(0, owner, events.values().square())
+        owner = torch.repeat_interleave(events.lengths())
+        history = torch.zeros_like(vectors[0]).index_add(0, owner, events.values().square())
         return self.dense(torch.cat([*vectors, history], dim=1)).squeeze(1) + linear
 
 
@@ -367,8 +369,10 @@ def test_first_values_depend_on_neither_plan_nor_ranks() -> None:
     rows = 150_000
     tables = on_ranks(1, first_values, rows)[0] + on_ranks(2, first_values, rows)[1]
 
-    assert len(tables) == 6 and all(torch.equal(table, tables[0]) for table in tables)
-    assert tables[0].mean().abs() < 0.01 and (tables[0].std() - 2).abs() < 0.01
+    assert len(tables) == 6
+    assert all(torch.equal(table, tables[0]) for table in tables)
+    assert tables[0].mean().abs() < 0.01
+    assert (tables[0].std() - 2).abs() < 0.01
     assert not torch.equal(tables[0][:1000], tables[0][65_536:66_536])
 
 
@@ -416,7 +420,8 @@ def refusal(rank: int, said: dict[str, Any]) -> str:
 def test_what_would_be_ignored_or_change_with_the_plan_is_refused(said: dict[str, Any], sentence: str) -> None:
     [message] = on_ranks(1, refusal, said)
 
-    assert message.startswith("table 'events': ") and sentence in message
+    assert message.startswith("table 'events': ")
+    assert sentence in message
 
 
 def without_settings(rank: int) -> str:
