@@ -2,7 +2,9 @@
 
     python benchmarks/frappe.py --seeds 3 --jobs 2
 
-Hyper-parameters are the BARS benchmark's for Frappe_x1, the same for plain and sfg; the encoder of sfg is one ReLU layer
+Hyper-parameters are the BARS benchmark's for Frappe_x1, the same for plain and sfg, but for crossnet's weight decay: with the
+listed 1e-3 it stays at AUC .943, here and in a plain torch loop of thirty lines; 1e-4 gives the published score in the
+published number of epochs. The encoder of sfg is one ReLU layer
 with gamma 1, for crossnet and dcnv2 with the raw embedding added and regenerated per layer, as the released SFG code has it.
 Valid and test rows are the official ones; the training negatives are redrawn, so compare within ±.003.
 """
@@ -16,7 +18,7 @@ NETWORK = ("model.options.hidden=[400,400,400]", "model.options.batch_norm=true"
 SETTINGS = {
     "fm": ("model.options={}", "tables.weight_decay=5e-6"),
     "deepfm": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
-    "crossnet": ("model.options={layers: 4, bias: true}", "tables.weight_decay=1e-3"),
+    "crossnet": ("model.options={layers: 4, bias: true}", "tables.weight_decay=1e-4"),
     "dcnv2": ("model.options={layers: 4, bias: true}", *NETWORK, "model.options.dropout=0.4", "tables.weight_decay=0.05"),
     "mlp": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
 }
@@ -72,7 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
     grid = cells(arguments.decoders, arguments.paradigms, arguments.seeds)
     lines = run_grid("launch/configs/frappe.yaml", grid, results=arguments.results, jobs=arguments.jobs, keep=keep)
-    print("\n| decoder | paradigm | seeds | test AUC | published | logloss | published | epochs |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "\n| decoder | paradigm | seeds | test AUC | published | logloss | published | epochs |\n|---|---|---|---|---|---|---|---|"
+    )
     for name in dict.fromkeys(cell.name for cell in grid):
         rows = [line for line in lines if line["name"] == name]
         if not rows:

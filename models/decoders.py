@@ -165,7 +165,7 @@ class CrossNet(Decoder):
         x_BX = emb_BFD.flatten(1)  # X = F * D
         for layer in range(len(self.weights)):
             gate_BX, raw_BX = self._layer(layer, emb_BFD, x_BX)
-            x_BX = self.drop(torch.addcmul(x_BX, gate_BX, raw_BX))
+            x_BX = self.drop(x_BX + gate_BX * raw_BX)  # addcmul's backward would multiply four times instead of twice
         return x_BX
 
     def _layer(self, layer: int, emb_BFD: Tensor, x_BX: Tensor) -> tuple[Tensor, Tensor]:

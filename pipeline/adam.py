@@ -107,16 +107,16 @@ class AdamTables(nn.Module):
     @torch.no_grad()
     def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
         """Move the tables by one step, given the gradient of what `forward` returned."""
-        rows, grad_UD = self._summed(indices.long(), offsets.long(), grad)
+        rows, summed = self._summed(indices.long(), offsets.long(), grad)
         flat = (self.tables.weights_host, self.tables.momentum1_host, self.second)
         whole = [state.detach().view(-1, self.width) for state in flat]
         if self.rule.moves == "all":
             if self.rule.weight_decay and self.rule.decays == "touched":
-                grad_UD.add_(whole[0].index_select(0, rows), alpha=self.rule.weight_decay)
-            self._step(torch.zeros_like(whole[0]).index_copy_(0, rows, grad_UD), *whole)
+                summed.add_(whole[0].index_select(0, rows), alpha=self.rule.weight_decay)
+            self._step(torch.zeros_like(whole[0]).index_copy_(0, rows, summed), *whole)
         else:
             touched = [state.index_select(0, rows) for state in whole]
-            self._step(grad_UD, *touched)
+            self._step(summed, *touched)
             for state, moved in zip(whole, touched, strict=True):
                 state.index_copy_(0, rows, moved)
         self.tables.iter.add_(1)
@@ -131,9 +131,9 @@ class AdamTables(nn.Module):
         if indices.numel() == 0:
             return indices, grad.new_zeros(0, self.width)
         rows, order = (indices + self.starts.repeat_interleave(offsets[::bags].diff())).sort(stable=True)
-        first = torch.ones_like(rows, dtype=torch.bool)
-        torch.ne(rows[1:], rows[:-1], out=first[1:])
-        ends = first.nonzero().flatten()
+        is_head = torch.ones_like(rows, dtype=torch.bool)
+        torch.ne(rows[1:], rows[:-1], out=is_head[1:])
+        heads = is_head.nonzero().flatten()
         if not self.tables.is_nobag:
             lengths = offsets.diff()
             order = torch.arange(lengths.numel()).repeat_interleave(lengths)[order]
@@ -141,7 +141,7 @@ class AdamTables(nn.Module):
             grad = grad.reshape(-1, self.width)
             if self.tables.pooling_mode == PoolingMode.MEAN:
                 grad = grad / lengths.view(fields, bags).t().reshape(-1, 1).clamp(min=1)
-        return rows[ends], functional.embedding_bag(order, grad.contiguous(), ends, mode="sum")
+        return rows[heads], functional.embedding_bag(order, grad.contiguous(), heads, mode="sum")
 
     def _step(self, grad: Tensor, weight: Tensor, first: Tensor, second: Tensor) -> None:
         """One step of torch's own fused Adam on these rows."""

@@ -359,6 +359,6 @@ def _store(path: str, document: Section) -> None:
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(tree, dict) and tree:
+    if isinstance(tree, dict):
         return {k: v for name, branch in tree.items() for k, v in _flat(branch, f"{prefix}.{name}" if prefix else name).items()}
     return {prefix: tree}

@@ -501,7 +501,7 @@ class _Reader(FileSystemReader):
         self.path = folder
         self._known: Metadata | None = None
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *_args: Any, **_: Any) -> Metadata:
         if self._known is None:
             with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
                 self._known = _read_metadata(stream.read())

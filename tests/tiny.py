@@ -1,23 +1,25 @@
-"""A log of a few hundred rows, a run file for it, and two ways to run it: in this process, or as the command in one of its own."""
+"""A log of a few hundred rows, a run file for it, and two ways to run it: in this process, or as a process of its own."""
 
-import multiprocessing
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from data.synthetic import write
+from launch.cli import main
+from pipeline.build import Job, build
+from pipeline.config import load
+from pipeline.world import world
+from tests.integration.jobs import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "launch" / "configs" / "demo.schema.yaml"
-DAYS = ["2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04"]
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["launch.cli", "pipeline.build", "pipeline.run", "pipeline.evaluate"])
+DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 
 def write_log(folder: Path) -> Path:
@@ -29,7 +31,7 @@ def write_log(folder: Path) -> Path:
         "seed": 7,
         "data": {
             "root": str(folder / "log"),
-            "days": [DAYS[0], DAYS[1]],
+            "days": list(DAYS[:2]),
             "validation": [DAYS[2]],
             "test": [DAYS[3]],
             "lanes": 2,
@@ -45,14 +47,10 @@ def write_log(folder: Path) -> Path:
 
 
 @contextmanager
-def job(config: Path, out: Path, *overrides: str) -> Iterator["Job"]:
-    """The built job, alone in a process group of this process."""
-    from pipeline.build import Job, build  # noqa: F401
-    from pipeline.config import load
-    from pipeline.world import world
-
-    with world("cpu") as here, closing(build(*load(str(config), overrides), str(out), here)) as built:
-        yield built
+def built(config: Path, out: Path, *overrides: str) -> Iterator[Job]:
+    """A job, alone in a process group of this process."""
+    with world("cpu") as here, closing(build(*load(str(config), overrides), str(out), here)) as job:
+        yield job
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,33 @@ class Done:
     err: str
 
 
-def command(*argv: object, folder: Path, cwd: Path = ROOT, seconds: float = 60) -> Done:
-    """Run `genctr` in a process forked from one that has torch loaded."""
+def genctr(*words: object) -> Done:
+    """Run the command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([str(word) for word in words])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def train(config: Path, out: Path, *overrides: str) -> Done:
+    """Run `genctr train` in this process."""
+    return genctr("train", config, "--out", out, "--quiet", *(word for override in overrides for word in ("--set", override)))
+
+
+def process(*words: object, folder: Path, seconds: float = 60) -> Done:
+    """Run the command in a process forked from one that has torch loaded; its output goes through `folder`."""
     out, err = folder / "stdout", folder / "stderr"
-    process = SERVER.Process(target=_command, args=([str(word) for word in argv], str(out), str(err), str(cwd)))
-    process.start()
-    process.join(seconds)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
+    child = SERVER.Process(target=_run, args=([str(word) for word in words], str(out), str(err)))
+    child.start()
+    child.join(seconds)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
         raise AssertionError(f"still running after {seconds} s:\n{err.read_text()}")
-    return Done(process.exitcode, out.read_text(), err.read_text())
+    return Done(child.exitcode, out.read_text(), err.read_text())
 
 
-def _command(argv: Sequence[str], out: str, err: str, cwd: str) -> None:
+def _run(words: Sequence[str], out: str, err: str) -> None:
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-    os.chdir(cwd)
-    from launch.cli import main
-
-    sys.exit(main(argv))
+    sys.exit(main(words))

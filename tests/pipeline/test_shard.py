@@ -201,7 +201,18 @@ def continued(rule: str, plan: str, folder: str) -> Run:
     return training.run(start=HALF)
 
 
-def all_runs(rank: int, own: str, other: str | None) -> dict[tuple[str, ...], Run]:
+def auto_plans() -> list[str]:
+    """Of a table of 80 bytes, with room for it and without."""
+    found = []
+    for memory in (1000, 90):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline.shard, "_memory", lambda device, memory=memory: memory)
+            plan = events_only(optimizer="sgd").plan.get_plan_for_module("0")
+            found.append(plan["events"].sharding_type)
+    return found
+
+
+def all_runs(rank: int, own: str, other: str | None) -> tuple[dict[tuple[str, ...], Run], list[Tensor], list[str]]:
     """Every rule under every plan: unbroken; continued half-way from the same plan; continued from another world and plan."""
     runs = {}
     for rule in RULES:
@@ -215,7 +226,7 @@ def all_runs(rank: int, own: str, other: str | None) -> dict[tuple[str, ...], Ru
     for rule, plan in HIERARCHICAL if dist.get_world_size() > 1 else []:
         runs[rule, plan, "unbroken"] = Training(rule, plan).run(save_at_half=f"{own}/{rule}/{plan}")
         runs[rule, plan, "another"] = continued(rule, "row_wise", f"{own}/{rule}/{plan}")
-    return runs if rank == 0 else {}
+    return runs if rank == 0 else {}, first_values(), auto_plans() if other else []
 
 
 def from_another_world(rank: int, other: str) -> dict[tuple[str, ...], Run]:
@@ -226,17 +237,25 @@ def from_another_world(rank: int, other: str) -> dict[tuple[str, ...], Run]:
     }
 
 
+@dataclass
+class Worlds:
+    runs: dict[int, dict[tuple[str, ...], Run]]
+    first_values: list[Tensor]
+    auto_plans: list[str]
+
+
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[tuple[str, ...], Run]]:
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
     """All runs of one rank and of two; each world also continues what the other one saved."""
     one, two = str(tmp_path_factory.mktemp("one")), str(tmp_path_factory.mktemp("two"))
-    alone = on_ranks(1, all_runs, one, None)[0]
-    together = on_ranks(2, all_runs, two, one)[0]
-    return {1: alone | on_ranks(1, from_another_world, two)[0], 2: together}
+    [(alone, values_alone, _)] = on_ranks(1, all_runs, one, None)
+    (together, values, plans), _ = on_ranks(2, all_runs, two, one)
+    return Worlds({1: alone | on_ranks(1, from_another_world, two)[0], 2: together}, values_alone + values, plans)
 
 
-def first_values(rank: int, rows: int) -> list[Tensor]:
-    """A table of more than one block, under three plans."""
+def first_values() -> list[Tensor]:
+    """A table of three blocks under three plans; the border between two ranks, row 75,000, lies inside one."""
+    rows = 150_000
     tables = []
     for plan in ("table_wise", "row_wise", "column_wise"):
         config = EmbeddingConfig(name="events", num_embeddings=rows, embedding_dim=8, feature_names=["history"])
@@ -296,7 +315,7 @@ class Mover:
     def move(self, touched: Tensor, scale: float) -> None:
         table, options, lr = self.table, self.options, self.options.lr * scale
         self.steps += 1
-        with torch.no_grad():
+        with torch.no_grad(), torch.sparse.check_sparse_tensor_invariants():
             if options.optimizer == "lazy_adam":
                 # SparseAdam adds eps to the root before it corrects the bias, FBGEMM (and torch's Adam) after.
                 self.torch.param_groups[0]["eps"] = options.eps * (1 - options.betas[1] ** self.steps) ** 0.5
@@ -307,9 +326,9 @@ class Mover:
             elif options.optimizer == "rowwise_adagrad":
                 self.sums += table.grad.square().mean(1)
                 table -= lr * table.grad / (self.sums.sqrt() + options.eps)[:, None]
-        if self.torch:
-            self.torch.param_groups[0]["lr"] = lr
-            self.torch.step()
+            if self.torch:
+                self.torch.param_groups[0]["lr"] = lr
+                self.torch.step()
         table.grad = None
 
 
@@ -330,7 +349,6 @@ def plain() -> dict[str, Run]:
     return {rule: plain_run(rule, first) for rule in RULES}
 
 
-Worlds = dict[int, dict[tuple[str, ...], Run]]
 CASES = [(ranks, rule, plan) for ranks in (1, 2) for rule in RULES for plan in plans_of(rule)]
 ALL = CASES + [(2, rule, plan) for rule, plan in HIERARCHICAL]
 
@@ -339,21 +357,21 @@ ALL = CASES + [(2, rule, plan) for rule, plan in HIERARCHICAL]
 def test_a_run_is_that_of_plain_torch_on_any_ranks_under_any_plan(
     worlds: Worlds, plain: dict[str, Run], ranks: int, rule: str, plan: str
 ) -> None:
-    assert_same(worlds[ranks][rule, plan, "unbroken"], plain[rule], 2e-6)
+    assert_same(worlds.runs[ranks][rule, plan, "unbroken"], plain[rule], 2e-6)
 
 
 @pytest.mark.parametrize(("ranks", "rule", "plan"), CASES)
 def test_a_run_continued_under_the_same_plan_is_the_unbroken_one_bit_for_bit(
     worlds: Worlds, ranks: int, rule: str, plan: str
 ) -> None:
-    assert_same(worlds[ranks][rule, plan, "same plan"], worlds[ranks][rule, plan, "unbroken"], 0.0)
+    assert_same(worlds.runs[ranks][rule, plan, "same plan"], worlds.runs[ranks][rule, plan, "unbroken"], 0.0)
 
 
 @pytest.mark.parametrize(("ranks", "rule", "plan"), ALL)
 def test_a_run_continues_from_another_plan_and_another_number_of_ranks(
     worlds: Worlds, ranks: int, rule: str, plan: str
 ) -> None:
-    assert_same(worlds[ranks][rule, plan, "another"], worlds[ranks][rule, plan, "unbroken"], 1e-6)
+    assert_same(worlds.runs[ranks][rule, plan, "another"], worlds.runs[ranks][rule, plan, "unbroken"], 1e-6)
 
 
 def test_the_rules_tell_themselves_apart(plain: dict[str, Run]) -> None:
@@ -364,10 +382,8 @@ def test_the_rules_tell_themselves_apart(plain: dict[str, Run]) -> None:
         assert all((end - another).abs().max() > 1e-4 for another in ends[:place])
 
 
-def test_first_values_depend_on_neither_plan_nor_ranks() -> None:
-    """150,000 rows are three blocks; the border between two ranks, row 75,000, lies inside one."""
-    rows = 150_000
-    tables = on_ranks(1, first_values, rows)[0] + on_ranks(2, first_values, rows)[1]
+def test_first_values_depend_on_neither_plan_nor_ranks(worlds: Worlds) -> None:
+    tables = worlds.first_values
 
     assert len(tables) == 6
     assert all(torch.equal(table, tables[0]) for table in tables)
@@ -380,6 +396,10 @@ def events_only(**said: Any) -> Sharded:
     config = EmbeddingConfig(name="events", num_embeddings=5, embedding_dim=4, feature_names=["history"])
     model = nn.Sequential(EmbeddingCollection(tables=[config], device=torch.device("meta")))
     return shard(model, tables={"events": TableOptions(**said)}, device=CPU, batch_rows=1, seed=7)
+
+
+def test_auto_splits_a_table_on_cpu_only_if_it_does_not_fit_whole(worlds: Worlds) -> None:
+    assert worlds.auto_plans == ["table_wise", "row_wise"]
 
 
 def moves_under_sgd(rank: int) -> list[float]:
