@@ -72,7 +72,6 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, looked: Looked, numbers_BN: Tensor, vectors_BX: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the vectors of all fields and, if asked, their first-order terms."""
-        looked = looked.cut(numbers_BN.shape[0])
         given = dict(zip(self._vectors, torch.split(vectors_BX, self._vector_dims, dim=1), strict=True))
         found = looked.vectors | given | self._pool(looked)
         if self.numbers_ND is not None:

@@ -79,22 +79,12 @@ class Looked:
     events: dict[str, Events] = field(default_factory=dict)
     linear_events: dict[str, Events] = field(default_factory=dict)
 
-    def cut(self, rows: int) -> "Looked":
-        """Return the first `rows` rows; the others must have no events, as `pad_rows` makes them."""
-        return Looked(
-            {name: vectors[:rows] for name, vectors in self.vectors.items()},
-            {name: weights[:rows] for name, weights in self.linear.items()},
-            {name: Events(events.values, events.lengths[:rows]) for name, events in self.events.items()},
-            {name: Events(events.values, events.lengths[:rows]) for name, events in self.linear_events.items()},
-        )
-
 
 class SparseArch(nn.Module):
     """All embedding tables of a model.
 
     Build it on the meta device and let DistributedModelParallel shard and fill it, or on a real device to use it as it
-    is. Results are taken by key, never by position: the order of a KeyedTensor depends on the sharding plan. Sharded
-    tables want the same number of rows, and at least one, on every rank: see `pad_rows`.
+    is. Results are taken by key, never by position: the order of a KeyedTensor depends on the sharding plan.
 
     Args:
         tables: every field belongs to exactly one of them.
@@ -145,21 +135,6 @@ class SparseArch(nn.Module):
                     events = looked.linear_events if table.name in self._linear else looked.events
                     events[name] = Events(_columns(found[key].values(), table), found[key].lengths())
         return looked
-
-
-def pad_rows(ids: KeyedJaggedTensor, rows: int) -> KeyedJaggedTensor:
-    """Return the ids with rows without ids appended, so that there are `rows` of them.
-
-    Row-wise sharding fails if ranks bring different numbers of rows (gloo cannot gather them on the way back), and an
-    EmbeddingCollection fails on none. `FieldEmbedding` cuts the appended rows off again.
-    """
-    here = ids.stride()
-    assert here <= rows, f"{here} rows do not fit into {rows}"
-    if here == rows:
-        return ids
-    lengths_KB = ids.lengths().view(len(ids.keys()), here)
-    padded = nn.functional.pad(lengths_KB, (0, rows - here)).flatten()
-    return KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=padded, stride=rows)
 
 
 def _columns(stored: Tensor, table: Table) -> Tensor:

@@ -181,7 +181,7 @@ def build_reader(config: DataConfig) -> Reader:
 
 def build_days(config: DataConfig, reader: Reader) -> Days:
     """The days of the log."""
-    return Days(config.root, reader=reader, layout=config.layout, bad_files=config.bad_files)
+    return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
 
 
 def build(config: RunConfig, schema: Schema, folder: str, world: World) -> Job:
@@ -311,7 +311,9 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
     try:
         _claim(folder, config, schema)
     except OSError as error:
-        raise GenctrError(f"the run folder {folder} cannot be written: {error}\n  next: give another --out") from error
+        raise GenctrError(
+            f"the run folder {folder} cannot be written: {error}\n  next: mend it, or give another --out"
+        ) from error
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         reader = build_reader(config.data)
         names = parse_days(config.data.fit) or parse_days(config.data.days)

@@ -33,6 +33,9 @@ class DataConfig(Section):
     layout: str = "day={day}"
     """Where a day lies under the root: a folder per day, or one file per day such as `{day}.parquet`."""
 
+    success: str | None = "_SUCCESS"
+    """The file that marks a day's folder as complete; null takes every folder for complete."""
+
     format: str = "parquet"
     """Name of the reader: parquet, csv, or one that an installed package adds."""
 

@@ -70,11 +70,11 @@ class Saver:
         world: World,
         every_steps: int,
         ends: Callable[[Cursor], bool],
-        fingerprint: str,
+        cut: str,
     ) -> None:
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._meters, self._tallies, self._world = meters, tallies, world
-        self._every, self._ends, self._fingerprint = every_steps, ends, fingerprint
+        self._every, self._ends, self._cut = every_steps, ends, cut
 
     def before(self, state: TrainState) -> None:
         """Nothing to do."""
@@ -90,7 +90,7 @@ class Saver:
         tally = self._world.total(self._tallies.here.stacked())
         meta: dict[str, Any] = {
             "state": state.to_json(),
-            "files": self._fingerprint,
+            "cut": self._cut,
             "tally": tally.tolist(),
             "meters": self._meters.state_dict(),
             "ranks": self._world.ranks,

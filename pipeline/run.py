@@ -1,5 +1,6 @@
 """The one-shot job: train the days a config names, in order, from wherever the run folder stands."""
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 
 from data.batch import Tally
 from data.cursor import Cursor
+from data.days import Day
 from data.errors import BadInput, GenctrError
 from pipeline.build import Job
 from pipeline.config import EarlyStopConfig, TrainConfig
@@ -80,11 +82,11 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     meters = RunningMeters(job.schema.task_names)
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
-        if restored["files"] != opened.fingerprint:
+        if restored["cut"] != _cut(opened):
             raise BadInput(
-                f"day {day} is half trained, and its files are not those it was begun with",
+                f"day {day} is half trained, and its rows are not where they were when it was begun",
                 file=job.config.data.root,
-                expected="the same files, of the same sizes and rows",
+                expected="the same rows in the same files and row groups; mended values are welcome",
                 hint="bring back the files as they were, or give a new --out",
             )
         meters.load_state_dict(restored["meters"])
@@ -100,7 +102,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         world=world,
         every_steps=job.config.checkpoint.every_steps,
         ends=lambda cursor: stream.steps_left(cursor) == 0,
-        fingerprint=opened.fingerprint,
+        cut=_cut(opened),
     )
     since, before = time.perf_counter(), state.rows
     label = f"train {day}" if config.epochs == 1 else f"train {day} epoch {epoch + 1}"
@@ -124,6 +126,11 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     state, best = _next(job, state, quiet=quiet)
     saver.save(state, pin="best" if best else None)
     return state
+
+
+def _cut(day: Day) -> str:
+    """How a day is cut into files and units: all that a cursor inside it relies on."""
+    return hashlib.sha256(repr([file.units for file in day.files]).encode()).hexdigest()[:16]
 
 
 def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool]:

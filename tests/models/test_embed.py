@@ -151,21 +151,6 @@ def test_first_order_terms_of_every_kind():
     torch.testing.assert_close(linear_BF, torch.tensor([[6.0, 0.5, 54.0, 7.0, 3.0, 1.5]]))
 
 
-def test_rows_appended_to_the_ids_are_cut_off():
-    made = embed(Field("user", "table", 2), Field("tags", "table", 2), linear=True)
-    looked = Looked(
-        vectors={"user": torch.tensor([[1.0, 2.0], [9.0, 9.0]])},
-        linear={"user": torch.tensor([[3.0], [9.0]])},
-        events={"tags": events([[4.0, 5.0]], [1, 0])},
-        linear_events={"tags": events([[6.0]], [1, 0])},
-    )
-
-    emb_BFD, linear_BF = made(looked, torch.zeros(1, 0), torch.zeros(1, 0))
-
-    torch.testing.assert_close(emb_BFD, torch.tensor([[[1.0, 2.0], [4.0, 5.0]]]))
-    torch.testing.assert_close(linear_BF, torch.tensor([[3.0, 6.0]]))
-
-
 def test_no_rows_still_give_every_parameter_a_gradient():
     fields = [Field("price", "number"), Field("image", "vector", 3), Field("item", "table", 4)]
     made = embed(*fields, Field("history", "table", 4, "attention", "item"), linear=True)

@@ -4,17 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import distributed, nn
 from torchrec import KeyedJaggedTensor
-from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints
-from torchrec.distributed.types import ShardingType
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
@@ -22,7 +13,8 @@ from models.encoders import ENCODERS
 from models.heads import Head
 from models.losses import bce
 from models.ranker import Ranker
-from models.sparse import SparseArch, Table, pad_rows
+from models.sparse import SparseArch, Table
+from pipeline.shard import Init, TableOptions, shard
 from tests.helpers import on_ranks
 
 CPU = torch.device("cpu")
@@ -105,19 +97,10 @@ def test_columns_that_only_fill_up_get_no_gradient():
 def test_rows_without_ids_are_zero():
     sparse = SparseArch([Table("user", 9, 2, ("user",), "mean"), Table("item", 9, 2, ("item",), "none")], device=CPU)
 
-    looked = sparse(pad_rows(ids(user=[]), 1), pad_rows(ids(item=[]), 1))
+    looked = sparse(ids(user=[[]]), ids(item=[[]]))
 
     assert looked.vectors["user"].tolist() == [[0.0, 0.0]]
     assert looked.events["item"].values.shape == (0, 2)
-    assert looked.cut(0).vectors["user"].shape == (0, 2)
-
-
-def test_appended_rows_have_no_ids():
-    padded = pad_rows(ids(a=[[1, 2]], b=[[3]]), 3)
-
-    assert padded.to_dict()["a"].lengths().tolist() == [2, 0, 0]
-    assert padded.to_dict()["b"].values().tolist() == [3]
-    assert pad_rows(ids(a=[], b=[]), 2).lengths().tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -155,13 +138,6 @@ CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2
 SHARES = [(6, 6), (1, 11), (0, 12), (12, 0)]
 
 
-class CpuSharder(EmbeddingBagCollectionSharder):
-    """The stock sharder leaves row-wise out on cpu."""
-
-    def sharding_types(self, compute_device_type):
-        return [kind.value for kind in ShardingType]
-
-
 class Task(nn.Module):
     """A ranker and its loss, so that DistributedDataParallel sees one module."""
 
@@ -176,7 +152,7 @@ class Task(nn.Module):
 
 
 def batch(start, stop):
-    """Rows start .. stop of the one global batch, their ids padded to as many rows as any rank may have."""
+    """Rows start .. stop of the one global batch."""
     draw = torch.Generator().manual_seed(7)
 
     def some(rows, most):
@@ -188,7 +164,7 @@ def batch(start, stop):
     sequences = ids(history=some(30, 4), item=[[3 * row[0]] for row in one[start:stop]])
     numbers, vectors = torch.randn(ROWS, 1, generator=draw), torch.randn(ROWS, 3, generator=draw)
     labels = (torch.arange(ROWS) % 2).float()
-    return pad_rows(bags, ROWS), pad_rows(sequences, ROWS), numbers[start:stop], vectors[start:stop], labels[start:stop]
+    return bags, sequences, numbers[start:stop], vectors[start:stop], labels[start:stop]
 
 
 def build(decoder, encoder, kind):
@@ -201,33 +177,18 @@ def build(decoder, encoder, kind):
     head = Head(features=made.out_features, tasks=["click"])
     task = Task(Ranker(sparse=SparseArch(tables, device=torch.device("meta")), embed=embed, decoder=made, head=head))
 
-    fused = {"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": 0.05, "eps": 1e-8}
-    sharders = [CpuSharder(fused_params=fused), EmbeddingCollectionSharder(fused_params=fused)]
-    constraint = ParameterConstraints(sharding_types=[kind], compute_kernels=["fused"])
-    ranks = distributed.get_world_size()
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=ranks, local_world_size=ranks, compute_device="cpu"),
-        batch_size=ROWS,
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.1),
-        constraints={part.name: constraint for table in tables for part in table.parts},
-    )
-    model = DistributedModelParallel(task, device=CPU, plan=planner.plan(task, sharders), sharders=sharders)
-    for name, value in model.state_dict().items():
-        for shard in value.local_shards() if hasattr(value, "local_shards") else []:
-            whole = torch.randn(value.metadata().size, generator=torch.Generator().manual_seed(len(name))) * 0.3
-            start, height = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
-            shard.tensor.copy_(whole[start : start + height])
-    return model
+    options = {table.name: TableOptions(lr=0.05, init=Init("normal", 0.3), sharding=kind) for table in tables}
+    return shard(task, tables=options, device=CPU, batch_rows=ROWS, seed=3)
 
 
 def losses(start, stop, case):
     """The loss over all ranks in every step."""
-    model = build(*case)
-    dense = torch.optim.SGD(dict(in_backward_optimizer_filter(model.named_parameters())).values(), lr=0.1)
+    sharded = build(*case)
+    dense = torch.optim.SGD(sharded.dense_parameters.values(), lr=0.1)
     found = []
     for _ in range(STEPS):
         dense.zero_grad()
-        share, loss = model(*batch(start, stop))
+        share, loss = sharded.model(*batch(start, stop))
         loss.backward()
         dense.step()
         share = share.detach()

@@ -1,4 +1,4 @@
-"""The one-shot job: stopped and gone on it ends the same, it is judged on days it never trains, and tested last with its best."""
+"""The one-shot job: stopped and gone on it ends the same; it is judged on days it never trains, and tested with its best."""
 
 import json
 import math
@@ -93,7 +93,7 @@ def test_every_epoch_without_improvement_lowers_the_learning_rates_and_an_improv
 
 
 def test_a_metric_that_is_not_defined_is_told_and_never_the_best() -> None:
-    with pytest.raises(GenctrError, match="train.early_stop: auc is not defined on the validation days"):
+    with pytest.raises(GenctrError, match=r"train\.early_stop: auc is not defined on the validation days"):
         judge(EarlyStopConfig(), START, math.nan)
 
 
@@ -274,7 +274,7 @@ def test_a_day_that_was_begun_keeps_its_lanes(config: Path, tmp_path: Path) -> N
     assert_every_row_once(config, out)
 
 
-def test_a_day_whose_files_changed_while_it_was_half_trained_is_refused(config: Path, tmp_path: Path) -> None:
+def test_a_day_whose_rows_moved_while_it_was_half_trained_is_refused(config: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "log", tmp_path / "run"
     shutil.copytree(config.parent / "log", root)
     part = root / f"day={FIRST}" / "part-00001.parquet"
@@ -287,7 +287,7 @@ def test_a_day_whose_files_changed_while_it_was_half_trained_is_refused(config: 
     mended = train(config, out, f"data.root={root}")
 
     assert (refused.code, mended.code) == (2, 0)
-    assert f"day {FIRST} is half trained, and its files are not those it was begun with" in refused.err
+    assert f"day {FIRST} is half trained, and its rows are not where they were when it was begun" in refused.err
     assert_every_row_once(config, out)
 
 
