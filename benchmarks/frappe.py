@@ -76,9 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     grid = cells(arguments.decoders, arguments.paradigms, arguments.seeds)
     lines = run_grid("launch/configs/frappe.yaml", grid, results=arguments.results, jobs=arguments.jobs, keep=keep)
-    print(
-        "\n| decoder | paradigm | seeds | test AUC | published | logloss | published | epochs |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("\n| decoder | paradigm | seeds | test AUC | published | logloss | published | epochs |\n" + "|---" * 8 + "|")
     for name in dict.fromkeys(cell.name for cell in grid):
         rows = [line for line in lines if line["name"] == name]
         if not rows:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -114,7 +115,7 @@ def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
         dense.zero_grad()
         timer("dense forward and backward", forward_backward)
         grads = [leaf.grad for leaf in leaves.values()]
-        timer("sparse backward and update", lambda: torch.autograd.backward(list(sparse_vectors.values()), grads))
+        timer("sparse backward and update", partial(torch.autograd.backward, list(sparse_vectors.values()), grads))
         timer("dense optimizer", dense.step)
         timer("whole step", lambda batch=batch: _step(pipe, batch))
     return timer

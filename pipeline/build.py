@@ -82,12 +82,12 @@ class Source:
         """One day's files, checked as far as the config says."""
         return self.days.open(day, self.schema.columns(), accept=self.schema.check, check=self.config.data.check)
 
-    def stream(self, day: Day, *, epoch: int = 0, shuffle: bool = False, lanes: int | None = None) -> DayStream:
+    def stream(self, day: Day, *, epoch: int = 0, shuffle: bool = False) -> DayStream:
         """One day's batches for this rank.
 
         Args:
             day: what `open` found. epoch: [passes] of the training days before this one; another epoch, another shuffle.
-            lanes: [lanes] the day was begun with, if it was.
+            shuffle: as the config says; else the order of the files.
         """
         data = self.config.data
         return DayStream(
@@ -96,7 +96,7 @@ class Source:
             columns=self.schema.columns(),
             collate=self.collate,
             batch_rows=self.config.train.batch_rows,
-            lanes=lanes or data.lanes,
+            lanes=data.lanes,
             shuffle_rows=data.shuffle_rows if shuffle else 0,
             seed=self.config.seed,
             epoch=epoch,
@@ -311,12 +311,11 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
     try:
         _claim(folder, config, schema)
     except OSError as error:
-        raise GenctrError(
-            f"the run folder {folder} cannot be written: {error}\n  next: mend it, or give another --out"
-        ) from error
+        raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         reader = build_reader(config.data)
-        names = parse_days(config.data.fit) or parse_days(config.data.days)
+        train_days = parse_days(config.data.days)
+        names = parse_days(config.data.fit) or (train_days[:1] if config.train.score_first else train_days)
         batches = _batches(build_days(config.data, reader), reader, names, schema)
         fit(schema, batches, seed=config.seed).save(f"{folder}/statistics")
 

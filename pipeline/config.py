@@ -28,7 +28,8 @@ class DataConfig(Section):
     """The days scored once, with the final model; nothing else ever looks at them."""
 
     fit: str | tuple[str, ...] = ()
-    """The days vocabularies and statistics are built from; empty means the training days."""
+    """The days vocabularies and statistics are built from; empty means the training days, or, if train.score_first, the first
+    of them: a day that is scored is not looked at before."""
 
     layout: str = "day={day}"
     """Where a day lies under the root: a folder per day, or one file per day such as `{day}.parquet`."""
@@ -132,7 +133,8 @@ class TableConfig(Section):
     """[1] learning rate after warm-up."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """[1] L2 gradient added per step, lambda * weight."""
+    """[1] lambda. adam adds lambda * weight to the gradient, lazy_adam takes lr * lambda * weight off the rows it looks up;
+    on a CPU the others have none."""
 
     decay: Literal["touched", "table"] = "touched"
     """Which rows decay: those looked up in the step, or the whole table (adam only)."""

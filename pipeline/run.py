@@ -78,7 +78,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         job.log.write("scored", state.step, {"day": day, **scores})
 
     opened = job.open(day, state.step)
-    stream = source.stream(opened, epoch=epoch, shuffle=True, lanes=state.cursor.lanes)
+    stream = source.stream(opened, epoch=epoch, shuffle=True)
     meters = RunningMeters(job.schema.task_names)
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
@@ -123,6 +123,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     if stream.steps_left(state.cursor):  # stopped by max_steps
         saver.save(state)
         return state
+    state = replace(state, rows=state.rows - sum(total[2]))  # a step counts the rows it skips
     state, best = _next(job, state, quiet=quiet)
     saver.save(state, pin="best" if best else None)
     return state

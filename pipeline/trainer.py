@@ -14,7 +14,7 @@ class TrainState:
     """How far a run has come: all of it that is not a tensor.
 
     Args:
-        step: [steps] trained. rows: [rows] trained, over all ranks.
+        step: [steps] trained. rows: [rows] trained, over all ranks; of the day under way, skipped ones too.
         cursor: where the rows after the last trained one begin.
         scores: metrics of days that were scored before they were trained, {day: {task: {metric: value}}}.
         best: the best validation value so far, and stale: [epochs] since then.

@@ -1,11 +1,11 @@
 """Run whole jobs in processes of their own, kill them, and look at what they leave behind."""
 
-import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from data.batch import Tally
 from pipeline.build import build_source
 from pipeline.config import load
+from pipeline.runlog import read_log
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["launch.cli", "pipeline.build", "pipeline.run", "pipeline.evaluate"])
@@ -60,16 +61,29 @@ def finished_within(processes: list[Any], seconds: float) -> bool:
     if processes[0].exitcode is not None:
         finish(processes)
         return True
-    for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-    for process in processes:
-        process.join()
+    kill(processes)
     return False
 
 
+def kill_after_lines(processes: list[Any], out: Path, lines: int) -> None:
+    """Let the ranks log so many more `train` lines, then SIGKILL all of them."""
+    wanted = len(events(out, "train")) + lines
+    while len(events(out, "train")) < wanted:
+        assert processes[0].is_alive(), "the run ended before it could be killed"
+        time.sleep(0.02)
+    kill(processes)
+
+
+def kill(processes: list[Any]) -> None:
+    for process in processes:
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        process.join()
+
+
 def events(out: Path, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == name]
+    return [line for line in read_log(str(out)) if line["event"] == name] if (out / "log.jsonl").exists() else []
 
 
 def final_tensors(out: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 from data.document import read_document
 from data.schema import Schema
 from pipeline.config import load
-from tests.integration.jobs import assert_every_row_once, assert_same_bits, events
+from tests.integration.jobs import assert_every_row_once, assert_same_bits, events, start
 from tests.tiny import DAYS, SCHEMA, Done, process, train, write_log
 
 FIRST, SECOND = DAYS[:2]
@@ -303,6 +303,7 @@ def test_a_skipped_row_is_counted_for_its_file_and_all_others_are_trained(
         for path, counts in event["files"].items():
             bad = int(path == str(root / PART))
             assert (counts["skipped"], counts["rows"]) == (bad, pq.read_metadata(path).num_rows - bad)
+    assert f"{sum(event['rows'] for event in events(tmp_path / 'run', 'trained'))} rows trained" in done.out
 
 
 def test_a_mended_row_is_trained_where_the_run_stopped(config: Path, root: Path, unbroken: Path, tmp_path: Path) -> None:
@@ -342,6 +343,14 @@ def test_a_list_longer_than_allowed(skip: bool, config: Path, root: Path, tmp_pa
         }
     else:
         assert_told(done, "the list has 3 ids", f"file {root / PART}, row 8, column tags", "expected: at most 2 ids")
+
+
+def test_what_rank_0_alone_looks_for_is_told_on_every_rank_so_that_none_waits(config: Path, tmp_path: Path) -> None:
+    processes = start(config, tmp_path / "run", 2, "data.root=/nowhere")
+    for rank in processes:
+        rank.join(60)
+
+    assert [rank.exitcode for rank in processes] == [2, 2]
 
 
 # --- what the user wrote ---

@@ -245,7 +245,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(config: Path, tmp_pa
     assert events(out, "resumed")
 
 
-def test_two_ranks_train_through_torchrun(config: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_through_torchrun(config: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     done = shell("train", config, "--out", out, "--quiet", "--set", "train.ranks=2")
@@ -254,8 +254,8 @@ def test_two_ranks_train_through_torchrun(config: Path, tmp_path: Path) -> None:
     assert done.out.count("│ test ") == 1, "one rank prints"
     assert "Traceback" not in done.err
     assert_every_row_once(config, out)
-    with_two = load(str(out / "config.yaml"))[0]
-    assert with_two.train.ranks == 2
+    assert [event["rows"] for event in events(out, "tested")] == [event["rows"] for event in events(trained, "tested")]
+    assert load(str(out / "config.yaml"))[0].train.ranks == 2
     assert json.loads(max((out / "checkpoints").glob("step-*/checkpoint.json")).read_text())["meta"]["ranks"] == 2
 
 

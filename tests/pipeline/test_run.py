@@ -178,6 +178,15 @@ def test_days_come_in_their_order_and_validation_and_test_days_are_never_trained
     ]
 
 
+def test_training_rows_are_shuffled_unless_the_config_says_otherwise(config: Path, tmp_path: Path) -> None:
+    for name, rows in {"file order": 0, "shuffled": 32, "again": 32}.items():
+        train(config, tmp_path / name, "train.max_steps=3", f"data.shuffle_rows={rows}")
+
+    assert_same_bits(tmp_path / "shuffled", tmp_path / "again")
+    with pytest.raises(AssertionError):
+        assert_same_bits(tmp_path / "shuffled", tmp_path / "file order")
+
+
 def test_the_test_day_is_not_looked_at_before_the_end(config: Path, tmp_path: Path) -> None:
     root = tmp_path / "log"
     shutil.copytree(config.parent / "log", root)
