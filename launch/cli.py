@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done; 1 `doctor` found something, or a rank died; 2 something a person can mend, told on standard error.
     """
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser().parse_args(words, argparse.Namespace(words=words))
     # What libraries tell their own developers, on every rank, would hide what we tell a person.
     warnings.simplefilter("ignore")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
@@ -135,7 +136,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config, schema = load(arguments.config, arguments.overrides)
     if config.train.ranks > 1 and not launched():
-        return _on_ranks(config.train.ranks)
+        return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
     from pipeline.run import run
 
@@ -157,7 +158,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
-        return _on_ranks(config.train.ranks)
+        return _on_ranks(config.train.ranks, arguments.words)
     days = parse_days(arguments.days)
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
         step = restore_best(job)
@@ -170,14 +171,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _on_ranks(ranks: int) -> int:
-    """Start this same command once per rank, as torchrun does. What went wrong in a rank, the rank says itself."""
+def _on_ranks(ranks: int, words: Sequence[str]) -> int:
+    """Start the same command once per rank, as torchrun does. What went wrong in a rank, the rank says itself."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *sys.argv[1:]]
+    launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *words]
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

@@ -407,14 +407,22 @@ def block_the_statistics(out: Path) -> None:
     (out / "statistics").write_text("in the way")
 
 
-@pytest.mark.parametrize("block", [block_the_folder, block_the_checkpoints, block_the_log, block_the_statistics])
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        (block_the_folder, "the run folder cannot be written: [Errno 20] Not a directory"),
+        (block_the_checkpoints, "the checkpoint folder cannot be read: [Errno 20] Not a directory"),
+        (block_the_log, "[Errno 21] Is a directory"),
+        (block_the_statistics, "[Errno 20] Not a directory"),
+    ],
+)
 def test_something_in_the_way_of_the_run_folder_is_told_and_left_alone(
-    block: Callable[[Path], None], config: Path, tmp_path: Path
+    block: Callable[[Path], None], told: str, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     block(out)
 
-    assert_told(train(config, out, *IN_ORDER), str(out))
+    assert_told(train(config, out, *IN_ORDER), told, str(out))
 
     ways = [path for path in (out, out / "checkpoints", out / "statistics") if path.is_file()]
     assert all(path.read_text() == "in the way" for path in ways)
@@ -488,7 +496,7 @@ def command(config: Path, out: Path, *overrides: str) -> list[object]:
 
 @pytest.mark.parametrize("asynchronous", ["true", "false"])
 @pytest.mark.parametrize(
-    ("leave", "told"), [(400_000, "the disk is full"), (8_192, "the disk is full"), (0, "No space left on device")]
+    ("leave", "told"), [(400_000, "the disk is full"), (8_192, "the disk is full"), (0, "the run folder cannot be written")]
 )
 def test_a_full_disk_ends_the_run_and_with_room_again_it_ends_with_the_same_bits(
     leave: int, told: str, asynchronous: str, config: Path, unbroken: Path, small_disk: Path, tmp_path: Path

@@ -148,7 +148,7 @@ def test_an_imported_public_set_trains_with_its_ready_config(tmp_path: Path) -> 
 
     imported = genctr("import", "frappe", "--from", raw, "--out", tmp_path / "log")
     ready = ROOT / "launch" / "configs" / "frappe.yaml"
-    done = train(ready, tmp_path / "run", f"data.root={tmp_path / 'log'}", "train.epochs=2")
+    done = train(ready, tmp_path / "run", f"data.root={tmp_path / 'log'}", "train.epochs=2", "train.device=cpu")
 
     assert (imported.code, imported.out) == (0, f"140 rows in 3 days in {tmp_path / 'log'}\n")
     assert done.code == 0, done.err

@@ -238,6 +238,7 @@ def test_vocabularies_are_of_the_days_to_fit_and_stay_those_of_the_first_start(c
 
     assert users("all") == in_log(DAYS[:2]) != in_log(DAYS[:1])
     assert users("one", f"data.fit=[{DAYS[0]}]") == in_log(DAYS[:1])
+    assert users("scored first", "train.score_first=true") == in_log(DAYS[:1]), "a day that is scored is not looked at before"
     assert users("all", "data.root=nowhere") == in_log(DAYS[:2])
 
 
@@ -281,8 +282,12 @@ def test_what_a_kill_leaves_of_the_config_is_the_old_one_or_the_new_one(
 ) -> None:
     train(config, tmp_path / "run", "train.max_steps=2")
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    replace = os.replace
+
+    def killed(old: str, new: str) -> None:
+        if new.endswith("config.yaml"):
+            raise KeyboardInterrupt
+        replace(old, new)
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt), built(config, tmp_path / "run", "train.epochs=9"):

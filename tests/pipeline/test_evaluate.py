@@ -17,7 +17,7 @@ from pipeline.run import run
 from tests.integration.jobs import assert_same_bits, events
 from tests.tiny import DAYS, built, train, write_log
 
-DROPOUT = ("model.options.batch_norm=true",)
+DROPOUT = ("model.options.batch_norm=true", f"data.fit=[{DAYS[0]}]")
 
 
 @pytest.fixture(scope="module")
