@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{me}: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if "Connection closed by peer" not in str(error):
+        if "by peer" not in str(error):  # gloo's "Connection closed by peer", or reset
             raise
-        print(f"{me}: another rank ended, and says why", file=sys.stderr)
+        print(f"{me}: lost another rank; see what it said", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"genctr: stopped; {GO_ON}", file=sys.stderr)
@@ -182,9 +182,9 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
-        rank, first = error.get_first_failure()
-        if first.exitcode < 0:
-            print(f"genctr: rank {rank} died of {first.signal_name()}; {GO_ON}", file=sys.stderr)
+        for rank, failure in error.failures.items():
+            if failure.exitcode < 0 and failure.signal_name() != "SIGTERM":  # which the others get when one has failed
+                print(f"genctr: rank {rank} died of {failure.signal_name()}; {GO_ON}", file=sys.stderr)
         return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
     except SignalException as error:
         raise KeyboardInterrupt from error

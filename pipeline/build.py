@@ -32,6 +32,7 @@ from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, TableConfig, load
+from pipeline.parts import Interrupt
 from pipeline.plugins import bind, find
 from pipeline.runlog import RunLog
 from pipeline.schedule import Schedule
@@ -118,6 +119,7 @@ class Job:
     sharded: Sharded
     optimizer: KeyedOptimizer
     schedule: Schedule
+    interrupt: Interrupt
     checkpoints: Checkpoints
     log: RunLog
 
@@ -220,6 +222,7 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World) -> Job:
             seed=config.seed,
             rank=world.rank,
         ),
+        interrupt=Interrupt(),
         checkpoints=Checkpoints(
             f"{folder}/checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
         ),

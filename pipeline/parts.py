@@ -1,7 +1,10 @@
 """What a job does around a step: meters, the tally of rows, saves, progress."""
 
+import signal
+import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -115,3 +118,28 @@ class Bar:
         if self._steps % 20 == 1:
             note = " ".join(f"{name} {float(loss) * self._ranks:.4f}" for name, loss in output.losses.items())
         self._progress.advance(output.batch.rows, note)
+
+
+class Interrupt:
+    """Ends the run between two steps after Ctrl-C.
+
+    Python raises KeyboardInterrupt wherever it stands; inside a library's callback it is printed and forgotten, and the run
+    would go on. So it is remembered, and raised again before the next step.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            signal.signal(signal.SIGINT, self._ask)
+
+    def before(self, state: TrainState) -> None:
+        """Stop if it was asked for."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Nothing to do."""
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        raise KeyboardInterrupt

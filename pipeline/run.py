@@ -110,7 +110,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps)
         with closing(stream.batches(state.cursor)) as batches:
-            parts: list[Part] = [job.schedule, tallies, watch, Bar(progress, ranks=world.ranks), saver]
+            parts: list[Part] = [job.interrupt, job.schedule, tallies, watch, Bar(progress, ranks=world.ranks), saver]
             state = train(job.pipe(), batches, state, parts, config.max_steps)
 
     seconds = time.perf_counter() - since

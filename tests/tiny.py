@@ -75,7 +75,7 @@ def train(config: Path, out: Path, *overrides: str) -> Done:
     return genctr("train", config, "--out", out, "--quiet", *(word for override in overrides for word in ("--set", override)))
 
 
-def process(*words: object, folder: Path, seconds: float = 60) -> Done:
+def process(*words: object, folder: Path, seconds: float = 300) -> Done:
     """Run the command in a process forked from one that has torch loaded; its output goes through `folder`."""
     out, err = folder / "stdout", folder / "stderr"
     child = SERVER.Process(target=_run, args=([str(word) for word in words], str(out), str(err)))

@@ -348,7 +348,7 @@ def test_a_list_longer_than_allowed(skip: bool, config: Path, root: Path, tmp_pa
 def test_what_rank_0_alone_looks_for_is_told_on_every_rank_so_that_none_waits(config: Path, tmp_path: Path) -> None:
     processes = start(config, tmp_path / "run", 2, "data.root=/nowhere")
     for rank in processes:
-        rank.join(60)
+        rank.join(300)
 
     assert [rank.exitcode for rank in processes] == [2, 2]
 
