@@ -363,7 +363,7 @@ class _BadRows(Exception):
             row=columns["_row"][at].as_py(),
             column=self.column,
             expected=self.expected,
-            hint="mend the log, or leave such rows out with bad_rows: skip; they are counted.",
+            hint="mend the log, or leave such rows out with data.bad_rows: skip; they are counted.",
         )
 
 

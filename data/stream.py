@@ -20,6 +20,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import accumulate, chain, pairwise
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -270,12 +271,19 @@ def _cut(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[li
 
 def _ahead(batches: Generator[Batch, None, None], count: int) -> Generator[Batch, None, None]:
     """The same batches, up to `count` of them made in a thread before they are asked for."""
-    pool = ThreadPoolExecutor(1, "prefetch")
+    pool, turn = ThreadPoolExecutor(1, "prefetch"), Lock()
+
+    def make() -> Batch | None:
+        with turn:
+            return next(batches, None)
+
     try:
-        made = deque(pool.submit(next, batches, None) for _ in range(count))
+        made = deque(pool.submit(make) for _ in range(count))
         while (batch := made.popleft().result()) is not None:
-            made.append(pool.submit(next, batches, None))
+            made.append(pool.submit(make))
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
-        batches.close()
+        # Ctrl-C while the pool starts its thread leaves one that it does not know of, and so does not wait for.
+        with turn:
+            batches.close()
