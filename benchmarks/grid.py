@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,9 @@ from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("GENCTR_DATA", ROOT.parent / "shared" / "data"))
+
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""The 97.5 % quantile of Student's t with 1, 2, … degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,7 @@ class Cell:
 def run_grid(config: str, cells: Sequence[Cell], *, results: Path, jobs: int, keep: Callable[[list[dict]], dict]) -> list[dict]:
     """Run the cells that `results` does not hold yet; `keep` makes a line of a run's log events."""
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    known = {(line["name"], line["seed"]) for line in done}
+    known = {(line["name"], line["seed"]) for line in read(results)}
     todo = [cell for cell in cells if (cell.name, cell.seed) not in known]
 
     def one(cell: Cell) -> None:
@@ -49,7 +51,23 @@ def run_grid(config: str, cells: Sequence[Cell], *, results: Path, jobs: int, ke
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(one, todo))
     wanted = {(cell.name, cell.seed) for cell in cells}
-    return [line for line in map(json.loads, results.read_text().splitlines()) if (line["name"], line["seed"]) in wanted]
+    return [line for line in read(results) if (line["name"], line["seed"]) in wanted]
+
+
+def read(results: Path) -> list[dict]:
+    """The lines that are there already."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def paired(rows: Mapping[int, dict], base: Mapping[int, dict], key: str) -> str:
+    """Mean difference to another run over the seeds both have, and its 95 % interval (Student's t)."""
+    differences = [rows[seed][key] - base[seed][key] for seed in sorted(rows.keys() & base.keys())]
+    if not differences:
+        return "-"
+    if len(differences) == 1:
+        return f"{differences[0]:+.4f}"
+    half = T_95[len(differences) - 2] * stdev(differences) / len(differences) ** 0.5
+    return f"{mean(differences):+.4f} ± {half:.4f}"
 
 
 def spread(values: Sequence[float]) -> str:

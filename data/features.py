@@ -5,9 +5,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from data.errors import GenctrError
-from data.ids import HashIds, IdentityIds, IdMap, VocabIds, seed_of
-from data.schema import AnyField, AnyIds, IdField, NumberField, Schema, SequenceField, VectorField
+from data.ids import MISSING, UNKNOWN, HashIds, IdentityIds, IdMap, VocabIds, seed_of
+from data.schema import AnyField, AnyIds, IdField, IdsField, NumberField, Schema, SequenceField, VectorField
 from data.statistics import Statistics
+
+LIST_LENGTH = 10
+"""[ids] of a list without a length that are looked at one by one."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class TableSpec:
         fields: the fields that look ids up in it, in schema order.
         pooled: False if a field of it is read event by event, for attention.
         pool: how a row with several ids becomes one vector, if pooled.
+        reserved: [rows] at the start of the table that stand for no value: missing, and not in the vocabulary.
     """
 
     name: str
@@ -29,6 +33,7 @@ class TableSpec:
     fields: tuple[str, ...]
     pooled: bool
     pool: Literal["mean", "sum"]
+    reserved: int
 
 
 class Features:
@@ -37,6 +42,7 @@ class Features:
     Args:
         schema: what the log means.
         statistics: what was fitted; None will do if the schema has no vocabulary, standardised number or bucket.
+        pooled: False keeps every table unpooled, for a model that looks at single ids.
 
     Attributes:
         tables: the tables, in schema order.
@@ -44,6 +50,7 @@ class Features:
         bag_keys, sequence_keys: the keys of a batch's two KeyedJaggedTensors, table by table.
         number_fields: the columns of a batch's numbers.
         vector_fields: the widths of the parts of a batch's vectors.
+        lengths: for every list or sequence how many of its ids a model looks at one by one.
         queries: for every attention-pooled sequence the id field it is compared with.
         maps: for every field with ids the id map of its table.
 
@@ -51,8 +58,9 @@ class Features:
         GenctrError: the schema needs statistics that are not there.
     """
 
-    def __init__(self, schema: Schema, statistics: Statistics | None = None) -> None:
+    def __init__(self, schema: Schema, statistics: Statistics | None = None, *, pooled: bool = True) -> None:
         self.schema = schema
+        self._pooled = pooled
         self.statistics = statistics if statistics is not None else Statistics.nothing()
         missing = sorted(Statistics.names(schema) - self.statistics.fitted)
         if missing:
@@ -65,6 +73,9 @@ class Features:
             field.name for field in schema.fields if isinstance(field, NumberField) and field.transform != "buckets"
         ]
         self.vector_fields = {field.name: field.dim for field in schema.fields if isinstance(field, VectorField)}
+        self.lengths = {
+            field.name: field.length or LIST_LENGTH for field in schema.fields if isinstance(field, IdsField | SequenceField)
+        }
         self.queries = MappingProxyType(
             {
                 field.name: schema.query(field)
@@ -79,6 +90,10 @@ class Features:
         self.bag_keys = [key for table in self.tables if table.pooled for key in table.fields]
         self.sequence_keys = [key for table in self.tables if not table.pooled for key in table.fields]
 
+    def cardinality(self, name: str) -> int:
+        """[values] of a field: the rows of its table without the reserved ones, 1 if it has none."""
+        return next((table.rows - table.reserved for table in self.tables if name in table.fields), 1)
+
     def _map(self, field: AnyIds) -> IdMap:
         if field.ids == "vocab":
             return VocabIds(values=self.statistics.vocabularies[field.name])
@@ -90,7 +105,7 @@ class Features:
     def _table(self, owner: AnyField) -> TableSpec | None:
         """The table that a field owns, if it owns one."""
         if isinstance(owner, NumberField) and owner.buckets is not None:
-            return TableSpec(owner.name, owner.buckets + 1, None, (owner.name,), pooled=True, pool="sum")
+            return TableSpec(owner.name, owner.buckets + 1, None, (owner.name,), self._pooled, "sum", reserved=1)
         if not isinstance(owner, AnyIds) or owner.table is not None:
             return None
         readers = [field for field in self.schema.fields if isinstance(field, AnyIds) and self.schema.owner(field) is owner]
@@ -100,6 +115,7 @@ class Features:
             rows=self.maps[owner.name].rows,
             dim=owner.dim,
             fields=tuple(field.name for field in readers),
-            pooled="attention" not in pools,
+            pooled=self._pooled and "attention" not in pools,
             pool="mean" if "mean" in pools else "sum",
+            reserved=UNKNOWN + 1 if owner.ids == "vocab" else MISSING + 1,
         )

@@ -1,6 +1,6 @@
 """What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import pyarrow as pa
@@ -218,6 +218,28 @@ class Schema(Section):
     def columns(self) -> list[str]:
         """The columns a run reads, in a fixed order, each once."""
         return list(dict.fromkeys(name for name, _, _ in self._needs()))
+
+    def reading(self, fields: Sequence[str]) -> "Schema":
+        """The same log, of which only these fields are read; they stay in the order of the schema.
+
+        Raises:
+            ValueError: no such field, or one that looks its ids up in a table whose field is left out.
+        """
+        known = [field.name for field in self.fields]
+        for name in fields:
+            if name not in known:
+                raise ValueError(f"no field {name!r}; {nearest(name, known)}")
+        kept = [field.model_dump() for field in self.fields if field.name in fields]
+        return Schema.model_validate({**self.model_dump(exclude={"fields"}), "fields": kept})
+
+    def bucketed(self, buckets: int) -> "Schema":
+        """The same log, with every number as an id: the bucket between two quantiles."""
+        as_buckets = {"transform": "buckets", "buckets": buckets}
+        fields = [
+            field.model_copy(update=as_buckets) if isinstance(field, NumberField) and field.buckets is None else field
+            for field in self.fields
+        ]
+        return self.model_copy(update={"fields": tuple(fields)})
 
     def check(self, columns: pa.Schema, file: str) -> None:
         """Compare the columns of a file with this schema.

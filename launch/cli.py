@@ -1,4 +1,4 @@
-"""The `genctr` command: doctor, synth, inspect, import, train, evaluate."""
+"""The `genctr` command: doctor, synth, inspect, import, train, evaluate, diagnose, sample."""
 
 import argparse
 import json
@@ -8,9 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
+
+if TYPE_CHECKING:
+    from pipeline.sample import SampleReport
 
 GO_ON = "run the same command again to go on from the last checkpoint"
 
@@ -81,8 +84,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score days with a trained run")
     evaluate.add_argument("run", metavar="RUN_DIR")
     evaluate.add_argument("--days", required=True, metavar="A..B", help="the days to score, each on its own")
+    evaluate.add_argument("--predictions", metavar="DIR", help="also write every row's scores here, as Parquet")
     evaluate.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     evaluate.set_defaults(command=_evaluate)
+
+    diagnose = commands.add_parser("diagnose", help="spectra, correlations and table health of a trained run, with pictures")
+    diagnose.add_argument("run", metavar="RUN_DIR")
+    diagnose.add_argument("--days", metavar="A..B", help="the days to look at; default validation, or the last trained")
+    diagnose.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    diagnose.set_defaults(command=_diagnose)
+
+    sample = commands.add_parser("sample", help="draw rows from a pre-trained model, and compare them with the log's")
+    sample.add_argument("run", metavar="RUN_DIR")
+    sample.add_argument("--rows", type=int, default=10_000, help="[rows] to draw")
+    sample.add_argument("--given", default="", metavar="FIELD,…", help="fields (or tasks) taken from the log's rows, not drawn")
+    sample.add_argument("--days", metavar="A..B", help="the days compared with; default the last day of the pre-training")
+    sample.add_argument("--steps", type=int, default=0, help="[rounds] of unmasking; 0 draws one value a round")
+    sample.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    sample.set_defaults(command=_sample)
     return parser
 
 
@@ -164,10 +183,46 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         step = restore_best(job)
         scores = {}
         for day in days:
-            scores[day] = evaluate(job, [day], step=step, quiet=arguments.quiet)
+            scores[day] = evaluate(job, [day], step=step, quiet=arguments.quiet, predictions=arguments.predictions)
             job.log.write("evaluated", step, {"day": day, **scores[day]})
         if here.first:
             _print_scores(scores, None, best=job.best_reachable())
+    return 0
+
+
+def _diagnose(arguments: argparse.Namespace) -> int:
+    from data.days import parse_days
+    from pipeline.build import build, load_run
+    from pipeline.diagnose import diagnose
+    from pipeline.world import launched, world
+
+    config, schema = load_run(arguments.run)
+    if config.train.ranks > 1 and not launched():
+        return _on_ranks(config.train.ranks, arguments.words)
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
+        days = parse_days(arguments.days) if arguments.days else job.source.validation_days or job.source.train_days[-1:]
+        report = diagnose(job, days, quiet=arguments.quiet)
+        if here.first:
+            print(report)
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from data.days import parse_days
+    from pipeline.build import build, load_run
+    from pipeline.sample import sample
+    from pipeline.world import world
+
+    config, schema = load_run(arguments.run)
+    pretraining = [at for at, stage in enumerate(config.resolved()) if stage.task == "pretrain"]
+    if not pretraining:
+        raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
+    at = pretraining[-1]
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, at=at)) as job:
+        days = parse_days(arguments.days) if arguments.days else job.source.train_days[-1:]
+        given = [name for name in arguments.given.split(",") if name]
+        report = sample(job, days, rows=arguments.rows, given=given, steps=arguments.steps, quiet=arguments.quiet)
+        _print_samples(report)
     return 0
 
 
@@ -197,6 +252,7 @@ def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, be
     from rich.table import Table
 
     lines = dict(days) | ({"test": test} if test else {})
+    lines = {day: scores for day, scores in lines.items() if "tasks" in scores}  # a pre-training's are in the log
     if not lines:
         return
     table = Table()
@@ -211,3 +267,21 @@ def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, be
             table.add_row(day, task, f"{scores['rows']:,}", f"{values['auc']:.4f}", *reachable, *figures, rate)
     console = Console()
     console.print(table) if console.is_terminal else Console(width=140).print(table)
+
+
+def _print_samples(report: "SampleReport") -> None:
+    """The distances of drawn rows, a line per field and one for the pairs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("field", "drawn to log", "log to itself", "independent values to log"):
+        table.add_column(heading, justify="left" if heading == "field" else "right")
+    lines = report.fields | ({"pairs of fields, mean": report.pairs} if report.pairs else {})
+    for name, own in lines.items():
+        table.add_row(
+            name, f"{own.drawn:.3f}", f"{own.log:.3f}", f"{own.independent:.3f}" if own.independent is not None else ""
+        )
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=140).print(table)
+    console.print(f"{report.rows} rows; total variation, 0 is the same and 1 has nothing in common")

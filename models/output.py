@@ -11,10 +11,12 @@ class Output:
 
     Attributes:
         logits: task -> (B,) scores before the sigmoid.
-        aux: name -> (loss, weight): further losses of the model itself, to be added as weight * loss.
+        branches: task -> (easy, hard), two (B,): what the two encoders of a twin-focus model say on their own.
+        aux: name -> (loss of every row, (B,), and its weight): further losses of the model itself.
         seen: name -> detached tensor that diagnostics look at; training never reads it.
     """
 
     logits: dict[str, Tensor]
+    branches: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     aux: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
     seen: dict[str, Tensor] = field(default_factory=dict)

@@ -9,7 +9,6 @@ from torchrec import KeyedJaggedTensor
 
 from models.decoders import Decoder
 from models.embed import FieldEmbedding
-from models.heads import Head
 from models.output import Output
 from models.sparse import SparseArch
 
@@ -21,7 +20,10 @@ class Ranker(nn.Module):
         sparse: the embedding tables.
         embed: makes one vector per field; its `linear` must be the decoder's `needs_linear`.
         decoder: the interaction, plain or generative.
-        head: decoder output to logits.
+        tasks: names, in the order of the label columns.
+        second: makes the second vectors, for a decoder whose `second_width` is not 0.
+        restore: weight of a loss that has the encoder restore the raw vectors, mean over F and D of (generated - emb)^2, which
+            teaches the encoder only; 0 for none. The paper advises against it; it is an arm of its ablation.
 
     Attributes:
         watch: also report the operands of the decoder's first product, for diagnostics. Costs the first encoder again.
@@ -32,10 +34,22 @@ class Ranker(nn.Module):
         seen {"emb": (B, F, D)}, with `watch` also "generated" and "raw", both (B, F, D)
     """
 
-    def __init__(self, *, sparse: SparseArch, embed: FieldEmbedding, decoder: Decoder, head: Head) -> None:
+    def __init__(
+        self,
+        *,
+        sparse: SparseArch,
+        embed: FieldEmbedding,
+        decoder: Decoder,
+        tasks: tuple[str, ...],
+        second: FieldEmbedding | None = None,
+        restore: float = 0.0,
+    ) -> None:
         super().__init__()
         assert embed.linear == decoder.needs_linear
-        self.sparse, self.embed, self.decoder, self.head = sparse, embed, decoder, head
+        assert (second is not None) == bool(decoder.second_width)
+        self.sparse, self.embed, self.second, self.decoder = sparse, embed, second, decoder
+        self.head = decoder.make_head(tasks)
+        self.tasks, self.restore = tasks, restore
         self.watch = False
 
     def forward(
@@ -46,11 +60,15 @@ class Ranker(nn.Module):
         vectors_BX: Tensor,
     ) -> Output:
         """Return the logits of every task."""
-        emb_BFD, linear_BF = self.embed(self.sparse(bags, sequences), numbers_BN, vectors_BX)
-        logits_BT = self.head(self.decoder(emb_BFD, linear_BF))
-        seen = {"emb": emb_BFD.detach()}
+        looked = self.sparse(bags, sequences)
+        emb_BFD, linear_BF = self.embed(looked, numbers_BN, vectors_BX)
+        second_BFE = self.second(looked.second, numbers_BN, vectors_BX)[0] if self.second is not None else None
+        scored = self.head(self.decoder(emb_BFD, linear_BF, second_BFE))
+        aux, seen = {}, {"emb": emb_BFD.detach()}
+        if self.restore and self.training:
+            generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
+            aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore
         if self.watch:
             with torch.no_grad():
                 seen["generated"], seen["raw"] = self.decoder.operands(emb_BFD)
-        # By index and not by unbind: training pipelines trace this method symbolically, where tensors have no length.
-        return Output(logits={task: logits_BT[:, i] for i, task in enumerate(self.head.tasks)}, seen=seen)
+        return Output(scored.logits, scored.branches, aux, seen)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 
+LINEAR, SECOND = "_linear", "_second"
+"""What the companions of a table are called: its name, and this."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -25,6 +28,7 @@ class Table:
         fields: keys of the KeyedJaggedTensor.
         pool: how the ids of a field in one row become one vector; "none" keeps a vector per id.
         linear: also keep first-order weights, in a table `<name>_linear` with D = 1, pooled alike.
+        second: width of a second embedding of every id, in a table `<name>_second`, pooled alike; 0 for none.
 
     FBGEMM wants widths that are multiples of 4, so a table stores `width` columns and only the first D are read; the others
     get no gradient. A row-wise optimizer averages the squared gradient over all of them: its steps are sqrt(width / D)
@@ -37,6 +41,7 @@ class Table:
     fields: tuple[str, ...]
     pool: Literal["sum", "mean", "none"] = "sum"
     linear: bool = False
+    second: int = 0
 
     @property
     def width(self) -> int:
@@ -45,10 +50,10 @@ class Table:
 
     @property
     def parts(self) -> "tuple[Table, ...]":
-        """The table itself and, if it has one, its first-order table."""
-        if not self.linear:
-            return (self,)
-        return self, Table(f"{self.name}_linear", self.rows, 1, self.fields, self.pool)
+        """The table itself and its companions: first-order weights, second embeddings."""
+        widths = {LINEAR: 1 if self.linear else 0, SECOND: self.second}
+        made = (Table(self.name + own, self.rows, dim, self.fields, self.pool) for own, dim in widths.items() if dim)
+        return self, *made
 
 
 @dataclass
@@ -72,12 +77,14 @@ class Looked:
         linear: field of a pooled table with `linear` -> (B, 1).
         events: field of an unpooled table -> one vector per event.
         linear_events: field of an unpooled table with `linear` -> one weight per event, D = 1.
+        second: what was found in the second embeddings; None if there are none.
     """
 
     vectors: dict[str, Tensor] = field(default_factory=dict)
     linear: dict[str, Tensor] = field(default_factory=dict)
     events: dict[str, Events] = field(default_factory=dict)
     linear_events: dict[str, Events] = field(default_factory=dict)
+    second: "Looked | None" = None
 
 
 class SparseArch(nn.Module):
@@ -103,7 +110,9 @@ class SparseArch(nn.Module):
         super().__init__()
         _check(tables)
         parts = [part for table in tables for part in table.parts]
-        self._linear = {part.name for table in tables for part in table.parts[1:]}
+        companions = [part.name for table in tables for part in table.parts[1:]]
+        self._linear = {name for name in companions if name.endswith(LINEAR)}
+        self._second = {name for name in companions if name.endswith(SECOND)}
         pooled = [part for part in parts if part.pool != "none"]
         kept = [part for part in parts if part.pool == "none"]
         self._read = {"bags": _reads(pooled)}
@@ -122,17 +131,21 @@ class SparseArch(nn.Module):
     def forward(self, bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Looked:
         """Return what every table holds for these ids."""
         # Training pipelines trace this method symbolically: no decision here may look at the ids.
-        looked = Looked()
+        looked = Looked(second=Looked() if self._second else None)
         if self.bags is not None:
             found = self.bags(bags).to_dict()
             for table, name, key in self._read["bags"]:
-                vectors = looked.linear if table.name in self._linear else looked.vectors
+                part = looked.second if table.name in self._second else looked
+                assert part is not None
+                vectors = part.linear if table.name in self._linear else part.vectors
                 vectors[name] = _columns(found[key], table)
         if self.sequences is not None:
             for width, collection in self.sequences.items():
                 found = collection(sequences)
                 for table, name, key in self._read[width]:
-                    events = looked.linear_events if table.name in self._linear else looked.events
+                    part = looked.second if table.name in self._second else looked
+                    assert part is not None
+                    events = part.linear_events if table.name in self._linear else part.events
                     events[name] = Events(_columns(found[key].values(), table), found[key].lengths())
         return looked
 

@@ -3,12 +3,13 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 import torch
+from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
@@ -18,22 +19,29 @@ from data.days import Day, Days, parse_days
 from data.document import Section, write_document
 from data.errors import GenctrError
 from data.features import Features
+from data.frequencies import Frequencies
 from data.paths import PATHS
 from data.readers import READERS, Reader
 from data.schema import Schema
 from data.statistics import FILE, Statistics, fit
 from data.stream import DayStream
 from models.decoders import DECODERS
+from models.diffusion.balance import Balance
+from models.diffusion.candidates import CandidateSampler, TableCounts
+from models.diffusion.denoiser import CANDIDATES, Denoiser
+from models.diffusion.noise import Noise
+from models.diffusion.slots import Slot
 from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
-from models.heads import Head
 from models.losses import LOSSES
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.checkpoint import Checkpoints
-from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, TableConfig, load
+from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
+from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
 from pipeline.parts import Interrupt
 from pipeline.plugins import bind, find
+from pipeline.pretrain import FieldMeters, PretrainTask
 from pipeline.runlog import RunLog
 from pipeline.schedule import Schedule
 from pipeline.shard import Init, Sharded, TableOptions, shard
@@ -41,7 +49,6 @@ from pipeline.task import RankTask
 from pipeline.trainer import Pipe
 from pipeline.world import World
 
-PARADIGM_ENCODERS = {"plain": "identity", "sfg": "sfg"}
 MAY_CHANGE = {
     *("schema_file", "data.root", "data.lanes", "data.prefetch"),
     *("train.ranks", "train.device", "train.epochs", "train.max_steps"),
@@ -107,27 +114,96 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
 class Job:
-    """Everything a run is made of, built once."""
+    """Everything a run is made of. It stands in one stage at a time; what belongs to the stage is built when it is entered.
 
-    config: RunConfig
-    schema: Schema
-    folder: str
-    world: World
+    Args:
+        config, schema: the run's. folder: where it lives. world: its ranks.
+        at: the stage to stand in, counted from 0; None is where the newest checkpoint stands.
+
+    Attributes:
+        stages: all stages. at: the index of the one it stands in. stage: that one; config: its config.
+        source: the log as the stage reads it. sharded, optimizer, schedule: what the stage trains, afresh when it is entered.
+        interrupt, checkpoints, log: the run's own.
+    """
+
     source: Source
     sharded: Sharded
     optimizer: KeyedOptimizer
     schedule: Schedule
-    interrupt: Interrupt
-    checkpoints: Checkpoints
-    log: RunLog
+
+    def __init__(self, config: RunConfig, schema: Schema, folder: str, world: World, at: int | None = None) -> None:
+        self.stages = config.resolved()
+        self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
+        self.interrupt = Interrupt()
+        self.checkpoints = Checkpoints(
+            f"{folder}/checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
+        )
+        self.log = RunLog(folder)
+        if at is None:
+            mark = self.checkpoints.latest()
+            at = 0 if mark is None else self.checkpoints.read_meta(mark)["state"]["stage"]
+        self.enter(at)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage it stands in."""
+        return self.stages[self.at]
+
+    @property
+    def config(self) -> RunConfig:
+        """The config of the stage it stands in."""
+        return self.stage.config
+
+    def enter(self, at: int) -> None:
+        """Build what stage `at` trains, with first values; what the stage before trained is let go."""
+        self.at = at
+        self.__dict__.pop("sharded", None)
+        self.__dict__.pop("optimizer", None)  # tables as large as memory are not held twice
+        self.__dict__.pop("schedule", None)
+        config, world = self.config, self.world
+        self.source = build_source(
+            config, stage_schema(self.schema, self.stage, self.stages), self.folder, world.rank, world.ranks
+        )
+        torch.manual_seed(config.seed)
+        self.sharded = shard(
+            build_task(self.stage, self.source, self.folder, world),
+            tables={spec.name: _options(config.tables.of(spec.name)) for spec in self.source.features.tables},
+            device=world.device,
+            batch_rows=config.train.batch_rows,
+            seed=config.seed,
+        )
+        dense, others = build_dense_optimizers(config, self.sharded)
+        self.optimizer = CombinedOptimizer([("tables", self.sharded.fused), ("dense", dense), *others])
+        self.schedule = Schedule(
+            config.train.schedule,
+            sharded=self.sharded,
+            dense=dense,
+            dense_lr=config.train.dense.lr,
+            seed=config.seed,
+            rank=world.rank,
+            freeze=self.stage.freeze,
+        )
 
     def pipe(self) -> Pipe:
         """A train pipeline for one day's batches: overlapping copies and id exchange on a GPU, nothing to overlap on a CPU."""
         kind = TrainPipelineSparseDist if self.world.device.type == "cuda" else TrainPipelineBase
         pipe: Pipe = kind(self.sharded.model, self.optimizer, self.world.device)
         return pipe
+
+    def day_meters(self) -> DayMeters:
+        """New meters of scored days: what the stage's task is judged by."""
+        return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else Meters(self.schema.task_names)
+
+    def step_meters(self) -> StepMeters:
+        """The same for rows in training, of constant size."""
+        return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else RunningMeters(self.schema.task_names)
+
+    @property
+    def task(self) -> RankTask | PretrainTask:
+        """What one step computes, inside its sharding."""
+        task: RankTask | PretrainTask = self.sharded.model.module
+        return task
 
     def open(self, day: str, step: int) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
@@ -166,11 +242,11 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
     return load(f"{folder}/config.yaml")
 
 
-def build_source(config: RunConfig, schema: Schema, folder: str, *, rank: int = 0, ranks: int = 1) -> Source:
+def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, ranks: int = 1) -> Source:
     """The log, with the vocabularies and statistics stored in the run folder."""
     reader = build_reader(config.data)
     days = build_days(config.data, reader)
-    features = Features(schema, Statistics.load(f"{folder}/statistics"))
+    features = Features(schema, Statistics.load(f"{folder}/statistics"), pooled=not config.model.denoises)
     collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, reader, features, collate, rank, ranks)
 
@@ -186,48 +262,26 @@ def build_days(config: DataConfig, reader: Reader) -> Days:
     return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
 
 
-def build(config: RunConfig, schema: Schema, folder: str, world: World) -> Job:
-    """Everything of a run, in a new run folder or in the one it was begun in.
+def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: int | None = None) -> Job:
+    """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
 
     Raises:
         GenctrError: the folder was begun with another config or schema, or a part has no such name or option.
     """
     world.agree(lambda: _prepare(folder, config, schema))
-    source = build_source(config, schema, folder, rank=world.rank, ranks=world.ranks)
-    torch.manual_seed(config.seed)
-    ranker = build_ranker(config.model, source.features, schema.task_names)
-    task = RankTask(ranker, tasks=schema.task_names, loss=find("genctr.losses", config.model.loss, LOSSES), ranks=world.ranks)
-    sharded = shard(
-        task,
-        tables={spec.name: _options(config.tables.of(spec.name)) for spec in source.features.tables},
-        device=world.device,
-        batch_rows=config.train.batch_rows,
-        seed=config.seed,
-    )
-    dense = build_dense_optimizer(config.train.dense, sharded)
-    optimizer = CombinedOptimizer([("tables", sharded.fused), ("dense", dense)])
-    return Job(
-        config=config,
-        schema=schema,
-        folder=folder,
-        world=world,
-        source=source,
-        sharded=sharded,
-        optimizer=optimizer,
-        schedule=Schedule(
-            config.train.schedule,
-            sharded=sharded,
-            dense=dense,
-            dense_lr=config.train.dense.lr,
-            seed=config.seed,
-            rank=world.rank,
-        ),
-        interrupt=Interrupt(),
-        checkpoints=Checkpoints(
-            f"{folder}/checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
-        ),
-        log=RunLog(folder),
-    )
+    return Job(config, schema, folder, world, at)
+
+
+def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankTask | PretrainTask:
+    """What one step of a stage computes."""
+    config, features, tasks = stage.config.model, source.features, source.schema.task_names
+    if stage.task == "pretrain":
+        frequencies = Frequencies.load(_frequencies(folder, stage))
+        return build_pretrain_task(config, features, tasks, frequencies, ranks=world.ranks)
+    make_loss = find("genctr.losses", config.loss, LOSSES)
+    loss = bind(f"loss {config.loss}", make_loss, config.loss_options)
+    model = build_denoiser(config, features, tasks) if config.denoises else build_ranker(config, features, tasks)
+    return RankTask(model, tasks=tasks, loss=loss, ranks=world.ranks)
 
 
 def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]) -> Ranker:
@@ -237,28 +291,108 @@ def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]
         GenctrError: no such decoder or option, or fields that cannot be embedded.
     """
     make_decoder = find("genctr.decoders", config.decoder, DECODERS)
-    options = {} if config.paradigm == "plain" else config.encoder.model_dump()
-    make_encoder = ENCODERS[PARADIGM_ENCODERS[config.paradigm]]
-    fields = build_fields(features, config.dim)
-    shape = {"fields": len(fields), "width": config.dim}
-    generate = partial(make_encoder, **shape, **options)
+    sfg = config.paradigm == "sfg"
+    fields = len(features.fields)
+    width = make_decoder.embedding_width(fields=fields, dim=config.dim)
+    shape = {"fields": fields, "width": width}
+    options = config.encoder.model_dump(exclude={"supervision", "supervision_weight"}) if sfg else {}
+    options |= {"cardinalities": [features.cardinality(name) for name in features.fields]} if sfg else {}
+    generate = partial(ENCODERS[config.paradigm], **shape, **options)
     decoder = bind(f"decoder {config.decoder}", make_decoder, config.options, given={**shape, "generate": generate})
-    linear = decoder.needs_linear
+    linear, second = decoder.needs_linear, decoder.second_width
     tables = [
-        Table(spec.name, spec.rows, spec.dim or config.dim, spec.fields, spec.pool if spec.pooled else "none", linear)
+        Table(spec.name, spec.rows, spec.dim or width, spec.fields, spec.pool if spec.pooled else "none", linear, second)
         for spec in features.tables
     ]
     try:
-        sparse = SparseArch(tables, device=torch.device("meta"))
-        embed = FieldEmbedding(fields, width=config.dim, linear=linear)
+        return Ranker(
+            sparse=SparseArch(tables, device=torch.device("meta")),
+            embed=FieldEmbedding(build_fields(features, width), width=width, linear=linear),
+            second=FieldEmbedding(build_fields(features, second, own=False), width=second, linear=False) if second else None,
+            decoder=decoder,
+            tasks=tasks,
+            restore=config.encoder.supervision_weight if sfg and config.encoder.supervision == "self" else 0.0,
+        )
     except ValueError as error:
         raise GenctrError(f"the schema's fields: {error}") from error
-    head = Head(features=decoder.out_features, tasks=tasks)
-    return Ranker(sparse=sparse, embed=embed, decoder=decoder, head=head)
 
 
-def build_fields(features: Features, width: int) -> list[Field]:
-    """The fields as the model sees them, in schema order."""
+def build_denoiser(config: ModelConfig, features: Features, tasks: tuple[str, ...], *, restores: bool = False) -> Denoiser:
+    """The denoiser; tables on the meta device, for sharding to fill.
+
+    Args:
+        restores: with heads for the fields, to pre-train it; otherwise it ranks.
+
+    Raises:
+        GenctrError: settings that contradict each other.
+    """
+    own, hetegen = config.denoiser, config.paradigm == "hetegen"
+    slots = build_slots(features, config.dim)
+    keys = {spec.name: (f"{spec.name}{CANDIDATES}",) if restores else () for spec in features.tables}
+    tables = [
+        Table(spec.name, spec.rows, spec.dim or config.dim, (*spec.fields, *keys[spec.name]), "none")
+        for spec in features.tables
+    ]
+    fields = sum(slot.source == "table" for slot in slots)
+    kind = own.balance if hetegen else "uniform"
+    try:
+        return Denoiser(
+            sparse=SparseArch(tables, device=torch.device("meta")),
+            slots=slots,
+            tasks=tasks,
+            width=config.dim,
+            hidden=own.hidden,
+            layers=own.layers,
+            heads=own.heads,
+            dropout=own.dropout,
+            block=own.block,
+            attention=own.attention if hetegen else "none",
+            temperature=own.temperature if own.score == "cosine" else None,
+            balance=Balance(kind, fields=fields, p_min=own.p_min, beta=own.beta, tau=own.tau),
+            restores=restores,
+            full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= own.full_rows],
+        )
+    except ValueError as error:
+        raise GenctrError(f"model.denoiser: {error}") from error
+
+
+def build_pretrain_task(
+    config: ModelConfig, features: Features, tasks: tuple[str, ...], frequencies: Frequencies, *, ranks: int
+) -> PretrainTask:
+    """What one step of a pre-training computes."""
+    own = config.denoiser
+    counts = [
+        TableCounts(
+            spec.name, spec.rows, spec.reserved, torch.from_numpy(sum(frequencies.counts[name] for name in spec.fields))
+        )
+        for spec in features.tables
+    ]
+    model = build_denoiser(config, features, tasks, restores=True)
+    shares = {task: torch.from_numpy((frequencies.counts[task] + 1) / (frequencies.counts[task].sum() + 2)) for task in tasks}
+    return PretrainTask(
+        model,
+        candidates=CandidateSampler(counts, full_rows=own.full_rows, extra=own.extra_candidates, most=own.most_candidates),
+        shares=shares,
+        noise=Noise(own.sampler, own.ratio, own.time_weight, own.finetune_share),
+        replace=own.noise == "replace",
+        logq=own.logq,
+        ranks=ranks,
+    )
+
+
+def build_slots(features: Features, width: int) -> list[Slot]:
+    """The fields as a denoiser sees them: those with tables in schema order, then the given vectors."""
+    of_table = {field: spec for spec in features.tables for field in spec.fields}
+    slots = [
+        Slot(name, "table", spec.dim or width, spec.name, spec.rows, spec.reserved, features.lengths.get(name, 1))
+        for name in features.fields
+        if (spec := of_table.get(name)) is not None
+    ]
+    return [*slots, *(Slot(name, "vector", dim) for name, dim in features.vector_fields.items())]
+
+
+def build_fields(features: Features, width: int, *, own: bool = True) -> list[Field]:
+    """The fields as the model sees them, in schema order; `own`: a table may name its own width."""
     of_table = {field: spec for spec in features.tables for field in spec.fields}
     fields = []
     for name in features.fields:
@@ -266,7 +400,7 @@ def build_fields(features: Features, width: int) -> list[Field]:
             spec = of_table[name]
             query = features.queries.get(name)
             pool = "attention" if query else spec.pool
-            fields.append(Field(name, "table", dim=spec.dim or width, pool=pool, query=query))
+            fields.append(Field(name, "table", dim=(own and spec.dim) or width, pool=pool, query=query))
         elif name in features.vector_fields:
             fields.append(Field(name, "vector", dim=features.vector_fields[name]))
         else:
@@ -274,12 +408,27 @@ def build_fields(features: Features, width: int) -> list[Field]:
     return fields
 
 
-def build_dense_optimizer(config: DenseConfig, sharded: Sharded) -> KeyedOptimizer:
-    """The optimizer of everything but the tables, clipped if the config says so."""
+def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOptimizer, list[tuple[str, KeyedOptimizer]]]:
+    """The optimizer of everything but the tables; and apart from it, named, that of a balance's difficulties.
+
+    These learn at a rate of their own, do not decay, and their gradients are not clipped together with the network's.
+    """
+    balance = {name: own for name, own in sharded.dense_parameters.items() if name.endswith("balance.s")}
+    network = {name: own for name, own in sharded.dense_parameters.items() if name not in balance}
+    others = []
+    if balance:
+        learn = KeyedOptimizerWrapper(balance, partial(torch.optim.Adam, lr=config.model.denoiser.balance_lr))
+        learn.init_state()
+        others = [("balance", learn)]
+    return build_dense_optimizer(config.train.dense, network), others
+
+
+def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Parameter]) -> KeyedOptimizer:
+    """Adam of the network, clipped if the config says so."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     betas = (config.beta1, config.beta2)
     make = partial(kind, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
-    optimizer: KeyedOptimizer = KeyedOptimizerWrapper(sharded.dense_parameters, make)
+    optimizer: KeyedOptimizer = KeyedOptimizerWrapper(parameters, make)
     optimizer.init_state()  # a checkpoint is loaded into what is there
     if config.clip_norm is not None:
         optimizer = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
@@ -309,18 +458,48 @@ def _batches(days: Days, reader: Reader, names: list[str], schema: Schema) -> It
                 yield from reader.read(file.path, unit, columns, 0)
 
 
+def stage_schema(schema: Schema, stage: Stage, stages: Sequence[Stage]) -> Schema:
+    """The schema as a stage reads it: its fields, and numbers as buckets if any stage of the run denoises.
+
+    Raises:
+        GenctrError: the stage names a field that is not there, or not its table.
+    """
+    schema = _bucketed(schema, stages)
+    try:
+        return schema.reading(stage.fields) if stage.fields else schema
+    except ValueError as error:
+        raise GenctrError(f"stage {stage.name}: fields: {error}") from error
+
+
+def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
+    buckets = [stage.config.model.denoiser.buckets for stage in stages if stage.config.model.denoises]
+    return schema.bucketed(buckets[0]) if buckets else schema
+
+
 def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
-    """What is done once for all ranks: the folder is this run's, and holds its vocabularies and statistics."""
+    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before training."""
     try:
         _claim(folder, config, schema)
     except OSError as error:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
+    stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         reader = build_reader(config.data)
         train_days = parse_days(config.data.days)
         names = parse_days(config.data.fit) or (train_days[:1] if config.train.score_first else train_days)
-        batches = _batches(build_days(config.data, reader), reader, names, schema)
-        fit(schema, batches, seed=config.seed).save(f"{folder}/statistics")
+        fitted = _bucketed(schema, stages)
+        batches = _batches(build_days(config.data, reader), reader, names, fitted)
+        fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
+    for stage in stages:
+        if stage.task == "pretrain" and not PATHS.exists(_frequencies(folder, stage)):
+            source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
+            streams = (source.stream(source.open(day)) for day in source.train_days)
+            rows = (batch for stream in streams for batch in stream.batches(stream.start()))
+            Frequencies.count(source.features, rows).save(_frequencies(folder, stage))
+
+
+def _frequencies(folder: str, stage: Stage) -> str:
+    return f"{folder}/statistics/frequencies.{stage.name}.npz"
 
 
 def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
@@ -330,8 +509,9 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
         if changed and PATHS.exists(f"{folder}/checkpoints"):
             told = "\n".join(f"  {line}" for line in changed)
             raise GenctrError(f"{folder} was begun with another config:\n{told}\n  next: set these back, or give a new --out")
-        if changed and PATHS.exists(f"{folder}/{STATISTICS}"):
-            PATHS.rm(f"{folder}/{STATISTICS}")
+        counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
+        for path in filter(PATHS.exists, counted if changed else ()):
+            PATHS.rm(path)
     PATHS.mkdirs(folder)
     _store(f"{folder}/schema.yaml", schema)
     _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))

@@ -148,27 +148,34 @@ class Checkpoints:
         self.wait()
         return self._on_rank_0(lambda: self._read_marker(mark))
 
-    def restore(self, mark: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
+        """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
+        self.wait()
+        found = _saved_sizes(self._metadata(_Reader(f"{self.root}/{mark}")), {part})
+        return {name.removeprefix(f"{part}."): size for name, size in found.items() if size is not None}
+
+    def restore(self, mark: str, tensors: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
         """Load a checkpoint into `tensors`, in place, whatever ranks and plan it was saved from; return its meta.
 
         The caller then hands `tensors` to `load_state_dict`. Only the parts (top-level keys) of `tensors` are read; of these,
-        names and sizes must be those of the checkpoint. After a CheckpointError about a damaged file, `tensors` may be
-        partly loaded: do not use them.
+        names and sizes must be those of the checkpoint, which may hold more of them if only `some` are wanted. After a
+        CheckpointError about a damaged file, `tensors` may be partly loaded: do not use them.
         """
         meta = self.read_meta(mark)
         with warnings.catch_warnings():
             # TorchRec's state dicts are ShardedTensors, and one process without a group is how export reads a checkpoint.
             warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-            self._load(mark, tensors)
+            self._load(mark, tensors, some=some)
         return meta
 
-    def _load(self, mark: str, tensors: dict[str, Any]) -> None:
+    def _load(self, mark: str, tensors: dict[str, Any], *, some: bool) -> None:
         reader = _Reader(f"{self.root}/{mark}")
         wanted: dict[str, torch.Size | None] = {}
         for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader))):
             wanted.update(sizes)  # an optimizer's state dict holds the tables of its own rank only
-        self._compare(mark, wanted, _saved_sizes(self._metadata(reader), set(tensors)))
+        saved = _saved_sizes(self._metadata(reader), set(tensors))
+        self._compare(mark, wanted, {name: saved[name] for name in saved.keys() & wanted.keys()} if some else saved)
         try:
             dcp_load(tensors, storage_reader=reader, planner=_SafeLoadPlanner(), process_group=self._group)
         except CheckpointException as error:

@@ -1,7 +1,8 @@
 """Everything a run can be told. One YAML file in, frozen objects out."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -79,26 +80,141 @@ class DataConfig(Section):
 
 
 class EncoderConfig(Section):
-    """The SFG encoder: generated = gamma * activation(flat(emb) @ W.T), plus emb if residual."""
+    """The SFG encoder: generated = gamma * activation(flat(emb) @ W.T), plus emb if residual. The other settings are the arms
+    of the paper's ablations; those that lose are kept so that they can be measured."""
+
+    kind: Literal["field_wise", "deep", "field_shared", "attention", "senet"] = "field_wise"
+    """What generates: one layer with a matrix per field, two layers, one vector for all fields, self-attention over the
+    fields, or squeeze-and-excitation."""
 
     activation: Literal["relu", "linear", "tanh", "sigmoid", "silu"] = "relu"
     """The non-linearity of the generated embeddings."""
 
     gamma: float = 1.0
-    """[1] fixed scale of the generated embeddings; tune it per log, grid .005 to 36."""
+    """[1] scale of the generated embeddings; tune it per log, grid .005 to 36."""
+
+    learn_gamma: bool = False
+    """Whether gamma is learnt, beginning where it is set."""
 
     residual: bool = False
     """Whether the raw embeddings are added to the generated ones."""
+
+    batch_norm: bool = False
+    """Normalise before the activation, all coordinates as one channel."""
+
+    source: Literal["all", "self", "others"] = "all"
+    """The fields a field is generated from."""
+
+    only: Literal["all", "high", "low"] = "all"
+    """The fields that are generated: all, or the `count` of highest or lowest cardinality; the others stay raw."""
+
+    count: PositiveInt = 10
+    """[fields] that `only` chooses."""
+
+    target: Literal["all", "random", "shared_mask", "field_mask", "zero_mask"] = "all"
+    """While training, generate all fields, or `targets` random ones of every row: from what is there, or with the chosen fields
+    hidden from the encoder by one learnt vector, by a learnt vector per field, or by zeros."""
+
+    targets: PositiveInt = 10
+    """[fields] of a row that `target` chooses."""
+
+    supervision: Literal["click", "self"] = "click"
+    """What teaches the encoder: clicks alone, or also how well it restores the raw embeddings."""
+
+    supervision_weight: float = Field(default=1.0, gt=0)
+    """[1] of that second loss."""
+
+
+class DenoiserConfig(Section):
+    """The discrete-diffusion denoiser: tokens of all fields and of the label, some hidden, all predicted from the rest."""
+
+    block: Literal["hstu", "transformer"] = "hstu"
+    """The bidirectional layers."""
+
+    hidden: PositiveInt = 64
+    """[columns] of a token; a multiple of `heads`."""
+
+    layers: PositiveInt = 2
+    """[layers] of the denoiser."""
+
+    heads: PositiveInt = 2
+    """[heads] of its attention."""
+
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """[1] probability of dropping a unit while training."""
+
+    buckets: PositiveInt = 64
+    """[buckets] of a number whose schema names none: a denoiser reads and predicts numbers as buckets between quantiles."""
+
+    noise: Literal["mask", "replace"] = "mask"
+    """A perturbed value is hidden by its field's mask vector, or replaced by another value of the field."""
+
+    sampler: Literal["count", "bernoulli"] = "count"
+    """Perturb k of n values, k uniform; or each with probability t, t stratified over the batch."""
+
+    ratio: Literal["linear", "cosine"] = "linear"
+    """How the share of perturbed values depends on t."""
+
+    time_weight: Literal["elbo", "count", "mean", "one"] = "count"
+    """Weight of a row: 1/t, (n + 1)/k (its expectation, given k), 1/k or 1."""
+
+    finetune_share: float = Field(default=0.1, ge=0, le=1)
+    """[1] share of rows in which the label alone is hidden: the task that follows."""
+
+    score: Literal["cosine", "dot"] = "cosine"
+    """How well a value fits: cosine over `temperature`, or dot product plus a bias per value."""
+
+    temperature: float = Field(default=0.05, gt=0)
+    """[1] divides the cosine."""
+
+    full_rows: PositiveInt = 4096
+    """[rows] up to which a table's softmax is over all of its values; beyond, over candidates."""
+
+    extra_candidates: int = Field(default=256, ge=0)
+    """[values] drawn with probability ~ count^(3/4), beside those of the batch."""
+
+    most_candidates: PositiveInt = 4096
+    """[values] at most."""
+
+    logq: Literal["none", "negatives", "all"] = "negatives"
+    """Which candidates are corrected by how often they are candidates."""
+
+    balance: Literal["uniform", "literal", "literal_raw", "literal_norm", "progress", "hard_track", "dro"] = "progress"
+    """How hetegen weighs the fields' losses; diffusion weighs them all alike."""
+
+    attention: Literal["none", "query", "query_postnorm", "query+key"] = "query"
+    """Where hetegen lets the difficulties guide the attention; diffusion does not."""
+
+    balance_lr: float = Field(default=0.01, gt=0)
+    """[1] learning rate of the difficulties."""
+
+    p_min: float = Field(default=0.05, gt=0, le=1)
+    """[1] least progress that `progress` sees: bounds the weights."""
+
+    beta: float = Field(default=1.0, gt=0)
+    """[1] exponent of `hard_track`."""
+
+    tau: float = Field(default=0.5, gt=0)
+    """[1] temperature of `dro`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DenoiserConfig":
+        if self.hidden % self.heads:
+            raise BadValue(f"{self.hidden} is not a multiple of heads, {self.heads}", "hidden")
+        if self.balance in ("uniform", "dro") and self.attention not in ("none", "query"):
+            raise BadValue(f"balance {self.balance} learns no difficulties to guide it: set attention to none", "attention")
+        return self
 
 
 class ModelConfig(Section):
     """The click model."""
 
-    paradigm: Literal["plain", "sfg"] = "plain"
-    """Raw embeddings on both sides of every product, or one side generated from all the fields."""
+    paradigm: Literal["plain", "sfg", "diffusion", "hetegen"] = "plain"
+    """plain: raw embeddings on both sides of every product. sfg: one side generated from all the fields. diffusion: a denoiser,
+    pre-trained to restore hidden values, then fine-tuned on the label. hetegen: the same, harder fields first."""
 
     decoder: str = "dcnv2"
-    """Name of the interaction decoder."""
+    """Name of the interaction decoder; of plain and sfg."""
 
     dim: PositiveInt = 16
     """[columns] width of every field's embedding inside the model, and of tables that name no width."""
@@ -109,8 +225,19 @@ class ModelConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     """The SFG encoder; only read when paradigm is sfg."""
 
+    denoiser: DenoiserConfig = DenoiserConfig()
+    """The denoiser; only read when paradigm is diffusion or hetegen."""
+
     loss: str = "bce"
     """Name of the loss on each task's logits."""
+
+    loss_options: dict[str, Any] = {}
+    """Settings of the loss, by its argument names."""
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the model is a denoiser."""
+        return self.paradigm in ("diffusion", "hetegen")
 
 
 class InitConfig(Section):
@@ -226,8 +353,8 @@ class ScheduleConfig(Section):
 class EarlyStopConfig(Section):
     """Stop when the validation days no longer improve; the best epoch is kept."""
 
-    metric: Literal["auc", "gauc", "logloss", "ne"] = "auc"
-    """What is compared, of the first task."""
+    metric: Literal["auc", "gauc", "logloss", "ne", "loss"] = "auc"
+    """What is compared, of the first task; loss is for pre-training."""
 
     patience: PositiveInt = 2
     """[epochs] without improvement before stopping."""
@@ -272,6 +399,9 @@ class TrainConfig(Section):
     log_every_steps: PositiveInt = 50
     """[steps] between two lines of training metrics in the log."""
 
+    diagnose_every_steps: int = Field(default=1000, ge=0)
+    """[steps] between two looks at spectra, correlations and table health; 0 never looks."""
+
 
 class CheckpointConfig(Section):
     """How often a run is saved and how much of it is kept. A day's end is always saved."""
@@ -284,6 +414,76 @@ class CheckpointConfig(Section):
 
     asynchronous: bool = True
     """Whether training goes on while a save is written."""
+
+
+class LoadConfig(Section):
+    """What a stage takes over from an earlier one; the rest starts afresh, optimizers always."""
+
+    stage: str
+    """The earlier stage; of it the best pass, or else the last."""
+
+    what: Literal["none", "tables", "network", "all"] = "all"
+    """Embedding tables, everything else, or both; what the new model has no place for is left behind."""
+
+    rescale: float | None = Field(default=None, gt=0)
+    """[1] root mean square that every loaded table is scaled to; null leaves them as they are. A cosine knows no scale, but a
+    decoder that multiplies embeddings does."""
+
+
+class StageConfig(Section):
+    """One phase of training. `data`, `model`, `tables` and `train` are as those of the run, with what is said here on top."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
+    """What the stage is called in the log, and its best checkpoint."""
+
+    task: Literal["pretrain", "rank"] = "rank"
+    """pretrain: restore hidden values, by a denoiser. rank: predict the label."""
+
+    data: dict[str, Any] = {}
+    """Days of its own: days, validation, test."""
+
+    model: dict[str, Any] = {}
+    """Another model, or other settings of it."""
+
+    tables: dict[str, Any] = {}
+    """Other optimizers, first values or sharding of the tables."""
+
+    train: dict[str, Any] = {}
+    """Other epochs, batch rows, learning rates."""
+
+    fields: tuple[str, ...] = ()
+    """The fields the stage reads; empty reads them all."""
+
+    load: LoadConfig | None = None
+    """What it takes over; null starts afresh."""
+
+    freeze: tuple[Literal["tables", "network"], ...] = ()
+    """What does not learn."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with nothing left unsaid.
+
+    Args:
+        config: the run's config with the stage's settings on top. The others: see `StageConfig`.
+    """
+
+    name: str
+    task: Literal["pretrain", "rank"]
+    config: "RunConfig"
+    fields: tuple[str, ...] = ()
+    load: LoadConfig | None = None
+    freeze: tuple[str, ...] = ()
+
+
+PRETRAIN_TABLES = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05}}
+"""Of the pre-training that a denoiser gets without being told: a cosine knows no scale, so a penalty would only shrink the
+tables, and next to zero its gradient is huge."""
+
+
+PRETRAIN_TRAIN = {"score_first": False, "epochs": 1}
+"""And one pass: id tables over-fit in pre-training as they do on clicks."""
 
 
 class RunConfig(Section):
@@ -313,6 +513,53 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """The saves."""
 
+    stages: tuple[StageConfig, ...] = ()
+    """The phases of training, in order. Empty: one stage called `rank`; before it, for a denoiser, one called `pretrain`,
+    whose tables and network it takes over."""
+
+    def resolved(self) -> tuple[Stage, ...]:
+        """The stages, each with its whole config."""
+        stages = self.stages
+        if not stages and self.model.denoises:
+            load = LoadConfig(stage="pretrain")
+            before = StageConfig(name="pretrain", task="pretrain", tables=PRETRAIN_TABLES, train=PRETRAIN_TRAIN)
+            stages = (before, StageConfig(name="rank", load=load))
+        if not stages:
+            return (Stage("rank", "rank", self),)
+        return tuple(
+            Stage(stage.name, stage.task, self._with(stage, at), stage.fields, stage.load, stage.freeze)
+            for at, stage in enumerate(stages)
+        )
+
+    def _with(self, stage: StageConfig, at: int) -> "RunConfig":
+        values = self.model_dump(by_alias=True, exclude={"stages"})
+        for section in ("data", "model", "tables", "train"):
+            values[section] = _merged(values[section], getattr(stage, section))
+        if stage.task == "pretrain":
+            values["train"]["early_stop"] = stage.train.get("early_stop")  # the run's own looks at clicks
+        try:
+            return _OneStage.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = first["ctx"]["error"].place if isinstance(first.get("ctx", {}).get("error"), BadValue) else ()
+            raise BadValue(f"{first['msg']}, got {first['input']!r}"[:300], "stages", at, *first["loc"], *place) from error
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> "RunConfig":
+        trained: dict[str, str] = {}
+        earlier: list[str] = []
+        for at, stage in enumerate(self.resolved() if type(self) is RunConfig else ()):
+            here = ("stages", at) if self.stages else ()
+            if stage.name in earlier:
+                raise BadValue(f"two stages are called {stage.name!r}", *here, "name")
+            if stage.load is not None and stage.load.stage not in earlier:
+                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, earlier)}", *here, "load", "stage")
+            _check_task(stage, *here)
+            _check_days(stage, trained, *here)
+            trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
+            earlier.append(stage.name)
+        return self
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
         if self.train.batch_rows % self.data.lanes:
@@ -326,6 +573,43 @@ class RunConfig(Section):
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
+
+
+class _OneStage(RunConfig):
+    """The config of one stage: has no stages itself."""
+
+
+def _check_task(stage: Stage, *here: str | int) -> None:
+    """The model can do the stage's task, and is judged by what the task gives."""
+    train, pretrains = stage.config.train, stage.task == "pretrain"
+    if pretrains and not stage.config.model.denoises:
+        raise BadValue(f"paradigm {stage.config.model.paradigm} restores nothing: set diffusion or hetegen", *here, "task")
+    if pretrains and train.score_first:
+        raise BadValue("a pre-training gives no click scores: set it to false", *here, "train", "score_first")
+    if train.early_stop is not None and (train.early_stop.metric == "loss") != pretrains:
+        allowed = "loss" if pretrains else "auc, gauc, logloss or ne"
+        raise BadValue(f"a {stage.task} stage is judged by {allowed}", *here, "train", "early_stop", "metric")
+
+
+def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> None:
+    """No day is scored that an earlier stage has trained."""
+    data = stage.config.data
+    scored = {("data", use): parse_days(getattr(data, use)) for use in ("validation", "test")}
+    if stage.config.train.score_first:
+        scored["train", "score_first"] = parse_days(data.days)[1:]
+    for place, days in scored.items():
+        for day in days:
+            if day in trained:
+                raise BadValue(f"{day} was trained by stage {trained[day]}: no score would be honest", *here, *place)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section; what is no section of both replaces."""
+    both = {
+        key: _merged(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+        for key, value in over.items()
+    }
+    return base | both
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:

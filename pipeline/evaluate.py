@@ -7,11 +7,10 @@ from typing import Any
 import torch
 
 from pipeline.build import Job
-from pipeline.meters import Meters
 from pipeline.progress import Progress
 
 
-def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool) -> dict[str, Any]:
+def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictions: str | None = None) -> dict[str, Any]:
     """Score every row of `days` with the model as it is.
 
     Args:
@@ -20,11 +19,13 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool) -> dict[s
 
     Returns:
         `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], and `tasks`:
-        {task: {metric: value}} over all the days together; the same on every rank.
+        {task: {metric: value}} over all the days together, of a pre-training `fields`: {field: {metric: value}}; the same on
+        every rank.
     """
     model = job.sharded.model
     model.eval()
-    meters = Meters(job.schema.task_names)
+    meters = job.day_meters()
+    torch.manual_seed(job.seed)  # what a pre-training hides is the same at every evaluation
     since = time.perf_counter()
     counts = torch.zeros(2, dtype=torch.int64)
     for day in days:
@@ -32,12 +33,12 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool) -> dict[s
         with Progress(stream.rows, f"score {day}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
-                meters.update(output.logits, output.batch.labels, output.batch.weights, output.batch.groups)
+                meters.update(output)
                 progress.advance(batch.rows, "")
                 counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
     model.train()
     seconds = time.perf_counter() - since
     rows, skipped = job.world.total(counts).tolist()
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
-    scores = {**counted, "tasks": meters.compute()}
+    scores = {**counted, meters.kind: meters.compute()}
     return job.world.agree(lambda: scores)

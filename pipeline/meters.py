@@ -18,7 +18,7 @@ Sources: NE is of He et al., "Practical Lessons from Predicting Clicks on Ads at
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from torchrec.metrics.calibration import get_calibration_states
 from torchrec.metrics.ne import compute_ne, get_ne_states
 
 from data.errors import GenctrError
+from pipeline.task import StepOutput
 
 ETA = 1e-12
 """[1] a probability is at least this far from 0 and 1, as torchrec has it."""
@@ -41,6 +42,32 @@ class NotFinite(GenctrError):
     """Predictions that are nan or infinite: the model has diverged."""
 
 
+class DayMeters(Protocol):
+    """What judges the rows of scored days. `kind` names it in the log: `tasks` for clicks, `fields` for what was hidden."""
+
+    kind: str
+
+    def update(self, output: StepOutput) -> None:
+        """Add the rows of one step."""
+        ...
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """The metrics over all ranks. Collective."""
+        ...
+
+
+class StepMeters(DayMeters, Protocol):
+    """What judges the rows in training: of constant size, and saved with them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it over all ranks, as JSON values. Collective."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, with any number of ranks."""
+        ...
+
+
 class Meters:
     """Exact metrics of the rows it was shown, over all ranks.
 
@@ -50,6 +77,8 @@ class Meters:
     Args:
         tasks: their names, in the order of the columns of `labels`.
     """
+
+    kind = "tasks"
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
@@ -63,13 +92,10 @@ class Meters:
         self._groups = [torch.zeros(0, dtype=torch.int64)]
 
     @torch.no_grad()
-    def update(self, logits: Mapping[str, Tensor], labels: Tensor, weights: Tensor, groups: Tensor) -> None:
-        """Add the rows of one batch.
-
-        Shape:
-            logits {task: (B,)}, labels (B, T) of 0 and 1, weights (B, T), groups (B,) int64; B may be 0.
-        """
-        self._logits.append(torch.stack([logits[task] for task in self.tasks]).float().cpu())
+    def update(self, output: StepOutput) -> None:
+        """Add the rows of one step; there may be none."""
+        labels, weights, groups = output.batch.labels, output.batch.weights, output.batch.groups
+        self._logits.append(torch.stack([output.logits[task] for task in self.tasks]).float().cpu())
         # Copies: a view would keep the memory of the whole batch, and change when its buffers are used again.
         self._labels.append(labels.T.to("cpu", torch.bool, copy=True))
         self._weights.append(weights.T.to("cpu", torch.float32, copy=True))
@@ -112,6 +138,8 @@ class RunningMeters:
         tasks: their names, in the order of the columns of `labels`.
     """
 
+    kind = "tasks"
+
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
         self.reset()
@@ -121,15 +149,10 @@ class RunningMeters:
         self._state = torch.zeros(len(self.tasks), len(SUMS) + 2 * BINS, dtype=torch.float64)
 
     @torch.no_grad()
-    def update(self, logits: Mapping[str, Tensor], labels: Tensor, weights: Tensor, groups: Tensor) -> None:
-        """Add the rows of one batch, on the device they are on, without waiting for it.
-
-        Shape:
-            logits {task: (B,)}, labels (B, T) of 0 and 1, weights (B, T), groups (B,), not read: they would grow with the
-            rows; B may be 0.
-        """
-        logits_TB = torch.stack([logits[task] for task in self.tasks]).double()
-        labels_TB, weights_TB = labels.T.double(), weights.T.double()
+    def update(self, output: StepOutput) -> None:
+        """Add the rows of one step, on the device they are on, without waiting for it; there may be none."""
+        logits_TB = torch.stack([output.logits[task] for task in self.tasks]).double()
+        labels_TB, weights_TB = output.batch.labels.T.double(), output.batch.weights.T.double()
         bins_TB = ((logits_TB.nan_to_num() + EDGE) * (BINS / (2 * EDGE))).long().clamp(0, BINS - 1)
         self._state = self._state.to(logits_TB.device)
         sums_TX, negative_TX, positive_TX = _parts(self._state)

@@ -3,8 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -14,19 +14,21 @@ from torchrec.optim.keyed import KeyedOptimizer
 from data.batch import Tally
 from data.cursor import Cursor
 from pipeline.checkpoint import Checkpoints
-from pipeline.meters import RunningMeters
+from pipeline.meters import StepMeters
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
 from pipeline.task import StepOutput
 from pipeline.trainer import TrainState
 from pipeline.world import World
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 
 class TrainMeters:
-    """Running metrics of the day in training, one `train` line in the log every so many steps."""
+    """Running metrics of the day in training, one `train` line in the log every so many steps, with what else is `known`."""
 
-    def __init__(self, meters: RunningMeters, *, log: RunLog, every_steps: int) -> None:
-        self.meters, self._log, self._every = meters, log, every_steps
+    def __init__(self, meters: StepMeters, *, log: RunLog, every_steps: int, known: Mapping[str, Any] = NOTHING) -> None:
+        self.meters, self._log, self._every, self._known = meters, log, every_steps, known
         self._rows, self._since = 0, time.perf_counter()
 
     def before(self, state: TrainState) -> None:
@@ -35,13 +37,13 @@ class TrainMeters:
     def after(self, state: TrainState, output: StepOutput) -> None:
         """Count the step; on every rank, since the metrics are summed over ranks."""
         batch = output.batch
-        self.meters.update(output.logits, batch.labels, batch.weights, batch.groups)
+        self.meters.update(output)
         self._rows += batch.rows
         if state.step % self._every == 0:
             now = time.perf_counter()
             rate = self._rows / (now - self._since)
             values = {"day": batch.cursor.day, "epoch": batch.cursor.epoch, "rows": state.rows, "rows_per_second": rate}
-            self._log.write("train", state.step, {**values, "tasks": self.meters.compute()})
+            self._log.write("train", state.step, {**values, **self._known, self.meters.kind: self.meters.compute()})
             self._rows, self._since = 0, now
 
 
@@ -68,7 +70,7 @@ class Saver:
         *,
         model: DistributedModelParallel,
         optimizer: KeyedOptimizer,
-        meters: RunningMeters,
+        meters: StepMeters,
         tallies: Tallies,
         world: World,
         every_steps: int,

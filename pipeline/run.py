@@ -1,4 +1,4 @@
-"""The one-shot job: train the days a config names, in order, from wherever the run folder stands."""
+"""The one-shot job: train the stages and days a config names, in order, from wherever the run folder stands."""
 
 import hashlib
 import math
@@ -16,13 +16,14 @@ from data.days import Day
 from data.errors import BadInput, GenctrError
 from pipeline.build import Job
 from pipeline.config import EarlyStopConfig, TrainConfig
+from pipeline.diagnose import Watch
 from pipeline.evaluate import evaluate
-from pipeline.meters import RunningMeters
 from pipeline.parts import Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
 from pipeline.trainer import Part, TrainState, train
+from pipeline.transfer import transfer
 
-HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False}
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False, "loss": False}
 
 
 def run(job: Job, *, quiet: bool) -> dict[str, Any]:
@@ -35,16 +36,20 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
         {"days": {day: scores before training}, "test": scores or None, "rows": rows trained, "step": steps}.
     """
     state, restored = _restore(job)
-    while _is_left(job.config.train, state):
-        state = _train_day(job, state, restored, quiet=quiet)
-        restored = {}
+    while True:
+        while _is_left(job.config.train, state):
+            state = _train_day(job, state, restored, quiet=quiet)
+            restored = {}
+        if job.at + 1 == len(job.stages):
+            break
+        state = _next_stage(job, state)
     job.checkpoints.wait()
     return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
 
 
 def _is_left(config: TrainConfig, state: TrainState) -> bool:
-    """Whether there is something left to train."""
-    in_time = config.max_steps is None or state.step < config.max_steps
+    """Whether there is something left to train in the stage."""
+    in_time = config.max_steps is None or state.step - state.began < config.max_steps
     return in_time and not state.stopped and state.cursor.epoch < config.epochs
 
 
@@ -52,11 +57,27 @@ def _restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint's state, or the beginning."""
     mark = job.checkpoints.latest()
     if mark is None:
-        return TrainState(0, 0, Cursor(0, job.source.train_days[0], 0, job.config.data.lanes)), {}
+        return TrainState(0, 0, _start(job)), {}
     meta = _load(job, mark)
     state = TrainState.from_json(meta["state"])
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta
+
+
+def _start(job: Job) -> Cursor:
+    """The first row of the stage's first day."""
+    return Cursor(0, job.source.train_days[0], 0, job.config.data.lanes)
+
+
+def _next_stage(job: Job, state: TrainState) -> TrainState:
+    """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
+    job.checkpoints.wait()
+    job.enter(job.at + 1)
+    stage, took = job.stage, {}
+    if stage.load is not None:
+        took = {"from": stage.load.stage, "what": stage.load.what, **transfer(job, stage.load).to_json()}
+    job.log.write("stage", state.step, {"stage": stage.name, "task": stage.task, **took})
+    return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)
 
 
 def _load(job: Job, mark: str) -> dict[str, Any]:
@@ -72,14 +93,14 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     """Train what is left of the cursor's day; save; move the cursor on."""
     config, world, source = job.config.train, job.world, job.source
     day, epoch = state.cursor.day, state.cursor.epoch
-    if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > 0 and day not in state.scores:
+    if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})
 
     opened = job.open(day, state.step)
     stream = source.stream(opened, epoch=epoch, shuffle=True)
-    meters = RunningMeters(job.schema.task_names)
+    meters = job.step_meters()
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
         if restored["cut"] != _cut(opened):
@@ -105,12 +126,15 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         cut=_cut(opened),
     )
     since, before = time.perf_counter(), state.rows
-    label = f"train {day}" if config.epochs == 1 else f"train {day} epoch {epoch + 1}"
+    stage = {"stage": job.stage.name} if len(job.stages) > 1 else {}
+    verb = "train" if len(job.stages) == 1 else job.stage.name
+    label = f"{verb} {day}" if config.epochs == 1 else f"{verb} {day} epoch {epoch + 1}"
     with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
-        watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps)
+        watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
         with closing(stream.batches(state.cursor)) as batches:
-            parts: list[Part] = [job.interrupt, job.schedule, tallies, watch, Bar(progress, ranks=world.ranks), saver]
+            look = Watch(job, every_steps=config.diagnose_every_steps)
+            parts: list[Part] = [job.interrupt, job.schedule, look, tallies, watch, Bar(progress, ranks=world.ranks), saver]
             state = train(job.pipe(), batches, state, parts, config.max_steps)
 
     seconds = time.perf_counter() - since
@@ -118,14 +142,14 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
     rate = (state.rows - before) / seconds
     values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
-    job.log.write("trained", state.step, {**values, "files": files, "tasks": meters.compute()})
+    job.log.write("trained", state.step, {**values, **stage, "files": files, meters.kind: meters.compute()})
 
-    if stream.steps_left(state.cursor):  # stopped by max_steps
-        saver.save(state)
-        return state
-    state = replace(state, rows=state.rows - sum(total[2]))  # a step counts the rows it skips
-    state, best = _next(job, state, quiet=quiet)
-    saver.save(state, pin="best" if best else None)
+    best = False
+    if not stream.steps_left(state.cursor):  # else stopped by max_steps
+        state = replace(state, rows=state.rows - sum(total[2]))  # a step counts the rows it skips
+        state, best = _next(job, state, quiet=quiet)
+    last = config.early_stop is None and not _is_left(config, state)
+    saver.save(state, pin=job.stage.name if best or last else None)
     return state
 
 
@@ -148,7 +172,8 @@ def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool
     job.log.write("validated", state.step, {"epoch": epoch, **scores})
     if config.early_stop is None:
         return state, False
-    return judge(config.early_stop, state, scores["tasks"][job.schema.task_names[0]][config.early_stop.metric])
+    kind, first = ("fields", "all") if job.stage.task == "pretrain" else ("tasks", job.schema.task_names[0])
+    return judge(config.early_stop, state, scores[kind][first][config.early_stop.metric])
 
 
 def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[TrainState, bool]:
@@ -167,7 +192,7 @@ def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[Tra
 
 
 def restore_best(job: Job) -> int:
-    """Load the best epoch's model, or the newest where none was pinned.
+    """Load the best epoch's model of the job's stage, or the newest where none was pinned.
 
     Returns:
         The step it was saved at.
@@ -175,7 +200,7 @@ def restore_best(job: Job) -> int:
     Raises:
         GenctrError: the run folder holds no checkpoint.
     """
-    mark = job.checkpoints.pinned("best") or job.checkpoints.latest()
+    mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
     return TrainState.from_json(_load(job, mark)["state"]).step

@@ -5,13 +5,18 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | event         | keys |
 |---|---|
 | `resumed`     | `cursor`: where reading goes on; `rows` [rows trained so far]; `ranks` [ranks] |
+| `stage`       | a stage after the first begins: `stage`, `task`; if it takes something over, `from`: the stage, `what`, `loaded` and `fresh`: names of tables and parameters |
 | `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `tasks` |
 | `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `tasks` of the day so far, `auc` to within `auc_error` |
+| `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `tables`: rms, dead, moved, rankme |
 | `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `tasks` |
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
 | `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
 | `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
 | `tested`      | the test days with the best model: `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
+
+Of a pre-training, `fields` takes the place of `tasks`: see `pipeline.pretrain.FieldMeters`. Runs of several stages name the
+`stage` in `train` and `trained`.
 
 `tasks` is {task: {metric: value}}; the metrics and their units are those of `pipeline.meters`. A number that is nan or
 infinite is written as null.

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Container
 
 import torch
 
@@ -26,20 +27,28 @@ def factor(config: ScheduleConfig, step: int) -> float:
 
 
 class Schedule:
-    """Sets every learning rate before each step, and seeds dropout from (seed, step, rank)."""
+    """Sets every learning rate before each step (0 for what the stage freezes), and seeds dropout from (seed, step, rank)."""
 
     def __init__(
-        self, config: ScheduleConfig, *, sharded: Sharded, dense: torch.optim.Optimizer, dense_lr: float, seed: int, rank: int
+        self,
+        config: ScheduleConfig,
+        *,
+        sharded: Sharded,
+        dense: torch.optim.Optimizer,
+        dense_lr: float,
+        seed: int,
+        rank: int,
+        freeze: Container[str] = (),
     ) -> None:
         self._config, self._sharded, self._dense, self._dense_lr = config, sharded, dense, dense_lr
-        self._seed, self._rank = seed, rank
+        self._seed, self._rank, self._freeze = seed, rank, freeze
 
     def before(self, state: TrainState) -> None:
         """Set the step's learning rates and seed."""
-        scale = factor(self._config, state.step) * state.lr_factor
+        scale = factor(self._config, state.step - state.began) * state.lr_factor
         for group in self._dense.param_groups:
-            group["lr"] = self._dense_lr * scale
-        self._sharded.set_lr(scale)
+            group["lr"] = 0.0 if "network" in self._freeze else self._dense_lr * scale
+        self._sharded.set_lr(0.0 if "tables" in self._freeze else scale)
         digest = hashlib.blake2b(f"{self._seed}/{state.step}/{self._rank}".encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 

@@ -26,6 +26,7 @@ from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import GenctrError
+from models.sparse import LINEAR, SECOND
 from pipeline import adam
 from pipeline.lookups import PooledSharder, UnpooledSharder
 
@@ -117,7 +118,8 @@ def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch
     Args:
         model: holds EmbeddingBagCollections and EmbeddingCollections on `meta`, fp32; its other modules are initialised, equal
             on all ranks.
-        tables: by table name. A companion `<name>_linear` takes what is said of `<name>` unless it is named itself.
+        tables: by table name. A companion, `<name>_linear` or `<name>_second`, takes what is said of `<name>` unless it is
+            named itself.
         device: where this rank computes.
         batch_rows: [rows] of a step over all ranks; the planner's estimates use it.
         seed: of the tables' first values.
@@ -166,7 +168,7 @@ def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterato
 
 
 def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
-    owner = name if name in tables else name.removesuffix("_linear")
+    owner = name if name in tables else name.removesuffix(LINEAR).removesuffix(SECOND)
     if owner not in tables:
         raise GenctrError(f"table {name!r} has no settings\n  expected: one of {sorted(tables)}")
     return tables[owner]

@@ -19,7 +19,9 @@ class TrainState:
         scores: metrics of days that were scored before they were trained, {day: {task: {metric: value}}}.
         best: the best validation value so far, and stale: [epochs] since then.
         lr_factor: [1] what stale epochs have made of the learning rates.
-        stopped: early stopping has ended the run.
+        stopped: early stopping has ended the stage.
+        stage: the stage under way, counted from 0. began: [steps] trained when it began; epochs, early stopping and learning
+            rates count from there.
     """
 
     step: int
@@ -30,6 +32,8 @@ class TrainState:
     stale: int = 0
     lr_factor: float = 1.0
     stopped: bool = False
+    stage: int = 0
+    began: int = 0
 
     def after(self, batch: Batch) -> "TrainState":
         """The state once `batch` is trained. The pipe reads ahead: where the stream stands would skip rows."""
@@ -66,8 +70,8 @@ class Part(Protocol):
 
 
 def train(pipe: Pipe, batches: Iterator[Batch], state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
-    """Train until the batches end, or `max_steps`."""
-    while max_steps is None or state.step < max_steps:
+    """Train until the batches end, or the stage has `max_steps`."""
+    while max_steps is None or state.step - state.began < max_steps:
         for part in parts:
             part.before(state)
         try:

@@ -35,11 +35,11 @@ def test_every_field_is_a_part_of_the_batch() -> None:
 
     assert features.fields == ("price", "user", "past", "age", "item", "image", "tab", "tags")
     assert features.tables == [
-        TableSpec("user", 100, 4, ("user",), pooled=True, pool="sum"),
-        TableSpec("age", 5, None, ("age",), pooled=True, pool="sum"),  # 4 buckets and the missing one
-        TableSpec("item", 51, None, ("past", "item"), pooled=True, pool="mean"),  # 50 ids and the missing one
-        TableSpec("tab", 4, None, ("tab",), pooled=True, pool="sum"),  # 2 ids, the unknown and the missing one
-        TableSpec("tags", 9, None, ("tags",), pooled=True, pool="sum"),
+        TableSpec("user", 100, 4, ("user",), pooled=True, pool="sum", reserved=1),
+        TableSpec("age", 5, None, ("age",), pooled=True, pool="sum", reserved=1),  # 4 buckets and the missing one
+        TableSpec("item", 51, None, ("past", "item"), pooled=True, pool="mean", reserved=1),  # 50 ids and the missing one
+        TableSpec("tab", 4, None, ("tab",), pooled=True, pool="sum", reserved=2),  # 2 ids, the unknown and the missing one
+        TableSpec("tags", 9, None, ("tags",), pooled=True, pool="sum", reserved=1),
     ]
     assert features.bag_keys == ["user", "age", "past", "item", "tab", "tags"]
     assert features.sequence_keys == []

@@ -1,5 +1,6 @@
 """Run whole jobs in processes of their own, kill them, and look at what they leave behind."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,19 @@ def kill_after_lines(processes: list[Any], out: Path, lines: int) -> None:
     kill(processes)
 
 
+def killed_within(processes: list[Any], out: Path, lines: int, seconds: float) -> bool:
+    """SIGKILL every rank once so many more `train` lines are logged and so much time has passed; False if they end before."""
+    wanted = len(events(out, "train")) + lines
+    while processes[0].is_alive() and len(events(out, "train")) < wanted:
+        time.sleep(0.02)
+    processes[0].join(seconds)
+    if processes[0].exitcode is not None:
+        finish(processes)
+        return False
+    kill(processes)
+    return True
+
+
 def kill(processes: list[Any]) -> None:
     for process in processes:
         if process.exitcode is None:
@@ -86,8 +100,10 @@ def events(out: Path, name: str) -> list[dict[str, Any]]:
     return [line for line in read_log(str(out)) if line["event"] == name] if (out / "log.jsonl").exists() else []
 
 
-def final_tensors(out: Path) -> dict[str, Any]:
-    newest = max((out / "checkpoints").glob("step-*"))
+def final_tensors(out: Path, pin: str | None = None) -> dict[str, Any]:
+    """What the newest checkpoint holds, or a pinned one."""
+    folder = out / "checkpoints"
+    newest = folder / json.loads((folder / f"{pin}.json").read_text())["mark"] if pin else max(folder.glob("step-*"))
     tensors: dict[str, Any] = {}
     _load_state_dict(tensors, storage_reader=FileSystemReader(newest), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     return tensors

@@ -285,7 +285,8 @@ def test_a_bad_row_stops_the_run_with_its_file_row_and_column(
 
     stopped = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
 
-    assert_told(stopped, told, f"file {root / PART}, row {row}, column {column}", "leave such rows out with bad_rows: skip")
+    where = f"file {root / PART}, row {row}, column {column}"
+    assert_told(stopped, told, where, "leave such rows out with data.bad_rows: skip")
     assert_whole(tmp_path / "run")
 
 

@@ -6,15 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders import DCNV2, DECODERS, FM, CrossNet, DeepFM, MLPDecoder, pair_sum
+from models.decoders import CIN, DECODERS, FM, Decoder, pair_sum
+from models.decoders.cross import DCNV2, CrossNet
+from models.decoders.networks import MLPDecoder
+from models.decoders.pairs import DeepFM
 from models.encoders import ENCODERS, FeatureGenerator, Identity
-from models.heads import Head
 
-F, D, B = 3, 4, 5
+F, D, B = 4, 4, 5
 PLAIN = partial(Identity, fields=F, width=D)
 SFG = partial(FeatureGenerator, fields=F, width=D)
 UNITY = partial(FeatureGenerator, fields=F, width=D, activation="linear")
-ENCODERS_IN = {"fm": 1, "deepfm": 1, "crossnet": 3, "dcnv2": 3, "mlp": 1}
+ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3, "tf": 2}
+WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
+NO_BATCH_NORM = ("masknet",)
+SMALL = {name: {} for name in WITHOUT_NETWORK} | {name: {"hidden": [6, 8]} for name in DECODERS if name not in WITHOUT_NETWORK}
+SMALL["finalmlp"] |= {"second_hidden": [4], "heads": 2, "gate_hidden": [6], "contexts": [[0], [1, 2]]}
+SMALL["tf"] |= {"easy_hidden": [6]}
+SMALL["masknet"] |= {"blocks": [6, 5]}
 
 
 class TenTimesTheFirst(nn.Module):
@@ -34,14 +42,22 @@ class Twice(nn.Module):
 def made(name, generate, **options):
     """A decoder with a head of two tasks, always from the same seed."""
     torch.manual_seed(0)
-    decoder = DECODERS[name](fields=F, width=D, generate=generate, **options)
+    width = DECODERS[name].embedding_width(fields=F, dim=D)
+    decoder = DECODERS[name](fields=F, width=width, generate=partial(generate, width=width), **SMALL[name] | options)
     torch.manual_seed(1)
-    return decoder, Head(features=decoder.out_features, tasks=["click", "buy"])
+    return decoder, decoder.make_head(["click", "buy"])
 
 
-def rows(rows_=B):
+def rows(decoder, rows_=B):
+    """Embeddings, first-order terms and second embeddings, as far as the decoder wants them."""
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(rows_, F, D, generator=generator), torch.randn(rows_, F, generator=generator)
+    width = type(decoder).embedding_width(fields=F, dim=D)
+    second = torch.randn(rows_, F, decoder.second_width, generator=generator) if decoder.second_width else None
+    return torch.randn(rows_, F, width, generator=generator), torch.randn(rows_, F, generator=generator), second
+
+
+def logits(decoder, head, *inputs):
+    return torch.stack(list(head(decoder(*inputs)).logits.values()), dim=1)
 
 
 def ones(module):
@@ -132,6 +148,132 @@ def test_the_mlp_reads_the_generated_vectors():
     torch.testing.assert_close(mlp(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 2), 4.0 + 6 + 1))
 
 
+@pytest.mark.parametrize("name", ["fwfm", "fmfm", "ipnn", "ffm"])
+def test_every_pair_is_generated_once_at_its_own_side_and_weight(name):
+    decoder, _ = made(name, SFG)
+    emb_BFD, linear_BF, _ = rows(decoder)
+    generated_BFD, raw_BFD = decoder.operands(emb_BFD)
+    pairs = [(i, j) for i in range(F) for j in range(i + 1, F)]
+    if name == "fwfm":
+        r = decoder.weigh.weight[0]
+        expected = sum(r[p] * (generated_BFD[:, i] * raw_BFD[:, j]).sum(1) for p, (i, j) in enumerate(pairs)) + linear_BF.sum(1)
+    elif name == "fmfm":
+        m = decoder.weights
+        expected = sum(((raw_BFD[:, i] @ m[p]) * generated_BFD[:, j]).sum(1) for p, (i, j) in enumerate(pairs)) + linear_BF.sum(
+            1
+        )
+    elif name == "ffm":
+        v, z = emb_BFD.view(B, F, F, D), {}
+        for j in range(F):
+            made_for_j = decoder.encoder(v[:, :, j])  # what all fields have for field j
+            z |= {(i, j): made_for_j[:, i] for i in range(F)}
+        expected = sum((z[i, j] * v[:, j, i]).sum(1) for i, j in pairs) + linear_BF.sum(1)
+    else:
+        products = [(generated_BFD[:, i] * raw_BFD[:, j]).sum(1) for i, j in pairs]
+        expected = decoder.mlp(torch.cat([emb_BFD.flatten(1), torch.stack(products, 1)], 1))
+    torch.testing.assert_close(decoder(emb_BFD, linear_BF).squeeze(1), expected)
+
+
+@pytest.mark.parametrize("first_order", ["filv", "felv"])
+def test_the_first_order_part_of_fwfm(first_order):
+    decoder, _ = made("fwfm", PLAIN, first_order=first_order)
+    emb_BFD, _, second_BFD = rows(decoder)
+    pairs_B1 = decoder.weigh(decoder.pairs(emb_BFD, emb_BFD))
+    first_B = (
+        decoder.field_vectors(emb_BFD.flatten(1)) if first_order == "filv" else (emb_BFD * second_BFD).sum((1, 2))[:, None]
+    )
+
+    assert not decoder.needs_linear
+    torch.testing.assert_close(decoder(emb_BFD, None, second_BFD), pairs_B1 + first_B)
+
+
+def test_fmfm_may_weigh_the_generated_side_and_may_have_a_vector_per_pair():
+    decoder, _ = made("fmfm", SFG, matrix=False, weigh_generated=True)
+    emb_BFD, linear_BF, _ = rows(decoder)
+    generated_BFD, raw_BFD = decoder.operands(emb_BFD)
+    pairs = [(i, j) for i in range(F) for j in range(i + 1, F)]
+    expected = sum((generated_BFD[:, i] * decoder.weights[p] * raw_BFD[:, j]).sum(1) for p, (i, j) in enumerate(pairs))
+
+    torch.testing.assert_close(decoder(emb_BFD, linear_BF).squeeze(1), expected + linear_BF.sum(1))
+
+
+def test_the_compressed_interaction_by_hand():
+    emb_BFD = torch.randn(B, F, D)
+    cin = CIN(fields=F, generate=SFG, units=[2, 3])
+    x = [encoder(emb_BFD) for encoder in cin.encoders]
+    first = [
+        sum(cin.weights[0].weight[k, i * F + j] * x[0][:, i] * emb_BFD[:, j] for i in range(F) for j in range(F))
+        + cin.weights[0].bias[k]
+        for k in range(2)
+    ]
+    second = [
+        sum(cin.weights[1].weight[k, i * 2 + j] * x[1][:, i] * first[j] for i in range(F) for j in range(2))
+        + cin.weights[1].bias[k]
+        for k in range(3)
+    ]
+
+    torch.testing.assert_close(cin(emb_BFD), torch.stack([own.sum(1) for own in [*first, *second]], dim=1))
+
+
+def test_the_gate_of_gdcn():
+    decoder, _ = made("gdcn", SFG, layers=1)
+    emb_BFD, _, _ = rows(decoder)
+    x = emb_BFD.flatten(1)
+    crossed = decoder.encoders[0](emb_BFD).flatten(1) * decoder.weights[0](x) * torch.sigmoid(decoder.gates[0](x))
+
+    torch.testing.assert_close(decoder(emb_BFD)[:, : F * D], x + crossed)
+
+
+def test_the_bilinear_fusion_of_finalmlp():
+    decoder, _ = made("finalmlp", SFG)
+    emb_BFD, _, _ = rows(decoder)
+    x = decoder.first(decoder.gates[0](emb_BFD) * decoder.encoder(emb_BFD).flatten(1))
+    y = decoder.second(decoder.gates[1](emb_BFD) * emb_BFD.flatten(1))
+    heads = sum(((x[:, 4 * h : 4 * h + 4] @ decoder.heads_HXY[h]) * y[:, 2 * h : 2 * h + 2]).sum(1) for h in range(2))
+
+    torch.testing.assert_close(decoder(emb_BFD), decoder.score(torch.cat([x, y], 1)) + heads[:, None])
+
+
+def test_a_gate_without_context_is_learnt_and_the_same_for_every_row():
+    decoder, _ = made("finalmlp", PLAIN, contexts=[[], []])
+
+    assert decoder.gates[0](torch.randn(B, F, D)).shape == (1, F * D)
+    with pytest.raises(ValueError, match="field numbers 0 to 3"):
+        made("finalmlp", PLAIN, contexts=[[0], [4]])
+
+
+def test_masknet_blocks_may_stand_in_a_row():
+    decoder, _ = made("masknet", SFG, parallel=False, blocks=[6, 5])
+    emb_BFD, _, _ = rows(decoder)
+    first, second = decoder.blocks
+    raw = emb_BFD.flatten(1)
+
+    torch.testing.assert_close(decoder(emb_BFD), second(first(decoder.encoder(emb_BFD).flatten(1), raw), raw))
+
+
+class Product(Decoder):
+    """A decoder of another package: one number, the product of all the fields' generated and raw vectors."""
+
+    def __init__(self, *, fields, width, generate):
+        super().__init__()
+        self.encoder, self.out_features = generate(), 1
+
+    def operands(self, emb_BFD):
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD, linear_BF=None, second_BFE=None):
+        return (self.encoder(emb_BFD) * emb_BFD).sum((1, 2)).unsqueeze(1)
+
+
+def test_a_decoder_of_another_package_generates_without_a_word_about_it():
+    plain, sfg = (Product(fields=F, width=D, generate=generate) for generate in (PLAIN, SFG))
+    emb_BFD = torch.randn(B, F, D)
+
+    torch.testing.assert_close(plain(emb_BFD), emb_BFD.square().sum((1, 2))[:, None])
+    torch.testing.assert_close(sfg(emb_BFD), (sfg.encoder(emb_BFD) * emb_BFD).sum((1, 2))[:, None])
+    assert sum(p.numel() for p in sfg.parameters()) == (F * D) ** 2
+
+
 # the laws
 
 
@@ -144,9 +286,9 @@ def test_sfg_with_a_linear_activation_and_unit_weights_is_the_plain_model(name):
     assert not unexpected
     for module in sfg.modules():
         if isinstance(module, FeatureGenerator):
-            nn.init.eye_(module.linear.weight)
+            nn.init.eye_(module.transform.weight)
 
-    torch.testing.assert_close(sfg_head(sfg(*rows())), plain_head(plain(*rows())), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(sfg, sfg_head, *rows(sfg)), logits(plain, plain_head, *rows(plain)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -155,38 +297,49 @@ def test_sfg_with_other_weights_is_another_model(name):
     sfg, sfg_head = made(name, UNITY)
     sfg.load_state_dict(plain.state_dict(), strict=False)
 
-    assert (sfg_head(sfg(*rows())) - plain_head(plain(*rows()))).abs().max() > 1e-3
+    difference = logits(sfg, sfg_head, *rows(sfg)) - logits(plain, plain_head, *rows(plain))
+    assert difference.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_sfg_adds_one_square_matrix_per_encoder_and_nothing_else(name):
     counts = [sum(p.numel() for p in made(name, generate)[0].parameters()) for generate in (PLAIN, SFG)]
+    squares = {"tf": (F * D) ** 2 + (F * D // 2) ** 2}  # its easy side reads vectors of half the width
 
-    assert counts[1] - counts[0] == ENCODERS_IN[name] * (F * D) ** 2
+    assert counts[1] - counts[0] == squares.get(name, ENCODERS_IN[name] * (F * D) ** 2)
 
 
 @pytest.mark.parametrize("generate", [PLAIN, SFG], ids=["plain", "sfg"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_gradient_reaches_every_parameter_and_every_embedding(name, generate):
     decoder, head = made(name, generate)
-    emb_BFD, linear_BF = (tensor.requires_grad_() for tensor in rows())
+    emb_BFD, linear_BF, second_BFE = rows(decoder)
+    emb_BFD.requires_grad_(), linear_BF.requires_grad_()
 
-    head(decoder(emb_BFD, linear_BF)).square().sum().backward()
+    output = head(decoder(emb_BFD, linear_BF, second_BFE))
+    branches = [logit for pair in output.branches.values() for logit in pair]
+    sum(logit.square().sum() for logit in [*output.logits.values(), *branches]).backward()
 
     for parameter_name, parameter in [*decoder.named_parameters(), *head.named_parameters()]:
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.any(), parameter_name
-    assert emb_BFD.grad.flatten(1).any(0).all()
+    unused = torch.zeros(F, emb_BFD.shape[2], dtype=torch.bool)
+    if name == "ffm":  # a field's vector for itself; a generated one reads it, but of field 0's pairs none is generated
+        own = torch.eye(F, dtype=torch.bool).repeat_interleave(D, dim=1)
+        unused = own if generate is PLAIN else own & (torch.arange(F) == 0)[:, None]
+    assert (emb_BFD.grad.any(0) | unused).all()
     assert (linear_BF.grad is not None) == decoder.needs_linear
 
 
 @pytest.mark.parametrize("generate", [PLAIN, SFG], ids=["plain", "sfg"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
-    decoder, head = made(name, generate, **({} if name in ("fm", "crossnet") else {"batch_norm": True}))
+    decoder, head = made(name, generate, **({} if name in (*WITHOUT_NETWORK, *NO_BATCH_NORM) else {"batch_norm": True}))
 
-    out_BH = decoder(*rows(0))
-    head(out_BH).sum().backward()
+    out_BH = decoder(*rows(decoder, 0))
+    output = head(out_BH)
+    branches = [logit for pair in output.branches.values() for logit in pair]
+    sum(logit.sum() for logit in [*output.logits.values(), *branches]).backward()
 
     assert out_BH.shape == (0, decoder.out_features)
     assert all(parameter.grad is not None for parameter in [*decoder.parameters(), *head.parameters()])
@@ -194,25 +347,27 @@ def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_evaluation_is_the_same_bits_every_time_and_needs_no_other_rows(name):
-    drops = {"fm": {}, "crossnet": {"cross_dropout": 0.5}, "dcnv2": {"cross_dropout": 0.5, "dropout": 0.5, "batch_norm": True}}
-    decoder, _ = made(name, SFG, **drops.get(name, {"dropout": 0.5, "batch_norm": True}))
-    emb_BFD, linear_BF = rows()
-    if name != "fm":
-        assert not torch.equal(decoder(emb_BFD, linear_BF), decoder(emb_BFD, linear_BF)), "dropout is off in training"
-    decoder.eval()
+    drops = {key: {} for key in WITHOUT_NETWORK} | {"crossnet": {"cross_dropout": 0.5}, "masknet": {"dropout": 0.5}}
+    decoder, head = made(name, SFG, **drops.get(name, {"dropout": 0.5, "batch_norm": True}))
+    inputs = rows(decoder)
+    if drops.get(name, True):
+        assert not torch.equal(logits(decoder, head, *inputs), logits(decoder, head, *inputs)), "dropout is off in training"
+    decoder.eval(), head.eval()
 
-    assert torch.equal(decoder(emb_BFD, linear_BF), decoder(emb_BFD, linear_BF))
-    torch.testing.assert_close(decoder(emb_BFD[:1], linear_BF[:1]), decoder(emb_BFD, linear_BF)[:1])
+    assert torch.equal(logits(decoder, head, *inputs), logits(decoder, head, *inputs))
+    first = [own[:1] if own is not None else None for own in inputs]
+    torch.testing.assert_close(logits(decoder, head, *first), logits(decoder, head, *inputs)[:1])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_operands_have_the_shape_of_the_embeddings(name, encoder):
-    decoder, _ = made(name, partial(ENCODERS[encoder], fields=F, width=D))
+    decoder, _ = made(name, partial(ENCODERS[encoder], fields=F))
+    emb_BFD = rows(decoder)[0]
 
-    generated_BFD, raw_BFD = decoder.operands(rows()[0])
+    generated_BFD, raw_BFD = decoder.operands(emb_BFD)
 
-    assert generated_BFD.shape == raw_BFD.shape == (B, F, D)
+    assert generated_BFD.shape == raw_BFD.shape == emb_BFD.shape
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -9,24 +9,29 @@ from torch import nn
 from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
-from models.heads import Head
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from tests.models.test_sparse import CPU, ids
 
-FIELDS = [Field("user", "table", 4), Field("price", "number"), Field("item", "table", 4)]
 CHOICES = [(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS]
+
+
+def fields(width):
+    return [Field("user", "table", width), Field("price", "number"), Field("item", "table", width)]
 
 
 def ranker(decoder, encoder):
     torch.manual_seed(0)
-    made = DECODERS[decoder](fields=3, width=4, generate=partial(ENCODERS[encoder], fields=3, width=4))
-    tables = [Table(name, 9, 4, (name,), linear=made.needs_linear) for name in ("item", "user")]
+    width = DECODERS[decoder].embedding_width(fields=3, dim=4)
+    made = DECODERS[decoder](fields=3, width=width, generate=partial(ENCODERS[encoder], fields=3, width=width))
+    second = made.second_width
+    tables = [Table(name, 9, width, (name,), linear=made.needs_linear, second=second) for name in ("item", "user")]
     return Ranker(
         sparse=SparseArch(tables, device=CPU),
-        embed=FieldEmbedding(FIELDS, width=4, linear=made.needs_linear),
+        embed=FieldEmbedding(fields(width), width=width, linear=made.needs_linear),
+        second=FieldEmbedding(fields(second), width=second, linear=False) if second else None,
         decoder=made,
-        head=Head(features=made.out_features, tasks=["click", "buy"]),
+        tasks=("click", "buy"),
     )
 
 
@@ -46,13 +51,15 @@ def test_one_logit_per_row_and_task(decoder, encoder):
 def test_one_step_moves_every_table_and_every_weight(decoder, encoder):
     made = ranker(decoder, encoder)
 
-    sum(logits.square().sum() for logits in made(*rows()).logits.values()).backward()
+    output = made(*rows())
+    branches = [logit for pair in output.branches.values() for logit in pair]
+    sum(logit.square().sum() for logit in [*output.logits.values(), *branches]).backward()
 
     assert [name for name, parameter in made.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
 
 
 def test_the_logits_of_a_factorisation_machine_from_ids_by_hand():
-    made = ranker("fm", "identity")
+    made = ranker("fm", "plain")
     with torch.no_grad():
         for name, weight in made.named_parameters():
             weight.fill_({"user_linear": 0.1, "item_linear": 0.2, "linear_numbers_N": 0.3, "bias": 7}.get(_table(name), 1))

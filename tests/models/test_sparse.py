@@ -10,8 +10,7 @@ from torchrec import KeyedJaggedTensor
 from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
-from models.heads import Head
-from models.losses import bce
+from models.losses import BCE
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.shard import Init, TableOptions, shard
@@ -134,7 +133,7 @@ FIELDS = [
     Field("cat", "table", 10),
     Field("image", "vector", 3),
 ]
-CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2", "identity", "row_wise")]
+CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2", "plain", "row_wise")]
 SHARES = [(6, 6), (1, 11), (0, 12), (12, 0)]
 
 
@@ -147,7 +146,7 @@ class Task(nn.Module):
 
     def forward(self, bags, sequences, numbers, vectors, labels):
         output = self.ranker(bags, sequences, numbers, vectors)
-        share = bce(output.logits["click"], labels, torch.ones_like(labels), ROWS)
+        share = BCE()(output, "click", labels, torch.ones_like(labels), ROWS)["click"]
         return share, share * distributed.get_world_size()
 
 
@@ -174,8 +173,7 @@ def build(decoder, encoder, kind):
     made = DECODERS[decoder](fields=len(FIELDS), width=10, generate=generate, hidden=[8, 8], batch_norm=True)
     tables = [Table(t.name, t.rows, t.dim, t.fields, t.pool, linear=made.needs_linear) for t in TABLES]
     embed = FieldEmbedding(FIELDS, width=10, linear=made.needs_linear)
-    head = Head(features=made.out_features, tasks=["click"])
-    task = Task(Ranker(sparse=SparseArch(tables, device=torch.device("meta")), embed=embed, decoder=made, head=head))
+    task = Task(Ranker(sparse=SparseArch(tables, device=torch.device("meta")), embed=embed, decoder=made, tasks=("click",)))
 
     options = {table.name: TableOptions(lr=0.05, init=Init("normal", 0.3), sharding=kind) for table in tables}
     return shard(task, tables=options, device=CPU, batch_rows=ROWS, seed=3)

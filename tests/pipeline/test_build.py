@@ -19,8 +19,8 @@ from data.features import Features
 from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
-from models.encoders import FeatureGenerator
-from pipeline.build import PARADIGM_ENCODERS, build_fields, build_ranker, build_source, load_run
+from models.encoders import ENCODERS, FeatureGenerator
+from pipeline.build import build_fields, build_ranker, build_source, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.run import run
 from tests.tiny import DAYS, SCHEMA, built, genctr, train, write_log
@@ -41,7 +41,7 @@ def features(*fields: dict[str, Any]) -> Features:
 
 
 def small(decoder: str, paradigm: str = "plain", **encoder: Any) -> ModelConfig:
-    options = {"hidden": [6]} if decoder in {"deepfm", "dcnv2", "mlp"} else {}
+    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet"} else {"hidden": [6]}
     settings = {"decoder": decoder, "paradigm": paradigm, "dim": 4, "options": options, "encoder": encoder}
     return ModelConfig.model_validate(settings)
 
@@ -75,7 +75,7 @@ def test_tables_of_another_width_than_the_model_and_vectors_are_projected_and_th
     assert shapes == [(4, 3), (4, 8), (4, 8)]
 
 
-@pytest.mark.parametrize("paradigm", PARADIGM_ENCODERS)
+@pytest.mark.parametrize("paradigm", ENCODERS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_is_built_in_every_paradigm_and_only_sfg_generates(decoder: str, paradigm: str) -> None:
     config = small(decoder, paradigm, gamma=3.0, activation="silu", residual=True)
@@ -86,7 +86,7 @@ def test_every_decoder_is_built_in_every_paradigm_and_only_sfg_generates(decoder
     assert type(ranker.decoder) is DECODERS[decoder]
     assert bool(generators) == (paradigm == "sfg")
     assert all((part.gamma, part.activate, part.residual) == (3.0, nn.functional.silu, True) for part in generators)
-    assert ranker.head.tasks == ("click", "buy")
+    assert ranker.head.tasks == ranker.tasks == ("click", "buy")
     assert ranker.embed.linear == ranker.decoder.needs_linear
 
 
@@ -114,7 +114,8 @@ def test_the_same_seed_builds_the_same_weights(config: Path, tmp_path: Path) -> 
     [
         (
             {"decoder": "dcnv3"},
-            "genctr.decoders: no 'dcnv3', nearest 'dcnv2'; choose from ['crossnet', 'dcnv2', 'deepfm', 'fm', 'mlp']",
+            "genctr.decoders: no 'dcnv3', nearest 'dcnv2'; choose from ['autoint', 'crossnet', 'dcnv2', 'deepfm', 'ffm', "
+            "'finalmlp', 'fm', 'fmfm', 'fwfm', 'gdcn', 'ipnn', 'masknet', 'mlp', 'tf', 'xdeepfm']",
         ),
         (
             {"decoder": "mlp", "options": {"hiden": [4]}},
@@ -207,7 +208,7 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
         ),
         (["data.reader_options={delimiter: ';'}"], "reader parquet: unknown option 'delimiter'; it has []"),
         (["data.format=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
-        (["model.loss=bse"], "genctr.losses: no 'bse', nearest 'bce'; choose from ['bce']"),
+        (["model.loss=bse"], "genctr.losses: no 'bse', nearest 'bce'; choose from ['bce', 'tf']"),
         (["data.layout=days"], "layout 'days': expected {day} once"),
         (["tables.weight_decay=0.1"], "rowwise_adagrad"),
     ],

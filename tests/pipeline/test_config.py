@@ -225,17 +225,84 @@ def random_log(schema: Schema, root: Path, days: list[str], rows: int = 20) -> N
 
 
 def test_the_ready_configs_are_these() -> None:
-    assert [path.stem for path in READY] == ["demo", "frappe", "kuairand"]
+    assert [path.stem for path in READY] == ["demo", "frappe", "globo", "hetegen", "kuairand"]
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_a_ready_config_loads_builds_and_trains(path: Path, tmp_path: Path) -> None:
     config, schema = load(str(path))
-    days = [day for part in (config.data.days, config.data.validation, config.data.test) for day in parse_days(part)]
+    stages = config.resolved()
+    parts = [part for own in stages for part in (own.config.data.days, own.config.data.validation, own.config.data.test)]
+    days = sorted({day for part in parts for day in parse_days(part)})
     random_log(schema, tmp_path / "log", days)
 
     with built(path, tmp_path / "run", f"data.root={tmp_path / 'log'}", "train.epochs=1") as job:
         results = run(job, quiet=True)
 
-    assert results["rows"] == 20 * len(parse_days(config.data.days))
+    assert results["rows"] == 20 * sum(len(parse_days(own.config.data.days)) for own in stages)
     assert (results["test"] is not None) == bool(config.data.test)
+
+
+# --- stages ---
+
+HETEGEN = "model:\n  paradigm: hetegen\n"
+
+
+def test_a_run_without_stages_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    (stage,) = load(str(path))[0].resolved()
+
+    assert (stage.name, stage.task, stage.load) == ("rank", "rank", None)
+
+
+def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL + HETEGEN + "tables: {weight_decay: 0.1, optimizer: adam}\ntrain: {epochs: 5}\n")
+    before, after = load(str(path))[0].resolved()
+
+    assert (before.name, before.task, after.name, after.task) == ("pretrain", "pretrain", "rank", "rank")
+    assert after.load is not None
+    assert (after.load.stage, after.load.what) == ("pretrain", "all")
+    assert (before.config.tables.weight_decay, after.config.tables.weight_decay) == (0.0, 0.1), "a cosine knows no scale"
+    assert (before.config.tables.optimizer, before.config.train.epochs, after.config.train.epochs) == ("adam", 1, 5)
+
+
+def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    stages = "stages:\n  - {name: a, train: {dense: {lr: 0.5}}}\n  - {name: b, data: {days: [2026-11-03]}, freeze: [tables]}\n"
+    path.write_text(MINIMAL + "train: {batch_rows: 64, dense: {lr: 0.1, clip_norm: 3}}\n" + stages)
+    first, second = load(str(path))[0].resolved()
+
+    assert (first.config.train.dense.lr, first.config.train.dense.clip_norm, first.config.train.batch_rows) == (0.5, 3, 64)
+    assert second.config.train.dense.lr == 0.1
+    assert (parse_days(second.config.data.days), second.freeze) == (["2026-11-03"], ("tables",))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("stages: [{name: a, task: pretrain}]\n", "stages.0.task: paradigm plain restores nothing"),
+        ("stages: [{name: a, train: {epoch: 3}}]\n", "stages.0.train.epoch"),
+        ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
+        ("stages: [{name: a}, {name: a}]\n", "stages.1.name: two stages are called 'a'"),
+        ("stages: [{name: a}, {name: b, load: {stage: c}}]\n", "stages.1.load.stage: no stage before this one"),
+        ("stages: [{name: a, load: {stage: a}}]\n", "stages.0.load.stage: no stage before this one"),
+        (
+            "stages: [{name: a}, {name: b, data: {days: [2026-11-04], validation: [2026-11-03]}}]\n",
+            "stages.1.data.validation: 2026-11-03 was trained by stage a",
+        ),
+        (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
+        (
+            HETEGEN + "stages: [{name: a, task: pretrain, train: {score_first: true}}]\n",
+            "stages.0.train.score_first: a pre-training gives no click scores",
+        ),
+        (
+            HETEGEN
+            + "stages: [{name: a, task: pretrain, data: {validation: [2026-11-09]}, train: {early_stop: {metric: auc}}}]\n",
+            "stages.0.train.early_stop.metric: a pretrain stage is judged by loss",
+        ),
+    ],
+)
+def test_a_mistake_in_a_stage_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    assert told in bad(tmp_path, MINIMAL + text)

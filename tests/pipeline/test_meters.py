@@ -11,8 +11,12 @@ import torch.distributed as dist
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
+from torchrec import KeyedJaggedTensor
 
+from data.batch import Batch, Tally
+from data.cursor import Cursor
 from pipeline.meters import BINS, EDGE, Meters, NotFinite, RunningMeters, auc_by_group
+from pipeline.task import StepOutput
 from tests.helpers import on_ranks
 
 Kind = type[Meters] | type[RunningMeters]
@@ -32,10 +36,19 @@ def rows(number: int, *, seed: int = 0, tied: bool = False, weighted: bool = Fal
     return {"click": logits[:, 0], "buy": logits[:, 1]}, labels, weights, groups
 
 
+def step(logits: dict[str, Tensor], labels: Tensor, weights: Tensor, groups: Tensor) -> StepOutput:
+    """What a step with these rows hands to the meters."""
+    nothing = KeyedJaggedTensor(keys=[], values=torch.empty(0), lengths=torch.empty(0))
+    empty = torch.empty(len(labels), 0)
+    cursor, tally = Cursor(0, "monday", 0, 1), Tally.zeros(1)
+    batch = Batch(nothing, None, empty, empty, labels, weights, groups, len(labels), cursor, tally)
+    return StepOutput(batch, logits, {})
+
+
 def shown(kind: Kind, *batches: Rows) -> dict[str, dict[str, float]]:
     meters = kind(["click", "buy"])
     for batch in batches:
-        meters.update(*batch)
+        meters.update(step(*batch))
     return meters.compute()
 
 
@@ -88,8 +101,8 @@ def test_the_bound_of_the_running_auc_is_reached_when_a_bin_hides_the_order() ->
     logits, labels = torch.tensor([0.1 * half, 1.9 * half]), torch.tensor([[0.0], [1.0]])
     batch = {"click": logits}, labels, torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)
     exact, running = Meters(["click"]), RunningMeters(["click"])
-    exact.update(*batch)
-    running.update(*batch)
+    exact.update(step(*batch))
+    running.update(step(*batch))
 
     assert exact.compute()["click"]["auc"] == 1.0
     assert running.compute()["click"]["auc"] == 0.5
@@ -99,7 +112,7 @@ def test_the_bound_of_the_running_auc_is_reached_when_a_bin_hides_the_order() ->
 def test_logits_beyond_the_bins_are_ties_not_errors() -> None:
     running = RunningMeters(["click"])
     logits = torch.tensor([-1000.0, -20.0, 20.0, 1000.0])
-    running.update({"click": logits}, torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.ones(4, 1), torch.zeros(4))
+    running.update(step({"click": logits}, torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.ones(4, 1), torch.zeros(4)))
 
     assert running.compute()["click"]["auc"] == 1.0
 
@@ -110,7 +123,7 @@ def test_the_numbers_worked_out_by_hand() -> None:
     labels = torch.tensor([[1.0], [0.0], [1.0], [1.0], [0.0], [1.0]])
     groups = torch.tensor([7, 7, 8, 8, 8, 9])
     meters = Meters(["click"])
-    meters.update({"click": chance.logit()}, labels, torch.ones(6, 1), groups)
+    meters.update(step({"click": chance.logit()}, labels, torch.ones(6, 1), groups))
 
     found = meters.compute()["click"]
 
@@ -186,9 +199,9 @@ def test_a_masked_row_is_no_row_of_the_task_whatever_it_holds(kind: Kind) -> Non
 @pytest.mark.parametrize("kind", BOTH)
 def test_reset_forgets_everything(kind: Kind) -> None:
     meters = kind(["click", "buy"])
-    meters.update(*rows(30, seed=1))
+    meters.update(step(*rows(30, seed=1)))
     meters.reset()
-    meters.update(*rows(40, seed=2))
+    meters.update(step(*rows(40, seed=2)))
 
     assert meters.compute() == shown(kind, rows(40, seed=2))
 
@@ -216,18 +229,18 @@ def meter_on_ranks(rank: int) -> dict[str, Any]:
     ranks = dist.get_world_size()
     exact, running = Meters(["click", "buy"]), RunningMeters(["click", "buy"])
     for meters in (exact, running):
-        meters.update(*of_rank(rank, ranks, rows(999, weighted=True)))
+        meters.update(step(*of_rank(rank, ranks, rows(999, weighted=True))))
     found = {"exact": exact.compute(), "running": running.compute(), "state": running.state_dict()}
 
     resumed = RunningMeters(["click", "buy"])
     resumed.load_state_dict(json.loads(json.dumps(found["state"])))
     found["resumed"], found["state again"] = resumed.compute(), resumed.state_dict()
-    resumed.update(*of_rank(rank, ranks, rows(500, seed=8)))
+    resumed.update(step(*of_rank(rank, ranks, rows(500, seed=8))))
     found["went on"] = resumed.compute()
 
     if rank == ranks - 1:
         bad = {"click": torch.tensor([float("nan")]), "buy": torch.ones(1)}
-        exact.update(bad, torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
+        exact.update(step(bad, torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)))
     with pytest.raises(NotFinite, match="task click: 1 of 1000"):
         exact.compute()
     return found
@@ -251,7 +264,7 @@ def test_every_rank_hears_the_same_whatever_the_number_of_ranks_and_restarts() -
 def test_the_meters_keep_what_they_say_they_keep() -> None:
     meters = Meters(["click"])
     logits, labels, weights, groups = rows(1000)
-    meters.update({"click": logits["click"]}, labels[:, :1], weights[:, :1], groups)
+    meters.update(step({"click": logits["click"]}, labels[:, :1], weights[:, :1], groups))
 
     kept = [part for parts in (meters._logits, meters._labels, meters._weights, meters._groups) for part in parts]
     assert sum(part.untyped_storage().nbytes() for part in kept) == 17 * 1000

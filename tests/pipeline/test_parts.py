@@ -46,10 +46,10 @@ def test_saves_fall_on_every_so_many_steps_and_on_the_end_of_every_day_and_the_n
 
     ends = [event["step"] for event in events(tmp_path / "all", "trained")]
     steps = sorted({*range(3, ends[-1] + 1, 3), *ends})
-    assert [folder.name for folder in sorted((tmp_path / "all" / "checkpoints").iterdir())] == [
+    assert [folder.name for folder in sorted((tmp_path / "all" / "checkpoints").glob("step-*"))] == [
         f"step-{step:07d}" for step in steps
     ]
-    assert [folder.name for folder in sorted((tmp_path / "two" / "checkpoints").iterdir())] == [
+    assert [folder.name for folder in sorted((tmp_path / "two" / "checkpoints").glob("step-*"))] == [
         f"step-{step:07d}" for step in steps[-2:]
     ]
     cursors = [

@@ -122,7 +122,7 @@ def test_what_is_tested_is_the_best_epoch_and_not_the_newest(config: Path, stopp
     shutil.copytree(stopped, out)
     with built(config, out, *OVERFIT, early_stop) as job:
         best = evaluate(job, [TEST], step=restore_best(job), quiet=True)
-        (out / "checkpoints" / "best.json").unlink()
+        (out / "checkpoints" / "rank.json").unlink()
         newest = evaluate(job, [TEST], step=restore_best(job), quiet=True)
         state = job.checkpoints.read_meta(job.checkpoints.marks()[-1])["state"]
 

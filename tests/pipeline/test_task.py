@@ -11,8 +11,7 @@ from data.batch import Batch, Tally
 from data.cursor import Cursor
 from models.decoders import FM
 from models.embed import Field, FieldEmbedding
-from models.heads import Head
-from models.losses import bce
+from models.losses import BCE
 from models.output import Output
 from models.ranker import Ranker
 from models.sparse import SparseArch
@@ -29,7 +28,7 @@ class OneNumber(Ranker):
             sparse=SparseArch([], device=torch.device("cpu")),
             embed=FieldEmbedding([Field("x", "number")], width=4, linear=True),
             decoder=FM(fields=1, width=4, generate=nn.Identity),
-            head=Head(features=1, tasks=tasks),
+            tasks=tasks,
         )
         nn.init.ones_(self.w)
 
@@ -43,7 +42,7 @@ class WithPenalty(OneNumber):
 
     def forward(self, bags, sequences, numbers_BN: Tensor, vectors_BX: Tensor) -> Output:
         output = super().forward(bags, sequences, numbers_BN, vectors_BX)
-        output.aux["penalty"] = (self.w.sum() * 3, 0.5)
+        output.aux["penalty"] = (self.w.sum() * numbers_BN[:, 0], 0.5)
         return output
 
 
@@ -72,7 +71,7 @@ NOBODY = batch([], [], [], rows=4)
 
 
 def test_one_rank_has_the_mean_over_its_rows() -> None:
-    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=bce, ranks=1)(
+    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=1)(
         batch([0.0, LN3, LN3, LN3], [[1.0], [1.0], [0.0], [0.0]], [[1.0]] * 4, rows=4)
     )
 
@@ -82,14 +81,14 @@ def test_one_rank_has_the_mean_over_its_rows() -> None:
 
 
 def test_ranks_with_uneven_rows_average_to_the_mean_over_all_rows_and_so_do_their_gradients() -> None:
-    task = RankTask(OneNumber("click"), tasks=("click",), loss=bce, ranks=3)
+    task = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=3)
     losses, gradients, shares = [], [], []
     for rows in (LEFT, RIGHT, NOBODY):
         loss, output = task(rows)
         task.zero_grad()
         loss.backward()
         losses.append(loss.item())
-        gradients.append(task.ranker.w.grad.item())
+        gradients.append(task.model.w.grad.item())
         shares.append(output.losses["click"].item())
 
     assert sum(losses) / 3 == pytest.approx((LN2 + LN4 - LN3 + LN4 + LN4) / 4)
@@ -100,7 +99,7 @@ def test_ranks_with_uneven_rows_average_to_the_mean_over_all_rows_and_so_do_thei
 
 
 def test_weights_count_and_the_mask_of_a_task_takes_rows_out_of_it_alone() -> None:
-    task = RankTask(OneNumber("click", "buy"), tasks=("click", "buy"), loss=bce, ranks=1)
+    task = RankTask(OneNumber("click", "buy"), tasks=("click", "buy"), loss=BCE(), ranks=1)
 
     # Row 1 weighs 2. Only row 2 counts for `buy`, whatever the label of the others says there.
     loss, output = task(batch([0.0, LN3], [[1.0, 1.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 1.0]], rows=2))
@@ -111,14 +110,14 @@ def test_weights_count_and_the_mask_of_a_task_takes_rows_out_of_it_alone() -> No
 
 
 def test_a_loss_of_the_model_itself_is_added_with_its_weight_and_named() -> None:
-    loss, output = RankTask(WithPenalty("click"), tasks=("click",), loss=bce, ranks=1)(RIGHT)
+    loss, output = RankTask(WithPenalty("click"), tasks=("click",), loss=BCE(), ranks=1)(RIGHT)
 
-    assert output.losses["penalty"].item() == 1.5
-    assert loss.item() == pytest.approx(LN4 / 4 + 1.5)
+    assert output.losses["penalty"].item() == pytest.approx(0.5 * LN3 / 4), "a row of four"
+    assert loss.item() == pytest.approx(LN4 / 4 + 0.5 * LN3 / 4)
 
 
 def test_what_a_step_leaves_behind_holds_no_graph() -> None:
-    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=bce, ranks=1)(LEFT)
+    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=1)(LEFT)
 
     assert loss.requires_grad
     assert output.batch is LEFT

@@ -1,115 +1,12 @@
-"""Interaction decoders: score how well every field's generated vector meets the vectors of the others.
+"""Decoders that cross the whole row with itself, layer by layer: CrossNet, DCN V2, GDCN, xDeepFM."""
 
-Every decoder is written once. It gets `generate`, which makes one encoder (B, F, D) -> (B, F, D), and puts what it
-generates on one side of its products: the identity encoder gives the classic model, the SFG encoder the generative
-one. B rows, F fields, D width of a vector.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from models.decoders.base import Decoder, Generate
 from models.layers import MLP, linear
-
-Generate = Callable[[], nn.Module]
-
-
-class Decoder(nn.Module, ABC):
-    """What all decoders promise.
-
-    Attributes:
-        needs_linear: whether forward wants the first-order terms of the fields.
-        out_features: width of the result; 1 means that it already is a score and the head adds only a bias.
-
-    Shape:
-        emb_BFD (B, F, D), linear_BF (B, F) or None -> (B, out_features)
-    """
-
-    needs_linear: ClassVar[bool] = False
-    out_features: int
-
-    @abstractmethod
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the generated and the raw side of the first product, two (B, F, D), for diagnostics."""
-
-    @abstractmethod
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
-        """Return what the head turns into logits, (B, out_features)."""
-
-
-def pair_sum(left_BFD: Tensor, right_BFD: Tensor) -> Tensor:
-    """Return sum_{i<j} <left_i, right_j>, (B, 1), in O(F * D) a row.
-
-    Every right vector meets the sum of all left vectors before it. (The classic half of squared sum minus sum of squares
-    needs left = right.)
-    """
-    before_BFD = left_BFD.cumsum(1)[:, :-1]
-    return (before_BFD * right_BFD[:, 1:]).sum((1, 2)).unsqueeze(1)
-
-
-class FM(Decoder):
-    """Factorisation machine.
-
-    score = sum_f linear_f + sum_{i<j} <generated_i, emb_j>
-
-    Only the smaller index of a pair is generated: the order of the fields matters, and the last field's generated
-    vector is never used.
-
-    Shape:
-        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
-    """
-
-    needs_linear = True
-
-    def __init__(self, *, fields: int, width: int, generate: Generate) -> None:
-        super().__init__()
-        self.encoder = generate()
-        self.out_features = 1
-
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
-
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
-        """Return the score, (B, 1)."""
-        assert linear_BF is not None
-        return pair_sum(*self.operands(emb_BFD)) + linear_BF.sum(1, keepdim=True)
-
-
-class DeepFM(FM):
-    """Factorisation machine plus a network; the network reads the raw vectors.
-
-    score = FM(emb, linear) + w . MLP(flat(emb)) + b
-
-    Args:
-        hidden, dropout, batch_norm: the network, see `MLP`.
-
-    Shape:
-        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
-    """
-
-    def __init__(
-        self,
-        *,
-        fields: int,
-        width: int,
-        generate: Generate,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__(fields=fields, width=width, generate=generate)
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.last = linear(self.mlp.out_features, 1)
-
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
-        """Return the score, (B, 1)."""
-        deep_B1: Tensor = self.last(self.mlp(emb_BFD.flatten(1)))
-        return super().forward(emb_BFD, linear_BF) + deep_B1
 
 
 class CrossNet(Decoder):
@@ -160,7 +57,7 @@ class CrossNet(Decoder):
         gate_BX, raw_BX = self._layer(0, emb_BFD, emb_BFD.flatten(1))
         return gate_BX.view_as(emb_BFD), raw_BX.view_as(emb_BFD)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the crossed rows, (B, F * D)."""
         x_BX = emb_BFD.flatten(1)  # X = F * D
         for layer in range(len(self.weights)):
@@ -222,24 +119,25 @@ class DCNV2(CrossNet):
         self.last = MLP(both, hidden=[2 * both] if deep_head else [])
         self.out_features = self.last.out_features
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the crossed row beside the network's last layer, (B, out_features)."""
         both_BX: Tensor = self.last(torch.cat([super().forward(emb_BFD), self.mlp(emb_BFD.flatten(1))], dim=1))
         return both_BX
 
 
-class MLPDecoder(Decoder):
-    """A network without explicit products.
+class GDCN(DCNV2):
+    """DCN V2 whose cross layers have an information gate.
 
-    out = MLP(flat(generated))
+    x_{l+1} = dropout(x_l + generate_l(emb) * (W_l x_l + b_l) * sigmoid(V_l x_l))
 
-    Generating here is our own extension, no result of the SFG paper: a network has no product to reformulate.
+    The identity encoder gives GDCN-P; generating here is our own extension, no result of the SFG paper.
 
     Args:
+        layers, cross_dropout, regenerate, bias: the cross part, see `CrossNet`.
         hidden, dropout, batch_norm: the network, see `MLP`.
 
     Shape:
-        emb_BFD (B, F, D) -> (B, hidden[-1])
+        emb_BFD (B, F, D) -> (B, F * D + hidden[-1])
     """
 
     def __init__(
@@ -248,27 +146,105 @@ class MLPDecoder(Decoder):
         fields: int,
         width: int,
         generate: Generate,
+        layers: int = 3,
+        cross_dropout: float = 0.0,
+        regenerate: bool = False,
+        bias: bool = True,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__(
+            fields=fields,
+            width=width,
+            generate=generate,
+            layers=layers,
+            cross_dropout=cross_dropout,
+            regenerate=regenerate,
+            bias=bias,
+            hidden=hidden,
+            dropout=dropout,
+            batch_norm=batch_norm,
+        )
+        self.gates = nn.ModuleList(linear(fields * width, fields * width, bias=False) for _ in range(layers))
+
+    def _layer(self, layer: int, emb_BFD: Tensor, x_BX: Tensor) -> tuple[Tensor, Tensor]:
+        generated_BX, raw_BX = super()._layer(layer, emb_BFD, x_BX)
+        return generated_BX, raw_BX * torch.sigmoid(self.gates[layer](x_BX))
+
+
+class CIN(nn.Module):
+    """Compressed interaction network: maps are weighted sums of products of two vectors, coordinate by coordinate.
+
+    h^0 = emb        h^l_k = sum_{i, j} W^l_kij generate_l(emb)_i * h^{l-1}_j + b^l_k        out = concat of sum_D h^l
+
+    Args:
+        units: maps K_l of every layer.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, sum of units)
+    """
+
+    def __init__(self, *, fields: int, generate: Generate, units: Sequence[int]) -> None:
+        super().__init__()
+        if not units or min(units) < 1:
+            raise ValueError(f"cin: units are {list(units)}; expected one number or more, each 1 or more")
+        self.encoders = nn.ModuleList(generate() for _ in units)
+        inputs = [fields * below for below in (fields, *units[:-1])]
+        self.weights = nn.ModuleList(linear(below, above) for below, above in zip(inputs, units, strict=True))
+        self.out_features = sum(units)
+
+    def forward(self, emb_BFD: Tensor) -> Tensor:
+        """Return the pooled maps of all layers, (B, sum of units)."""
+        maps_BKD, pooled = emb_BFD, []
+        for encoder, weigh in zip(self.encoders, self.weights, strict=True):
+            products_BXD = (encoder(emb_BFD).unsqueeze(2) * maps_BKD.unsqueeze(1)).flatten(1, 2)  # X = F * K
+            maps_BKD = weigh(products_BXD.transpose(1, 2)).transpose(1, 2)
+            pooled.append(maps_BKD.sum(2))
+        return torch.cat(pooled, dim=1)
+
+
+class XDeepFM(Decoder):
+    """Compressed interaction network, first-order terms and a network; the network reads the raw vectors.
+
+    score = sum_f linear_f + w . CIN(emb) + v . MLP(flat(emb)) + b
+
+    Args:
+        units: maps of every layer of the `CIN`; each layer has an encoder of its own.
+        hidden, dropout, batch_norm: the network, see `MLP`; without hidden layers there is none.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
+    """
+
+    needs_linear = True
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        units: Sequence[int] = (64,),
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = generate()
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out_features = self.mlp.out_features
-        if self.out_features == 1:
-            raise ValueError("mlp: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
+        self.cin = CIN(fields=fields, generate=generate, units=units)
+        self.score = linear(self.cin.out_features, 1)
+        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        self.last = linear(self.mlp.out_features, 1) if self.mlp is not None else None
+        self.out_features = 1
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
+        """Return (generated, emb) of the first layer."""
+        return self.cin.encoders[0](emb_BFD), emb_BFD
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None) -> Tensor:
-        """Return the last hidden layer, (B, hidden[-1])."""
-        out_BH: Tensor = self.mlp(self.encoder(emb_BFD).flatten(1))
-        return out_BH
-
-
-DECODERS: Mapping[str, type[Decoder]] = MappingProxyType(
-    {"fm": FM, "deepfm": DeepFM, "crossnet": CrossNet, "dcnv2": DCNV2, "mlp": MLPDecoder}
-)
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        assert linear_BF is not None
+        score_B1: Tensor = self.score(self.cin(emb_BFD)) + linear_BF.sum(1, keepdim=True)
+        if self.mlp is not None and self.last is not None:
+            score_B1 = score_B1 + self.last(self.mlp(emb_BFD.flatten(1)))
+        return score_B1

@@ -1,0 +1,260 @@
+"""Decoders that are networks: MLP, FinalMLP, MaskNet, AutoInt. That they can generate is our own extension of SFG."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, Generate
+from models.layers import MLP, linear
+
+
+class MLPDecoder(Decoder):
+    """A network without explicit products.
+
+    out = MLP(flat(generated))
+
+    Generating here is our own extension, no result of the SFG paper: a network has no product to reformulate.
+
+    Args:
+        hidden, dropout, batch_norm: the network, see `MLP`.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, hidden[-1])
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = generate()
+        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.out_features = self.mlp.out_features
+        if self.out_features == 1:
+            raise ValueError("mlp: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the last hidden layer, (B, hidden[-1])."""
+        out_BH: Tensor = self.mlp(self.encoder(emb_BFD).flatten(1))
+        return out_BH
+
+
+class FinalMLP(Decoder):
+    """Two networks, each behind a feature gate, and a bilinear fusion of what they return.
+
+    x = MLP_1(gate_1 * flat(generated))        y = MLP_2(gate_2 * flat(emb))        gate = 2 sigmoid(MLP(context))
+    score = w . x + v . y + b + sum_h x_h W_h y_h
+
+    The context of a gate is the raw vectors of some fields, or a learnt vector if there are none. With the identity encoder
+    this is FinalMLP. x_h is the h-th part of x.
+
+    Args:
+        hidden, second_hidden: the two networks. dropout, batch_norm: of both, see `MLP`.
+        gates: whether there are feature gates. gate_hidden: hidden widths of their networks.
+        contexts: for each gate the numbers of the fields, counted from 0 in schema order, that it looks at.
+        heads: parts of x and y in the fusion; a divisor of both last widths.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        hidden: Sequence[int] = (400, 400, 400),
+        second_hidden: Sequence[int] = (400,),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        gates: bool = True,
+        gate_hidden: Sequence[int] = (400,),
+        contexts: Sequence[Sequence[int]] = ((), ()),
+        heads: int = 1,
+    ) -> None:
+        super().__init__()
+        flat = fields * width
+        if len(contexts) != 2 or any(not 0 <= at < fields for context in contexts for at in context):
+            raise ValueError(f"finalmlp: contexts are {contexts}; expected two lists of field numbers 0 to {fields - 1}")
+        self.encoder = generate()
+        self.gates = nn.ModuleList(_Gate(context, flat, width, gate_hidden) for context in contexts) if gates else None
+        networks = (MLP(flat, hidden=own, dropout=dropout, batch_norm=batch_norm) for own in (hidden, second_hidden))
+        self.first, self.second = networks
+        left, right = self.first.out_features, self.second.out_features
+        if left % heads or right % heads:
+            raise ValueError(f"finalmlp: heads is {heads}; expected a divisor of the last widths {left} and {right}")
+        self.score = linear(left + right, 1)
+        self.heads_HXY = nn.Parameter(torch.empty(heads, left // heads, right // heads))
+        nn.init.xavier_normal_(self.heads_HXY)
+        self.out_features = 1
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        left_BX, right_BX = (side.flatten(1) for side in self.operands(emb_BFD))
+        if self.gates is not None:
+            left_BX, right_BX = left_BX * self.gates[0](emb_BFD), right_BX * self.gates[1](emb_BFD)
+        x_BX, y_BY = self.first(left_BX), self.second(right_BX)
+        heads = self.heads_HXY.shape[0]
+        crossed_HBY = torch.bmm(x_BX.unflatten(1, (heads, -1)).transpose(0, 1), self.heads_HXY)
+        bilinear_B1 = (crossed_HBY * y_BY.unflatten(1, (heads, -1)).transpose(0, 1)).sum((0, 2)).unsqueeze(1)
+        score_B1: Tensor = self.score(torch.cat([x_BX, y_BY], dim=1)) + bilinear_B1
+        return score_B1
+
+
+class _Gate(nn.Module):
+    """2 sigmoid(MLP(context)), (B, F * D)."""
+
+    def __init__(self, fields: Sequence[int], outputs: int, width: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.fields = list(fields)
+        self.constant_1D = None if self.fields else nn.Parameter(torch.randn(1, width))
+        self.mlp = MLP(max(len(self.fields), 1) * width, hidden=hidden)
+        self.last = linear(self.mlp.out_features, outputs)
+
+    def forward(self, emb_BFD: Tensor) -> Tensor:
+        context_BC = emb_BFD[:, self.fields].flatten(1) if self.constant_1D is None else self.constant_1D
+        return 2 * torch.sigmoid(self.last(self.mlp(context_BC)))
+
+
+class MaskNet(Decoder):
+    """Blocks that multiply what they read by a mask made of the raw vectors.
+
+    block(x) = relu(LayerNorm(W (mask * x)))        mask = U relu(V flat(emb))
+    parallel: MLP(concat of block_k(flat(generated)))        serial: block_n(..block_1(flat(generated)))
+
+    With the identity encoder this is MaskNet.
+
+    Args:
+        blocks: width of every block. parallel: beside each other, or one after the other.
+        reduction: the mask's hidden layer is as many times wider than its input.
+        hidden, dropout: the network after parallel blocks, see `MLP`.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, hidden[-1]), or (B, blocks[-1]) if not parallel
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        blocks: Sequence[int] = (50, 50, 50),
+        parallel: bool = True,
+        reduction: float = 2.0,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        flat = fields * width
+        inputs = [flat] * len(blocks) if parallel else [flat, *blocks[:-1]]
+        self.encoder = generate()
+        self.blocks = nn.ModuleList(_Masked(flat, own, out, reduction) for own, out in zip(inputs, blocks, strict=True))
+        self.parallel = parallel
+        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else nn.Dropout(dropout)
+        self.out_features = self.mlp.out_features if isinstance(self.mlp, MLP) else blocks[-1]
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the last layer, (B, out_features)."""
+        x_BX, raw_BX = (side.flatten(1) for side in self.operands(emb_BFD))
+        if self.parallel:
+            x_BX = torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1)
+        else:
+            for block in self.blocks:
+                x_BX = block(x_BX, raw_BX)
+        out_BX: Tensor = self.mlp(x_BX)
+        return out_BX
+
+
+class _Masked(nn.Module):
+    def __init__(self, flat: int, inputs: int, outputs: int, reduction: float) -> None:
+        super().__init__()
+        wide = int(inputs * reduction)
+        self.mask = nn.Sequential(linear(flat, wide), nn.ReLU(), linear(wide, inputs))
+        self.out = nn.Sequential(linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.ReLU())
+
+    def forward(self, x_BX: Tensor, raw_BX: Tensor) -> Tensor:
+        out_BX: Tensor = self.out(self.mask(raw_BX) * x_BX)
+        return out_BX
+
+
+class AutoInt(Decoder):
+    """Self-attention over the fields, layer by layer; with hidden layers also a network, which is AutoInt+.
+
+    out_f = relu(concat_h sum_g softmax_g(<Q_h x_f, K_h x_g> / sqrt(d)) V_h generated_g  +  R x_f)        x^0 = emb
+
+    The values of the first layer are those of the generated vectors; with the identity encoder this is AutoInt.
+
+    Args:
+        layers, heads: of the attention. attention_width: [columns] of a head, d. scale: whether scores are divided by sqrt(d).
+        hidden, dropout, batch_norm: the network over the raw vectors, see `MLP`; empty: none.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) -> (B, F * heads * d + hidden[-1] + 1)
+    """
+
+    needs_linear = True
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        layers: int = 3,
+        heads: int = 2,
+        attention_width: int = 32,
+        scale: bool = False,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        out = heads * attention_width
+        self.encoder = generate()
+        self.heads, self.scale = heads, 1 / math.sqrt(attention_width) if scale else 1.0
+        inputs = [width] + [out] * (layers - 1)
+        self.queries, self.keys, self.values, self.rests = (
+            nn.ModuleList(linear(own, out, bias=False) for own in inputs) for _ in range(4)
+        )
+        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        self.out_features = fields * out + (self.mlp.out_features if self.mlp is not None else 0) + 1
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return attended vectors, network and first-order sum side by side."""
+        assert linear_BF is not None
+        value_BFX, x_BFX = self.operands(emb_BFD)
+        for query, key, value, rest in zip(self.queries, self.keys, self.values, self.rests, strict=True):
+            looks = (query(x_BFX), key(x_BFX), value(value_BFX))
+            q, k, v = (look.unflatten(2, (self.heads, -1)).transpose(1, 2) for look in looks)
+            attended_BHFX = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            value_BFX = x_BFX = torch.relu(attended_BHFX.transpose(1, 2).flatten(2) + rest(x_BFX))
+        parts = [x_BFX.flatten(1), linear_BF.sum(1, keepdim=True)]
+        if self.mlp is not None:
+            parts.append(self.mlp(emb_BFD.flatten(1)))
+        return torch.cat(parts, dim=1)

@@ -1,0 +1,246 @@
+"""Decoders that sum weighted products of pairs of fields: FM, DeepFM, FwFM, FmFM, FFM, IPNN."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.decoders.base import Decoder, Generate, Pairs, pair_sum
+from models.layers import MLP, linear
+
+
+class FM(Decoder):
+    """Factorisation machine.
+
+    score = sum_f linear_f + sum_{i<j} <generated_i, emb_j>
+
+    Only the smaller index of a pair is generated: the order of the fields matters, and the last field's generated
+    vector is never used.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
+    """
+
+    needs_linear = True
+
+    def __init__(self, *, fields: int, width: int, generate: Generate) -> None:
+        super().__init__()
+        self.encoder = generate()
+        self.out_features = 1
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        assert linear_BF is not None
+        return pair_sum(*self.operands(emb_BFD)) + linear_BF.sum(1, keepdim=True)
+
+
+class DeepFM(FM):
+    """Factorisation machine plus a network; the network reads the raw vectors.
+
+    score = FM(emb, linear) + w . MLP(flat(emb)) + b
+
+    Args:
+        hidden, dropout, batch_norm: the network, see `MLP`.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__(fields=fields, width=width, generate=generate)
+        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.last = linear(self.mlp.out_features, 1)
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        deep_B1: Tensor = self.last(self.mlp(emb_BFD.flatten(1)))
+        return super().forward(emb_BFD, linear_BF) + deep_B1
+
+
+class FwFM(Decoder):
+    """Field-weighted factorisation machine: a learnt weight for every pair of fields.
+
+    score = first + sum_{i<j} r_ij <generated_i, emb_j>
+
+    first = sum_f linear_f (lw), sum_f <emb_f, u_f> with a vector per field (filv), or sum_f <emb_f, second_f> with a second
+    vector per value (felv).
+
+    Args:
+        first_order: lw, filv or felv, as the FwFM paper calls them.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) for lw, second_BFE (B, F, D) for felv -> (B, 1)
+    """
+
+    def __init__(
+        self, *, fields: int, width: int, generate: Generate, first_order: Literal["lw", "filv", "felv"] = "lw"
+    ) -> None:
+        super().__init__()
+        if first_order not in ("lw", "filv", "felv"):
+            raise ValueError(f"fwfm: no first_order {first_order!r}; choose from lw, filv, felv")
+        self.encoder = generate()
+        self.pairs = Pairs(fields)
+        self.weigh = linear(fields * (fields - 1) // 2, 1, bias=False)
+        self.field_vectors = linear(fields * width, 1, bias=False) if first_order == "filv" else None
+        self.needs_linear = first_order == "lw"
+        self.second_width = width if first_order == "felv" else 0
+        self.out_features = 1
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        pairs_B1: Tensor = self.weigh(self.pairs(*self.operands(emb_BFD)))
+        if self.field_vectors is not None:
+            first_B1: Tensor = self.field_vectors(emb_BFD.flatten(1))
+            return pairs_B1 + first_B1
+        if second_BFE is not None:
+            return pairs_B1 + (emb_BFD * second_BFE).sum((1, 2)).unsqueeze(1)
+        assert linear_BF is not None
+        return pairs_B1 + linear_BF.sum(1, keepdim=True)
+
+
+class FmFM(Decoder):
+    """Field-matrixed factorisation machine: a learnt matrix for every pair of fields.
+
+    score = sum_f linear_f + sum_{i<j} <emb_i M_ij, generated_j>
+
+    The generated vector is on the right, as in the released SFG code; `weigh_generated` is the paper's formula,
+    <generated_i M_ij, emb_j>. As matrices are learnt, the two are the same family.
+
+    Args:
+        matrix: a D x D matrix per pair; otherwise its diagonal only, as the BARS benchmark has it.
+        weigh_generated: generate the side that the matrix multiplies.
+
+    Shape:
+        emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
+    """
+
+    needs_linear = True
+
+    def __init__(
+        self, *, fields: int, width: int, generate: Generate, matrix: bool = True, weigh_generated: bool = False
+    ) -> None:
+        super().__init__()
+        self.encoder = generate()
+        self.pairs = Pairs(fields)
+        shape = (fields * (fields - 1) // 2, width, width) if matrix else (fields * (fields - 1) // 2, width)
+        self.weights = nn.Parameter(torch.randn(shape) * (1 / width) ** 0.5)  # xavier of a D x D matrix
+        self.weigh_generated = weigh_generated
+        self.out_features = 1
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        assert linear_BF is not None
+        generated_BFD, raw_BFD = self.operands(emb_BFD)
+        weighed_BFD, met_BFD = (generated_BFD, raw_BFD) if self.weigh_generated else (raw_BFD, generated_BFD)
+        weighed_BPD = weighed_BFD[:, self.pairs.first]
+        if self.weights.dim() == 3:
+            weighed_BPD = torch.bmm(weighed_BPD.transpose(0, 1), self.weights).transpose(0, 1)
+        else:
+            weighed_BPD = weighed_BPD * self.weights
+        pairs_B = (weighed_BPD * met_BFD[:, self.pairs.second]).sum((1, 2))
+        return pairs_B.unsqueeze(1) + linear_BF.sum(1, keepdim=True)
+
+
+class FFM(Decoder):
+    """Field-aware factorisation machine: every value has a vector for each other field.
+
+    score = sum_f linear_f + sum_{i<j} <generated_{i,j}, v_{j,i}>
+
+    v_{i,j} (of width d = D / F) is field i's vector for field j; generated_{., j} = encoder of v_{., j} over all fields, one
+    encoder for all j. Generating here is our own extension, no result of the SFG paper.
+
+    Shape:
+        emb_BFD (B, F, F * d), linear_BF (B, F) -> (B, 1)
+    """
+
+    needs_linear = True
+
+    def __init__(self, *, fields: int, width: int, generate: Generate) -> None:
+        super().__init__()
+        assert width % fields == 0, "build it with embedding_width"
+        self.encoder = generate(width=width // fields)
+        self.pairs = Pairs(fields)
+        self.out_features = 1
+
+    @classmethod
+    def embedding_width(cls, *, fields: int, dim: int) -> int:
+        """Return F * dim: a vector for every other field, and one for itself that is never used."""
+        return fields * dim
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb), for the same pair at the same place."""
+        rows, fields, width = emb_BFD.shape
+        vectors_BFTd = emb_BFD.view(rows, fields, fields, width // fields)
+        for_target_NFd = vectors_BFTd.transpose(1, 2).flatten(0, 1)  # N = B * T targets
+        generated_BTFd = self.encoder(for_target_NFd).view_as(vectors_BFTd)
+        return generated_BTFd.transpose(1, 2).reshape(emb_BFD.shape), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the score, (B, 1)."""
+        assert linear_BF is not None
+        rows, fields, width = emb_BFD.shape
+        generated_BFTd, raw_BFTd = (side.view(rows, fields, fields, width // fields) for side in self.operands(emb_BFD))
+        first, second = self.pairs.first, self.pairs.second
+        pairs_B = (generated_BFTd[:, first, second] * raw_BFTd[:, second, first]).sum((1, 2))
+        return pairs_B.unsqueeze(1) + linear_BF.sum(1, keepdim=True)
+
+
+class IPNN(Decoder):
+    """Inner-product network: a network over the raw vectors and all inner products.
+
+    out = MLP(concat(flat(emb), <generated_i, emb_j> for i < j))
+
+    Args:
+        hidden, dropout, batch_norm: the network, see `MLP`.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, hidden[-1])
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        width: int,
+        generate: Generate,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = generate()
+        self.pairs = Pairs(fields)
+        inputs = fields * width + fields * (fields - 1) // 2
+        self.mlp = MLP(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.out_features = self.mlp.out_features
+
+    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (generated, emb)."""
+        return self.encoder(emb_BFD), emb_BFD
+
+    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+        """Return the last hidden layer, (B, hidden[-1])."""
+        out_BH: Tensor = self.mlp(torch.cat([emb_BFD.flatten(1), self.pairs(*self.operands(emb_BFD))], dim=1))
+        return out_BH

@@ -1,0 +1,150 @@
+"""Is a representation collapsing? Spectra, correlations and dead rows, from sums that ranks can add up.
+
+N rows, X coordinates of a representation, F fields, D width of a vector, V rows of a table.
+Source: the analyses of the SFG paper's code (USTC-StarTeam/GE4Rec); scalars divided by min(N - 1, X), and what is said of
+tables, are ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EVIDENCE = 0.98
+"""[1] share of the spectrum that SVS-98 asks for."""
+
+
+@dataclass
+class Moments:
+    """Sums over rows of one representation, or of two side by side: enough for its spectrum and their correlation.
+
+    Shape:
+        count (), sums (X,), products (X, X): of the rows and of their outer products, float64
+    """
+
+    count: Tensor
+    sums: Tensor
+    products: Tensor
+
+    @classmethod
+    def of(cls, rows_NX: Tensor) -> "Moments":
+        """The moments of these rows, multiplied in their own precision: a batch's outer products are the cost of a look."""
+        count = torch.tensor(float(len(rows_NX)), dtype=torch.float64, device=rows_NX.device)
+        return cls(count, rows_NX.double().sum(0), (rows_NX.T @ rows_NX).double())
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.count + other.count, self.sums + other.sums, self.products + other.products)
+
+    def packed(self) -> Tensor:
+        """All of it as one vector, so that ranks can add it up in one call."""
+        return torch.cat([self.count.view(1), self.sums, self.products.flatten()])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> "Moments":
+        """What `packed` made."""
+        width = int((4 * len(packed) - 3) ** 0.5 - 1) // 2  # of 1 + X + X^2 numbers
+        return cls(packed[0], packed[1 : 1 + width], packed[1 + width :].view(width, width))
+
+    def covariance(self) -> Tensor:
+        """(Z - mean)^T (Z - mean) / N, (X, X)."""
+        count = self.count.clamp(min=1)
+        mean_X = self.sums / count
+        return self.products / count - torch.outer(mean_X, mean_X)
+
+    def part(self, columns: slice) -> "Moments":
+        """The moments of some of the coordinates."""
+        return Moments(self.count, self.sums[columns], self.products[columns, columns])
+
+
+def spectrum(moments: Moments) -> dict[str, float]:
+    """How many directions a representation uses.
+
+    s: singular values of its covariance, descending. abundance = sum s / max s. svs98: how many of the largest s add up to
+    98 %. rankme = exp(entropy of the singular values of Z itself, divided by their sum). Each also divided by min(N - 1, X),
+    the most there can be, as `…_share`.
+    """
+    s_X = singular_values(moments)
+    most = float(min(max(float(moments.count) - 1, 1), len(s_X)))
+    total = s_X.sum()
+    if total <= 0:
+        return {f"{name}{share}": 0.0 for name in ("abundance", "svs98", "rankme") for share in ("", "_share")}
+    of_rows_X = torch.linalg.eigvalsh(moments.products).clamp(min=0).sqrt()
+    p_X = of_rows_X / of_rows_X.sum() + 1e-7
+    values = {
+        "abundance": float(total / s_X[0]),
+        "svs98": float((s_X.cumsum(0) < EVIDENCE * total).sum() + 1),
+        "rankme": float(torch.exp(-(p_X * p_X.log()).sum())),
+    }
+    return values | {f"{name}_share": value / most for name, value in values.items()}
+
+
+def singular_values(moments: Moments) -> Tensor:
+    """Singular values of the covariance, (X,), descending."""
+    values_X: Tensor = torch.linalg.eigvalsh(moments.covariance())
+    return values_X.clamp(min=0).flip(0)
+
+
+def correlation(both: Moments) -> Tensor:
+    """Correlation of the coordinates of two representations, the moments of which are side by side, (X, X); a constant
+    coordinate correlates with nothing."""
+    width = len(both.sums) // 2
+    covariance = both.covariance()
+    deviation = covariance.diagonal().clamp(min=0).sqrt()
+    scale = torch.where(deviation > 1e-12 * deviation.max().clamp(min=1e-300), 1 / deviation, 0)
+    return (covariance * torch.outer(scale, scale))[:width, width:].clamp(-1, 1)
+
+
+def redundancy(correlation_XX: Tensor, fields: int) -> dict[str, float]:
+    """How much one operand tells of the other: mean |R| over all coordinates, and over pairs within a field."""
+    absolute_XX = correlation_XX.abs()
+    width = len(absolute_XX) // fields
+    blocks = absolute_XX.view(fields, width, fields, width).diagonal(dim1=0, dim2=2)
+    return {"mean_r": float(absolute_XX.mean()), "mean_r_within": float(blocks.mean())}
+
+
+@dataclass
+class TableHealth:
+    """Sums over a shard's rows of one table.
+
+    Shape:
+        rows, squares, dead, moved (): rows looked at, sum of all squared numbers, rows next to zero, rows that have moved;
+        products (D, D)
+    """
+
+    rows: Tensor
+    squares: Tensor
+    dead: Tensor
+    moved: Tensor
+    products: Tensor
+
+    @classmethod
+    def of(cls, rows_VD: Tensor, moved_V: Tensor | None, *, level: float = 1e-6) -> "TableHealth":
+        """The health of these rows.
+
+        Args:
+            moved_V: which rows the optimizer has ever moved, if it knows. level: [1] a row of smaller norm is dead.
+        """
+        rows_VD = rows_VD.double()
+        squares_V = rows_VD.square().sum(1)
+        moved = rows_VD.new_tensor(float("nan")) if moved_V is None else moved_V.sum().double()
+        dead = (squares_V < level**2).sum().double()
+        return cls(rows_VD.new_tensor(float(len(rows_VD))), squares_V.sum(), dead, moved, rows_VD.T @ rows_VD)
+
+    def packed(self) -> Tensor:
+        """All of it as one vector."""
+        return torch.cat([torch.stack([self.rows, self.squares, self.dead, self.moved]), self.products.flatten()])
+
+    @staticmethod
+    def told(packed: Tensor, width: int) -> dict[str, float]:
+        """What the sums over all ranks say: rows looked at, root mean square, shares of dead and of moved rows, rankme."""
+        rows, squares, dead, moved = packed[:4].tolist()
+        values_D = torch.linalg.eigvalsh(packed[4:].view(width, width)).clamp(min=0).sqrt()
+        p_D = values_D / values_D.sum().clamp(min=1e-300) + 1e-7
+        rows = max(rows, 1.0)
+        return {
+            "rows": rows,
+            "rms": (squares / rows / width) ** 0.5,
+            "dead": dead / rows,
+            "moved": moved / rows,
+            "rankme": float(torch.exp(-(p_D * p_D.log()).sum())),
+        }

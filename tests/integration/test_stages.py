@@ -1,0 +1,121 @@
+"""Stages keep the laws: killed inside one or between two, resumed, on more or fewer ranks, each row once a pass, same bits."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from data.batch import Tally
+from pipeline.build import build_source, stage_schema
+from pipeline.config import load
+from tests.integration.jobs import (
+    assert_same_bits,
+    events,
+    final_tensors,
+    finish,
+    flat,
+    kill_after_lines,
+    killed_within,
+    start,
+)
+
+PARADIGMS = ("diffusion", "hetegen", "sfg_tf")
+
+
+def write(config: Path, folder: Path, paradigm: str) -> Path:
+    """Two or three stages over the small log: pre-train, fine-tune, and tables handed to another decoder."""
+    run = yaml.safe_load(config.read_text())
+    run["data"] |= {"days": "2026-11-01..2026-11-02", "test": ["2026-11-03"]}
+    run["train"] |= {"score_first": False, "batch_rows": 64}
+    if paradigm == "sfg_tf":
+        run["model"] |= {"decoder": "tf", "loss": "tf", "options": {"ssem": "ser", "dfm": "moef", "hidden": [16]}}
+        run["stages"] = [
+            {"name": "first", "data": {"days": ["2026-11-01"]}},
+            {"name": "second", "load": {"stage": "first"}, "train": {"dense": {"lr": 0.0005}}},
+        ]
+    else:
+        denoiser = {"hidden": 16, "layers": 1, "full_rows": 100, "extra_candidates": 16}
+        run["model"] = {"paradigm": paradigm, "dim": 8, "denoiser": denoiser, "options": {"layers": 1, "hidden": [16]}}
+        run["stages"] = [
+            {"name": "pretrain", "task": "pretrain"},
+            {"name": "tune", "load": {"stage": "pretrain"}},
+            {
+                "name": "decode",
+                "model": {"paradigm": "sfg", "decoder": "dcnv2"},
+                "load": {"stage": "pretrain", "what": "tables", "rescale": 0.05},
+                "freeze": ["tables"],
+            },
+        ]
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(run))
+    return path
+
+
+@pytest.fixture(scope="module", params=PARADIGMS)
+def staged(request: pytest.FixtureRequest, config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run file, and an unbroken run of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    path = write(config, folder, request.param)
+    finish(start(path, folder / "run", 1))
+    return path, folder / "run"
+
+
+def assert_every_row_once_a_stage(out: Path) -> None:
+    config, schema = load(str(out / "config.yaml"))
+    stages = config.resolved()
+    trained = {(event["stage"], event["day"]): event["files"] for event in events(out, "trained")}
+    wanted = {}
+    for stage in stages:
+        source = build_source(stage.config, stage_schema(schema, stage, stages), str(out))
+        for day in source.train_days:
+            opened = source.open(day)
+            stream = source.stream(opened)
+            tally = sum((batch.tally for batch in stream.batches(stream.start())), Tally.zeros(len(opened.files)))
+            rows, hashes = tally.rows.tolist(), tally.hashes.tolist()
+            files = zip(opened.files, rows, hashes, strict=True)
+            wanted[stage.name, day] = {file.path: {"rows": r, "hash": h, "skipped": 0} for file, r, h in files}
+    assert trained == wanted
+
+
+def test_every_stage_trains_every_row_of_its_days_once(staged: tuple[Path, Path]) -> None:
+    assert_every_row_once_a_stage(staged[1])
+
+
+def test_kills_inside_and_between_stages_leave_the_same_bits(staged: tuple[Path, Path], tmp_path: Path) -> None:
+    path, unbroken = staged
+    rng, kills, out = random.Random(3), 0, tmp_path / "run"
+    while killed_within(start(path, out, 1), out, rng.randint(1, 3), rng.uniform(0, 0.2)):
+        kills += 1
+    assert_every_row_once_a_stage(out)
+    assert_same_bits(unbroken, out)
+    assert kills > 2
+
+
+def test_ranks_change_across_stages_and_every_row_is_trained_once(staged: tuple[Path, Path], tmp_path: Path) -> None:
+    path, _ = staged
+    out = tmp_path / "run"
+    for ranks, lines in [(2, 2), (1, 4), (2, 4)]:
+        kill_after_lines(start(path, out, ranks), out, lines)
+    finish(start(path, out, 1))
+    assert {1, 2} <= {event["ranks"] for event in events(out, "resumed")}
+    assert_every_row_once_a_stage(out)
+
+
+def test_a_frozen_table_stays_as_it_was_loaded_but_for_its_scale(staged: tuple[Path, Path]) -> None:
+    path, out = staged
+    if yaml.safe_load(path.read_text())["stages"][-1].get("freeze") != ["tables"]:
+        pytest.skip("this one freezes nothing")
+    before, after = (by_table(final_tensors(out, stage)) for stage in ("pretrain", "decode"))
+    assert {"user_id", "item_id"} <= before.keys() & after.keys()
+    for name in before.keys() & after.keys():
+        scale = after[name].norm() / before[name].norm()
+        torch.testing.assert_close(after[name], before[name] * scale)
+        assert after[name].square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-4)
+
+
+def by_table(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+    names = {name: value for name, value in flat(tensors["model"]).items() if "embedding" in name}
+    return {name.split(".")[-2]: value for name, value in names.items()}

@@ -1,0 +1,85 @@
+"""Candidates: who is one, how likely, and that what has to be restored always is."""
+
+import pytest
+import torch
+
+from models.diffusion.candidates import CandidateSampler, TableCounts
+
+SMALL = TableCounts("small", 6, 2, torch.tensor([0, 0, 10, 30, 60, 0]))
+LARGE = TableCounts("large", 5000, 1, torch.cat([torch.zeros(1), 1000 / torch.arange(1, 5000)]).long())
+
+
+@pytest.fixture
+def sampler():
+    torch.manual_seed(0)
+    return CandidateSampler([SMALL, LARGE], full_rows=100, extra=64, most=4096)
+
+
+def test_a_small_table_offers_all_of_its_values_and_no_reserved_row(sampler):
+    nothing = torch.empty(0, dtype=torch.int64)
+    own = sampler({"small": (nothing, nothing)})["small"]
+
+    assert sampler.is_full("small")
+    assert own.ids.tolist() == [2, 3, 4, 5]
+    assert own.log_q.tolist() == [0] * 4
+    assert own.log_p.exp()[:3].tolist() == pytest.approx([0.1, 0.3, 0.6])
+
+
+def test_a_large_table_offers_those_of_the_batch_and_some_more_each_once(sampler):
+    present = torch.tensor([17, 17, 4000, 3])
+    own = sampler({"large": (present, present[:1])})["large"]
+
+    assert not sampler.is_full("large")
+    assert torch.isin(present, own.ids).all()
+    assert own.ids.tolist() == sorted(set(own.ids.tolist()))
+    assert 3 < len(own.ids) <= 3 + 64
+    assert own.ids.min() >= 1
+
+
+def test_q_is_how_often_a_value_is_a_candidate_through_others(sampler):
+    rounds, n, hits = 3000, 40, torch.zeros(5000)
+    for _ in range(rounds):
+        present = sampler.draw("large", n - 1)
+        hits[sampler({"large": (present, present[:0])})["large"].ids] += 1
+    present = torch.cat([sampler.draw("large", n - 4), torch.tensor([1, 2, 10, 300])])
+    own = sampler({"large": (present, present[:0])})["large"]
+
+    for value in (1, 2, 10, 300):
+        q = own.log_q.exp()[own.ids == value].item()
+        assert hits[value].item() / rounds == pytest.approx(q, abs=0.03)
+
+
+def test_draws_follow_the_counts_to_their_power(sampler):
+    drawn = torch.bincount(sampler.draw("small", 200_000, 0.75), minlength=6) / 200_000
+    expected = torch.tensor([10.0, 30.0, 60.0]) ** 0.75
+
+    torch.testing.assert_close(drawn[2:5], expected / expected.sum(), atol=0.01, rtol=0)
+    assert drawn[[0, 1, 5]].sum() == 0
+
+
+def test_what_has_to_be_restored_is_kept_when_there_are_too_many():
+    torch.manual_seed(0)
+    sampler = CandidateSampler([LARGE], full_rows=100, extra=64, most=20)
+    present = torch.arange(1, 400)
+    own = sampler({"large": (present, torch.arange(300, 315))})["large"]
+
+    assert len(own.ids) == 20
+    assert torch.isin(torch.arange(300, 315), own.ids).all()
+
+
+def test_rows_that_share_a_bucket_share_its_count():
+    shared = TableCounts("shared", 10, 1, torch.tensor([4, 8, 0, 0]))  # rows 0 4 8, 1 5 9, 2 6, 3 7
+    sampler = CandidateSampler([shared], full_rows=0, extra=0, most=99)
+    own = sampler({"shared": (torch.arange(1, 10), torch.arange(1, 10))})["shared"]
+    drawn = torch.bincount(sampler.draw("shared", 60_000), minlength=10) / 60_000
+
+    assert own.log_p.exp()[[0, 3]].tolist() == pytest.approx([8 / 12 / 3, 4 / 12 / 2])  # rows 1 and 4; row 0 is no value
+    torch.testing.assert_close(drawn[[1, 5, 9]], torch.full((3,), 8 / 12 / 3), atol=0.02, rtol=0)
+    assert drawn[[2, 3, 6, 7]].sum() == 0
+
+
+def test_without_any_counts_every_value_is_as_likely():
+    sampler = CandidateSampler([TableCounts("new", 50, 2, torch.zeros(50))], full_rows=0, extra=10, most=99)
+
+    drawn = sampler.draw("new", 1000)
+    assert (drawn.min().item(), drawn.max().item()) == (2, 49)

@@ -1,0 +1,98 @@
+"""Noise: how many values are perturbed, which never are, and what a row weighs."""
+
+import pytest
+import torch
+
+from models.diffusion.noise import Noise
+
+B, S = 20_000, 7
+LABEL_S = torch.tensor([False] * 6 + [True])
+ALL = torch.ones(B, S, dtype=torch.bool)
+ONLY_NOISE = {"finetune_share": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def test_the_number_of_perturbed_values_is_uniform_and_never_zero():
+    hidden_BS, _ = Noise(**ONLY_NOISE)(ALL, LABEL_S)
+
+    counts = torch.bincount(hidden_BS.sum(1), minlength=S + 1)
+    assert counts[0] == 0
+    torch.testing.assert_close(counts[1:] / B, torch.full((S,), 1 / S), atol=0.001, rtol=0)  # stratified: hardly any spread
+
+
+def test_every_value_is_as_likely_to_be_perturbed_as_any_other():
+    hidden_BS, _ = Noise(**ONLY_NOISE)(ALL, LABEL_S)
+
+    torch.testing.assert_close(hidden_BS.double().mean(0), torch.full((S,), 4 / 7).double(), atol=0.015, rtol=0)
+
+
+def test_with_probability_t_the_number_is_uniform_too_but_for_the_rows_where_nothing_was():
+    hidden_BS, weight_B = Noise("bernoulli", time_weight="elbo", **ONLY_NOISE)(ALL, LABEL_S)
+
+    counts = torch.bincount(hidden_BS.sum(1), minlength=S + 1) / B
+    assert counts[0] == 0
+    torch.testing.assert_close(counts[2:], torch.full((S - 1,), 1 / (S + 1)), atol=0.01, rtol=0)
+    assert counts[1] == pytest.approx(2 / (S + 1), abs=0.01), "those that were empty have one now"
+    assert weight_B.min() >= 1
+
+
+def test_the_count_weight_is_the_expectation_of_1_over_t_given_the_count():
+    t = torch.rand(2_000_000, dtype=torch.float64)
+    k = (torch.rand(len(t), S, dtype=torch.float64) < t.unsqueeze(1)).sum(1)
+
+    for count in range(2, S + 1):  # for one value the variance of 1/t is infinite
+        assert (1 / t[k == count]).mean().item() == pytest.approx((S + 1) / count, rel=0.02)
+
+
+WEIGHTS = {"count": lambda k: (S + 1) / k, "elbo": lambda k: (S + 1) / k, "mean": lambda k: 1 / k, "one": torch.ones_like}
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTS.items())
+def test_what_a_row_weighs(name, weight):
+    hidden_BS, weight_B = Noise(time_weight=name, **ONLY_NOISE)(ALL, LABEL_S)
+
+    torch.testing.assert_close(weight_B, weight(hidden_BS.sum(1).float()))
+
+
+def test_what_cannot_be_perturbed_never_is_and_something_always_is():
+    can_BS = torch.rand(B, S) < 0.4
+    for noise in (Noise(), Noise("bernoulli"), Noise(ratio="cosine")):
+        hidden_BS, weight_B = noise(can_BS, LABEL_S)
+        assert not (hidden_BS & ~can_BS).any()
+        assert torch.equal(hidden_BS.any(1), can_BS.any(1))
+        assert weight_B.isfinite().all()
+
+
+def test_some_rows_are_the_task_that_follows_with_weight_1():
+    only_label = Noise(finetune_share=1.0)(ALL, LABEL_S)
+    torch.testing.assert_close(only_label[0], LABEL_S.expand(B, S))
+    torch.testing.assert_close(only_label[1], torch.ones(B))
+
+    hidden_BS, _ = Noise(finetune_share=0.3)(ALL, LABEL_S)
+    alone = (hidden_BS == LABEL_S).all(1).double().mean().item()
+    assert alone == pytest.approx(0.3 + 0.7 / 7 / 7, abs=0.01)
+
+
+def test_a_row_whose_labels_do_not_count_is_never_that_task():
+    can_BS = ALL & ~LABEL_S
+    hidden_BS, _ = Noise(finetune_share=1.0)(can_BS, LABEL_S)
+
+    assert hidden_BS.any(1).all()
+    assert not hidden_BS[:, -1].any()
+
+
+def test_the_cosine_ratio_perturbs_more():
+    hidden_BS, _ = Noise(ratio="cosine", **ONLY_NOISE)(ALL, LABEL_S)
+
+    assert hidden_BS.double().mean().item() == pytest.approx(2 / torch.pi + 0.5 / S, abs=0.02)  # rounded up
+
+
+def test_no_rows_are_no_rows():
+    hidden_BS, weight_B = Noise()(ALL[:0], LABEL_S)
+
+    assert hidden_BS.shape == (0, S)
+    assert weight_B.shape == (0,)

@@ -1,0 +1,139 @@
+"""Twin focus: every selection, fusion and pair of encoders on its own, and what the released code gets wrong."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from models.decoders.twin import BASES, FUSIONS, SELECTIONS, TAU, TwinFocus, TwinHead
+from models.encoders import FeatureGenerator, Identity
+
+F, D, B = 3, 4, 6
+CASES = [(base, ssem, dfm) for base in BASES for ssem in SELECTIONS for dfm in FUSIONS if base != "widedeep" or ssem == "none"]
+
+
+def twin(base="mlp", ssem="none", dfm="wsf", *, sfg=False, **options):
+    torch.manual_seed(0)
+    generate = partial(FeatureGenerator if sfg else Identity, fields=F, width=D)
+    sizes = {"easy_hidden": [5], "hidden": [7, 6], "units": [3]} | options
+    made = TwinFocus(fields=F, width=D, generate=generate, base=base, ssem=ssem, dfm=dfm, **sizes)
+    return made, made.make_head(["click", "buy"])
+
+
+def rows(made, count=B):
+    generator = torch.Generator().manual_seed(1)
+    second = torch.randn(count, F, D // 2, generator=generator) if made.second_width else None
+    linear = torch.randn(count, F, generator=generator) if made.needs_linear else None
+    return torch.randn(count, F, D, generator=generator), linear, second
+
+
+@pytest.mark.parametrize("sfg", [False, True], ids=["plain", "sfg"])
+@pytest.mark.parametrize(("base", "ssem", "dfm"), CASES)
+def test_every_combination_gives_logits_of_the_model_and_of_both_encoders_and_trains_all_of_it(base, ssem, dfm, sfg):
+    made, head = twin(base, ssem, dfm, sfg=sfg, batch_norm=True)
+    output = head(made(*rows(made)))
+
+    assert {task: logit.shape for task, logit in output.logits.items()} == {"click": (B,), "buy": (B,)}
+    branches = [logit for pair in output.branches.values() for logit in pair]
+    assert [logit.shape for logit in branches] == [(B,)] * 4
+    sum(logit.square().sum() for logit in [*output.logits.values(), *branches]).backward()
+    still = [name for part in (made, head) for name, p in part.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+@pytest.mark.parametrize(("base", "ssem", "dfm"), CASES)
+def test_evaluation_is_the_same_every_time_and_training_noise_is_off(base, ssem, dfm):
+    made, head = twin(base, ssem, dfm, dropout=0.5)
+    inputs = rows(made)
+    made.eval(), head.eval()
+
+    one, other = (head(made(*inputs)).logits["buy"] for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_voting_is_random_while_training_alone():
+    made, head = twin(dfm="vf")
+    x = made(*rows(made))
+
+    assert not torch.equal(head(x).logits["click"], head(x).logits["click"])
+    head.eval()
+    output = head(x)
+    easy, hard, _ = torch.split(x, made.widths, dim=1)
+    votes = torch.stack([head.votes[0](easy)[:, 0], head.votes[1](hard)[:, 0]], dim=1) / TAU
+    expected = (votes.softmax(1) * torch.stack(output.branches["click"], dim=1)).sum(1)
+    torch.testing.assert_close(output.logits["click"], expected)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_encoders_may_have_different_widths(fusion):
+    head = TwinHead((2, 9, 0), fusion=fusion, tasks=["click"])
+
+    assert head(torch.randn(B, 11)).logits["click"].shape == (B,)
+
+
+def test_the_fusions_by_hand():
+    x = torch.randn(B, 5)
+    easy, hard = x[:, :2], x[:, 2:]
+    heads = {fusion: TwinHead((2, 3, 0), fusion=fusion, tasks=["click"]).eval() for fusion in FUSIONS}
+    both = {fusion: torch.stack(head(x).branches["click"], dim=1) for fusion, head in heads.items()}
+
+    torch.testing.assert_close(both["none"], torch.cat([heads["none"].easy.score(easy), heads["none"].hard.score(hard)], dim=1))
+    torch.testing.assert_close(heads["none"](x).logits["click"], both["none"].sum(1))
+    torch.testing.assert_close(heads["wsf"](x).logits["click"], both["wsf"].sum(1) / 2, msg="weights begin at one half")
+    torch.testing.assert_close(heads["cf"](x).logits["click"], heads["cf"].joint(x)[:, 0])
+    gate, score = (mix(x) for mix in heads["moef"].mixed)
+    torch.testing.assert_close(heads["moef"](x).logits["click"], (gate.softmax(1) * score).sum(1))
+
+
+def test_an_encoder_that_returns_one_number_returns_a_logit():
+    made, head = twin("widedeep")
+    emb, linear, _ = rows(made)
+    easy, _ = head(made(emb, linear)).branches["click"]
+
+    torch.testing.assert_close(easy, linear.sum(1) + head.easy.score.bias[0])
+
+
+def test_the_first_order_sum_joins_the_logit_of_xdeepfm():
+    made, head = twin("xdeepfm", dfm="none")
+    emb, linear, _ = rows(made)
+    one, other = (head(made(emb, own)).logits["click"] for own in (linear, linear + 1))
+
+    torch.testing.assert_close(other - one, torch.full((B,), float(F)))
+
+
+def test_the_gate_scales_what_it_looks_at_and_the_rest_goes_to_the_hard_encoder():
+    made, _ = twin(ssem="gm")
+    flat = torch.randn(B, F * D)
+    easy, hard = made.select(flat)
+
+    torch.testing.assert_close(easy + hard, flat)
+    assert ((easy / flat)[:, :1] - easy / flat).abs().max() < 1e-5, "one number a row"
+
+
+def test_the_experts_are_mixed_by_a_gate_of_each_encoder():
+    made, _ = twin(ssem="moe")
+    flat = torch.randn(B, F * D)
+    experts = [expert(flat) for expert in made.select.experts]
+    for mixed, gate in zip(made.select(flat), made.select.gates, strict=True):
+        share = gate(flat).softmax(1)
+        torch.testing.assert_close(mixed, share[:, :1] * experts[0] + share[:, 1:] * experts[1])
+
+
+def test_separate_embeddings_halve_the_width_which_must_be_even():
+    made, _ = twin(ssem="ser")
+    assert made.second_width == D // 2
+    with pytest.raises(ValueError, match="ser halves the width, and 5 is odd"):
+        TwinFocus(fields=F, width=5, generate=partial(Identity, fields=F, width=5), ssem="ser")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"base": "fm"}, "no base 'fm'"),
+        ({"ssem": "se"}, "no ssem 'se'"),
+        ({"base": "widedeep", "ssem": "gm"}, "set ssem to none"),
+    ],
+)
+def test_parts_that_are_not_there_are_told(options, told):
+    with pytest.raises(ValueError, match=told):
+        twin(**options)
