@@ -1,6 +1,6 @@
 """Rows to train together, and the cursor to resume from once they are trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Batch(Pipelineable):
         bags: ids of the fields of pooled tables, B bags a key. sequences: ids of the fields of unpooled tables, or None.
         numbers (B, N) float32, vectors (B, sum of widths) float32, labels (B, T) float32,
         weights (B, T) float32: row weight times the task's `where` mask, groups (B,) int64.
+        origin (B, 2) int64, if asked for: the file, by its place in the day, and the row in it.
 
     Args:
         rows: [rows] of this step over all ranks: what the loss divides by.
@@ -61,16 +62,26 @@ class Batch(Pipelineable):
     rows: int
     cursor: Cursor
     tally: Tally
+    origin: Tensor | None = None
 
     def _tensors(self) -> list[Tensor]:
         return [self.numbers, self.vectors, self.labels, self.weights, self.groups]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        """The same batch on another device; the tally stays where it is."""
+        """The same batch on another device; the tally and the origin stay where they are."""
         numbers, vectors, labels, weights, groups = (t.to(device, non_blocking=non_blocking) for t in self._tensors())
         sequences = self.sequences.to(device, non_blocking=non_blocking) if self.sequences is not None else None
         bags = self.bags.to(device, non_blocking=non_blocking)
-        return Batch(bags, sequences, numbers, vectors, labels, weights, groups, self.rows, self.cursor, self.tally)
+        return replace(
+            self,
+            bags=bags,
+            sequences=sequences,
+            numbers=numbers,
+            vectors=vectors,
+            labels=labels,
+            weights=weights,
+            groups=groups,
+        )
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory alive until `stream` is done with it."""
@@ -82,6 +93,14 @@ class Batch(Pipelineable):
         """The same batch in page-locked memory."""
         numbers, vectors, labels, weights, groups = (t.pin_memory() for t in self._tensors())
         sequences = self.sequences.pin_memory() if self.sequences is not None else None
-        return Batch(
-            self.bags.pin_memory(), sequences, numbers, vectors, labels, weights, groups, self.rows, self.cursor, self.tally
+        bags = self.bags.pin_memory()
+        return replace(
+            self,
+            bags=bags,
+            sequences=sequences,
+            numbers=numbers,
+            vectors=vectors,
+            labels=labels,
+            weights=weights,
+            groups=groups,
         )

@@ -38,10 +38,14 @@ class Collate:
         features: the fitted schema.
         bad_rows: what to do with a row that is not what the schema says. stop: raise `BadInput`; skip: leave it out and count
             it in the tally.
+
+    Attributes:
+        origins: whether batches say which file and row each of their rows is.
     """
 
     def __init__(self, features: Features, *, bad_rows: Literal["stop", "skip"] = "stop") -> None:
         self.features = features
+        self.origins = False
         self._schema = features.schema
         self._skip = bad_rows == "skip"
         by_name = {field.name: field for field in features.schema.fields}
@@ -116,6 +120,7 @@ class Collate:
             rows=rows,
             cursor=cursor,
             tally=content.tally(columns, skipped),
+            origin=_origin(columns) if self.origins else None,
         )
 
     # --- labels, weights, groups ---
@@ -301,6 +306,11 @@ class _Lists:
         if mask.all():
             return self
         return _Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)))
+
+
+def _origin(columns: Columns) -> torch.Tensor:
+    """File and row of every row, (B, 2)."""
+    return torch.from_numpy(np.stack([integers_of(columns["_file"]), integers_of(columns["_row"])], axis=1))
 
 
 def segment_sums(values: NDArray[Any], lengths: Ints) -> NDArray[Any]:

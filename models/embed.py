@@ -58,7 +58,7 @@ class FieldEmbedding(nn.Module):
         super().__init__()
         _check(fields)
         self.fields = tuple(fields)
-        self.linear = linear
+        self.width, self.linear = width, linear
         self._numbers = [field.name for field in fields if field.source == "number"]
         self._vectors = [field.name for field in fields if field.source == "vector"]
         self._vector_dims = [field.dim for field in fields if field.source == "vector"]

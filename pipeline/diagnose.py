@@ -30,15 +30,23 @@ BANDS = {"low": (0, 100), "mid": (100, 10_000), "high": (10_000, 2**63)}
 """[values] of a field's cardinality, from … to below."""
 
 
+MOST_COORDINATES = 2048
+"""[columns] of a representation that are looked at: its outer product is as wide and as high. Of a wider one, whole fields,
+evenly spaced."""
+
+
 class Sight:
     """What was seen of the representations so far, on this rank.
 
     Args:
-        names: the fields. cardinalities: [values] of each.
+        names: the fields. cardinalities: [values] of each. width: [columns] of a field's vector.
     """
 
-    def __init__(self, names: Sequence[str], cardinalities: Sequence[int]) -> None:
-        self.names, self.cardinalities = tuple(names), tuple(cardinalities)
+    def __init__(self, names: Sequence[str], cardinalities: Sequence[int], width: int) -> None:
+        count = min(max(MOST_COORDINATES // width, 1), len(names))
+        self.fields = torch.linspace(0, len(names) - 1, count).round().long()
+        self.names = tuple(names[at] for at in self.fields)
+        self.cardinalities = tuple(cardinalities[at] for at in self.fields)
         self._moments: dict[str, Tensor] = {}
 
     @property
@@ -49,11 +57,13 @@ class Sight:
     @torch.no_grad()
     def add(self, seen: dict[str, Tensor]) -> None:
         """Add a batch's vectors; `generated` and `raw` are looked at side by side, for their correlation."""
-        views = {"emb": seen["emb"]} if "emb" in seen else {}
-        if "generated" in seen:
-            views["operands"] = torch.cat([seen["generated"].flatten(1), seen["raw"].flatten(1)], dim=1).unsqueeze(1)
-        for name, vectors_BFD in views.items():
-            packed = Moments.of(vectors_BFD.flatten(1)).packed().cpu()
+        known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen}
+        looked = {name: vectors_BFD[:, self.fields].flatten(1) for name, vectors_BFD in known.items()}
+        views = {"emb": looked["emb"]} if "emb" in looked else {}
+        if "generated" in looked:
+            views["operands"] = torch.cat([looked["generated"], looked["raw"]], dim=1)
+        for name, vectors_BX in views.items():
+            packed = Moments.of(vectors_BX).packed().cpu()
             self._moments[name] = self._moments[name] + packed if name in self._moments else packed
 
     def totals(self) -> dict[str, Moments]:
@@ -97,13 +107,15 @@ class Watch:
     """A part of the job that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
 
     Args:
-        every_steps: [steps] between two looks; 0 never looks. rows: [rows] of one look, over all ranks; it begins so many
-            steps before the line is due.
+        every_steps: [steps] between two looks; 0 never looks. rows: [rows] of one look, over all ranks.
+
+    Attributes:
+        steps: [steps] that a look takes; it begins so many before the line is due.
     """
 
     def __init__(self, job: Job, *, every_steps: int, rows: int = 4096) -> None:
         self._job, self._every, self._log = job, every_steps, job.log
-        self._steps = max(-(-rows // job.config.train.batch_rows), 1)
+        self.steps = max(-(-rows // job.config.train.batch_rows), 1)
         self._sight = sight_of(job)
 
     def before(self, state: TrainState) -> None:
@@ -120,14 +132,18 @@ class Watch:
             self._sight = sight_of(self._job)
 
     def _is_looking(self, step: int) -> bool:
-        return bool(self._every) and (step - 1) % self._every >= self._every - self._steps
+        return bool(self._every) and (step - 1) % self._every >= self._every - self.steps
 
 
 def sight_of(job: Job) -> Sight:
     """An empty sight of the job's fields."""
     features, model = job.source.features, job.task.model
-    names = [slot.name for slot in model.tables] if isinstance(model, Denoiser) else list(features.fields)
-    return Sight(names, [features.cardinality(name) for name in names])
+    if isinstance(model, Denoiser):
+        names, width = [slot.name for slot in model.tables], model.tables[0].dim
+    else:
+        assert isinstance(model, Ranker)
+        names, width = list(features.fields), model.embed.width
+    return Sight(names, [features.cardinality(name) for name in names], width)
 
 
 @torch.no_grad()

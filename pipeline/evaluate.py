@@ -4,10 +4,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from data.days import Day
+from data.paths import PATHS
 from pipeline.build import Job
 from pipeline.progress import Progress
+from pipeline.task import StepOutput
 
 
 def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictions: str | None = None) -> dict[str, Any]:
@@ -16,6 +21,8 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictio
     Args:
         job: its model is scored. days: together, in this order. step: [steps] the model has trained, for the log.
         quiet: plain lines instead of a progress bar.
+        predictions: also write every row's logits, labels and weights here: `day=…/rank-….parquet`, with the file and the row
+            each is, so that they can be joined with the log.
 
     Returns:
         `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], and `tasks`:
@@ -28,17 +35,44 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictio
     torch.manual_seed(job.seed)  # what a pre-training hides is the same at every evaluation
     since = time.perf_counter()
     counts = torch.zeros(2, dtype=torch.int64)
+    job.source.collate.origins = predictions is not None
     for day in days:
-        stream = job.source.stream(job.open(day, step))
+        opened = job.open(day, step)
+        stream, written = job.source.stream(opened), []
         with Progress(stream.rows, f"score {day}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
                 meters.update(output)
                 progress.advance(batch.rows, "")
                 counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
+                if predictions is not None:
+                    written.append(_predictions(output, job.schema.task_names, opened))
+        if predictions is not None and written:
+            _write(pa.concat_tables(written), f"{predictions}/day={day}", job.world.rank)
+    job.source.collate.origins = False
     model.train()
     seconds = time.perf_counter() - since
     rows, skipped = job.world.total(counts).tolist()
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
     scores = {**counted, meters.kind: meters.compute()}
     return job.world.agree(lambda: scores)
+
+
+def _predictions(output: StepOutput, tasks: Sequence[str], day: Day) -> pa.Table:
+    """The rows of a step: where they are in the log, and per task logit, label and weight."""
+    batch = output.batch
+    assert batch.origin is not None
+    files = pa.array([file.path for file in day.files])
+    columns = {"file": pa.DictionaryArray.from_arrays(pa.array(batch.origin[:, 0].numpy()).cast(pa.int32()), files)}
+    columns["row"] = pa.array(batch.origin[:, 1].numpy())
+    for at, task in enumerate(tasks):
+        columns[f"{task}_logit"] = pa.array(output.logits[task].float().cpu().numpy())
+        columns[f"{task}_label"] = pa.array(batch.labels[:, at].cpu().numpy())
+        columns[f"{task}_weight"] = pa.array(batch.weights[:, at].cpu().numpy())
+    return pa.table(columns)
+
+
+def _write(rows: pa.Table, folder: str, rank: int) -> None:
+    PATHS.mkdirs(folder)
+    with PATHS.open(f"{folder}/rank-{rank:05d}.parquet", "wb") as file:
+        pq.write_table(rows, file)

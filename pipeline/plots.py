@@ -55,14 +55,18 @@ def draw(
 def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
     looks = [event for event in log if event["event"] == "diagnosed"]
     pretraining = [event for event in log if event["event"] == "train" and "fields" in event]
-    panels = [("rankme", looks)] * bool(looks)
+    panels = [("rankme", looks), ("rms", looks)] if looks else []
     panels += [(metric, pretraining) for metric in ("loss", "weight", "difficulty") if _has(pretraining, metric)]
     if not panels:
         return
     figure, rows = plt.subplots(len(panels), 1, figsize=(7, 2.6 * len(panels)), layout="constrained", squeeze=False)
     for axes, (metric, events) in zip(rows[:, 0], panels, strict=True):
         steps = [event["step"] for event in events]
-        if metric == "rankme":
+        if metric == "rms":
+            for name, first in events[0]["tables"].items():
+                drift = [event["tables"].get(name, {}).get("rms", np.nan) / max(first["rms"], 1e-12) for event in events]
+                axes.plot(steps, drift, label=name)
+        elif metric == "rankme":
             for name in ("emb", "generated", "raw"):
                 if name in events[0]:
                     axes.plot(steps, [event[name]["rankme_share"] for event in events], marker=".", label=name)
@@ -71,7 +75,7 @@ def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
                 values = [event["fields"][name].get(metric) for event in events]
                 if name != "all" and values[0] is not None:
                     axes.plot(steps, [np.nan if value is None else value for value in values], label=name)
-        axes.set(xlabel="step", ylabel={"rankme": "RankMe / most"}.get(metric, metric))
+        axes.set(xlabel="step", ylabel={"rankme": "RankMe / most", "rms": "table rms / first"}.get(metric, metric))
         axes.legend(fontsize=6, ncols=3)
     _save(figure, f"{folder}/history")
 

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 POWER = 0.75
 """[1] extra candidates are drawn with probability ~ count^POWER."""
 
+SMOOTHED = 0.5
+"""[occurrences] that every value is taken to have besides its count."""
+
 TINY = 1e-12
 
 
@@ -88,10 +91,18 @@ class CandidateSampler(nn.Module):
         first, rows_of = self._rows_of(name, buckets)
         return first + (torch.rand(count, device=counts.device) * rows_of).long() * len(counts)
 
-    def _share(self, name: str, ids: Tensor, power: float) -> Tensor:
-        """Return the probability of every id to be one draw ~ count^power, (C,)."""
+    def _unigram(self, name: str, ids: Tensor) -> Tensor:
+        """Return how frequent every id is, (C,); SMOOTHED, so that a value of another day is rare and not impossible."""
+        table, counts = self.tables[name], getattr(self, self._counts[name])
+        buckets = ids % len(counts)
+        _, rows_of = self._rows_of(name, buckets)
+        share: Tensor = (counts[buckets] / rows_of + SMOOTHED) / (counts.sum() + SMOOTHED * (table.rows - table.reserved))
+        return share
+
+    def _drawn(self, name: str, ids: Tensor) -> Tensor:
+        """Return the probability of every id to be one of the extra draws, (C,)."""
         counts = getattr(self, self._counts[name])
-        known = counts**power * (counts > 0)
+        known = counts**POWER * (counts > 0)
         buckets = ids % len(counts)
         _, rows_of = self._rows_of(name, buckets)
         share: Tensor = known[buckets] / known.sum().clamp(min=1) / rows_of
@@ -106,7 +117,7 @@ class CandidateSampler(nn.Module):
     def _all(self, name: str) -> Candidates:
         table, device = self.tables[name], getattr(self, self._counts[name]).device
         ids = torch.arange(table.reserved, table.rows, device=device)
-        log_p = self._share(name, ids, 1.0).clamp(min=TINY).log().float()
+        log_p = self._unigram(name, ids).log().float()
         return Candidates(ids, torch.zeros_like(log_p), log_p)
 
     def _some(self, name: str, present: Tensor, hidden: Tensor) -> Candidates:
@@ -116,8 +127,8 @@ class CandidateSampler(nn.Module):
             others = ids[~torch.isin(ids, needed)]
             room = max(self.most - len(needed), 0)
             ids = torch.cat([needed, others[torch.randperm(len(others), device=ids.device)[:room]]]).sort().values
-        p, q = self._share(name, ids, 1.0), self._share(name, ids, POWER)
+        p, q = self._unigram(name, ids), self._drawn(name, ids)
         by_others, by_draws = (torch.log1p(-own.clamp(max=1 - TINY)) for own in (p, q))
         absent = max(len(present) - 1, 0) * by_others + self.extra * by_draws
         log_q = torch.log(-torch.expm1(absent).clamp(max=-TINY))
-        return Candidates(ids, log_q.float(), p.clamp(min=TINY).log().float())
+        return Candidates(ids, log_q.float(), p.log().float())

@@ -1,6 +1,8 @@
 """Stages keep the laws: killed inside one or between two, resumed, on more or fewer ranks, each row once a pass, same bits."""
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,30 @@ def test_a_frozen_table_stays_as_it_was_loaded_but_for_its_scale(staged: tuple[P
 def by_table(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
     names = {name: value for name, value in flat(tensors["model"]).items() if "embedding" in name}
     return {name.split(".")[-2]: value for name, value in names.items()}
+
+
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+def test_the_ranks_and_shards_of_a_stage_change_nothing(config: Path, tmp_path: Path, sharding: str) -> None:
+    """Fine-tuning draws no noise: from one pre-training, one rank and two end alike, whatever the shards."""
+    path = write(config, tmp_path, "hetegen")
+    run = yaml.safe_load(path.read_text())
+    run["model"]["denoiser"]["dropout"] = 0.0
+    run["stages"] = run["stages"][:2]
+    path.write_text(yaml.safe_dump(run))
+    one, two = tmp_path / "one", tmp_path / "two"
+    finish(start(path, one, 1))
+    shutil.copytree(one, two)
+    kept = json.loads((two / "checkpoints" / "pretrain.json").read_text())["mark"]
+    for entry in (two / "checkpoints").iterdir():
+        if entry.name.startswith("step-") and entry.name != kept:
+            shutil.rmtree(entry)
+        elif entry.name == "tune.json":
+            entry.unlink()
+    finish(start(path, two, 2, f"tables.sharding={sharding}"))
+
+    scores = [events(out, "tested")[-1]["tasks"]["is_click"] for out in (one, two)]
+    assert scores[1]["logloss"] == pytest.approx(scores[0]["logloss"], abs=1e-4)
+    ours, theirs = (flat(final_tensors(out, "tune")["model"]) for out in (one, two))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, atol=2e-3, rtol=0, msg=name)

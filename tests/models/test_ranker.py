@@ -98,3 +98,18 @@ def test_training_pipelines_can_trace_the_ranker():
     graph = Tracer().trace(ranker("deepfm", "sfg"))
 
     assert "sparse_bags" in [node.name for node in graph.nodes]
+
+
+def test_an_encoder_may_learn_to_restore_as_well_which_teaches_it_alone():
+    made = ranker("fm", "sfg")
+    made.restore = 0.5
+    output = made(*rows())
+    (loss_B, weight) = output.aux["restore"]
+    emb_BFD = output.seen["emb"]
+
+    assert weight == 0.5
+    torch.testing.assert_close(loss_B, (made.decoder.encoder(emb_BFD) - emb_BFD).square().mean((1, 2)))
+    loss_B.sum().backward()
+    taught = {name for name, parameter in made.named_parameters() if parameter.grad is not None and parameter.grad.any()}
+    assert taught == {"decoder.encoder.transform.weight"}
+    assert made.eval()(*rows()).aux == {}

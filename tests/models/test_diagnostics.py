@@ -1,0 +1,91 @@
+"""Diagnostics: sums that ranks can add up say what the rows themselves would."""
+
+import math
+
+import pytest
+import torch
+
+from models.diagnostics import Moments, TableHealth, correlation, redundancy, singular_values, spectrum
+
+N, X = 400, 12
+
+
+def rows(rank=X, seed=0):
+    """Rows that use `rank` directions."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(N, rank, generator=generator) @ torch.randn(rank, X, generator=generator) + 3
+
+
+def test_moments_of_parts_add_up_to_those_of_the_whole_through_one_vector():
+    z = rows()
+    parts = [Moments.of(part).packed() for part in (z[:7], z[7:300], z[300:], z[:0])]
+    total, whole = Moments.unpacked(sum(parts)), Moments.of(z)
+
+    assert total.count == N
+    torch.testing.assert_close(total.sums, whole.sums)
+    torch.testing.assert_close(total.covariance(), torch.cov(z.T.double(), correction=0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_spectrum_is_that_of_the_rows():
+    z = rows()
+    s = torch.linalg.svdvals(torch.cov(z.T.double(), correction=0))
+    p = torch.linalg.svdvals(z.double())
+    p = p / p.sum() + 1e-7
+    found = spectrum(Moments.of(z))
+
+    torch.testing.assert_close(singular_values(Moments.of(z)), s, rtol=1e-3, atol=1e-3)
+    assert found["abundance"] == pytest.approx((s.sum() / s.max()).item(), rel=1e-3)
+    assert found["rankme"] == pytest.approx(math.exp(-(p * p.log()).sum().item()), rel=1e-3)
+    assert found["svs98"] == int((s.cumsum(0) < 0.98 * s.sum()).sum()) + 1
+    assert found["rankme_share"] == pytest.approx(found["rankme"] / X)
+
+
+def test_collapse_shows_and_few_rows_are_no_collapse():
+    healthy, collapsed = (spectrum(Moments.of(rows(rank) - 3)) for rank in (X, 2))
+    few = spectrum(Moments.of((rows() - 3)[:4]))
+
+    assert collapsed["svs98"] <= 2
+    assert collapsed["rankme_share"] < 0.3 < healthy["rankme_share"]
+    assert few["svs98_share"] == pytest.approx(few["svs98"] / 3)
+
+
+def test_a_constant_has_no_spectrum_and_correlates_with_nothing():
+    constant = torch.ones(N, 4)
+
+    assert set(spectrum(Moments.of(constant * 0)).values()) == {0.0}
+    both = Moments.of(torch.cat([constant, torch.randn(N, 4)], dim=1))
+    assert torch.equal(correlation(both), torch.zeros(4, 4, dtype=torch.float64))
+
+
+def test_the_correlation_is_that_of_the_coordinates():
+    a, b = rows(seed=1), rows(seed=2) + rows(seed=1)
+    expected = torch.corrcoef(torch.cat([a, b], dim=1).T.double())[:X, X:]
+
+    torch.testing.assert_close(correlation(Moments.of(torch.cat([a, b], dim=1))), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_redundancy_within_fields_is_the_mean_of_their_blocks():
+    r = torch.zeros(6, 6, dtype=torch.float64)
+    r[:3, :3], r[3:, 3:] = 0.5, -1.0
+
+    assert redundancy(r, fields=2) == {"mean_r": pytest.approx(0.375), "mean_r_within": pytest.approx(0.75)}
+
+
+def test_the_health_of_a_table_adds_up_over_shards():
+    table = torch.randn(100, 8) * 0.1
+    table[10:30] = 0
+    moved = torch.arange(100) % 2 == 0
+    shards = [TableHealth.of(table[part], moved[part]).packed() for part in (slice(0, 37), slice(37, 100))]
+    told = TableHealth.told(sum(shards), 8)
+
+    assert told["rows"] == 100
+    assert told["rms"] == pytest.approx(table.square().mean().sqrt().item(), rel=1e-5)
+    assert told["dead"] == pytest.approx(0.2)
+    assert told["moved"] == pytest.approx(0.5)
+    p = torch.linalg.svdvals(table.double())
+    p = p / p.sum() + 1e-7
+    assert told["rankme"] == pytest.approx(math.exp(-(p * p.log()).sum().item()), rel=1e-4)
+
+
+def test_an_optimizer_that_keeps_no_record_leaves_it_open_which_rows_moved():
+    assert math.isnan(TableHealth.told(TableHealth.of(torch.ones(3, 4), None).packed(), 4)["moved"])

@@ -1,0 +1,125 @@
+"""Diagnostics of a run: live in the log, on demand as numbers and pictures, the same on two ranks as on one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.build import Job
+from pipeline.config import load
+from pipeline.diagnose import sight_of, tables_told
+from pipeline.world import World
+from tests.helpers import on_ranks
+from tests.integration.jobs import events, finish, start
+from tests.tiny import DAYS, built, genctr, train, write_log
+
+SFG = ("model.paradigm=sfg", "model.decoder=dcnv2", "train.diagnose_every_steps=5")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("diagnose"))
+
+
+@pytest.fixture(scope="module")
+def out(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("diagnosed") / "run"
+    done = train(config, folder, *SFG)
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_every_so_many_steps_the_log_says_how_the_representations_are(out: Path) -> None:
+    looks = events(out, "diagnosed")
+
+    assert [look["step"] for look in looks] == [5, 10, 15]
+    for look in looks:
+        for name in ("emb", "generated", "raw"):
+            assert 0 < look[name]["rankme_share"] <= 1
+        assert 0 <= look["correlation"]["mean_r"] <= 1
+        assert len(look["fields"]) == 10
+        assert look["bands"].keys() <= {"low", "mid", "high"}
+        assert look["tables"]["user_id"]["rms"] > 0
+        assert 0 < look["tables"]["user_id"]["moved"] < 0.1, "40 users of 32768 rows"
+
+
+def test_looking_changes_no_bit_of_the_training(config: Path, out: Path, tmp_path: Path) -> None:
+    done = train(config, tmp_path / "run", *SFG[:2], "train.diagnose_every_steps=0")
+    assert done.code == 0, done.err
+
+    assert events(tmp_path / "run", "diagnosed") == []
+    assert events(tmp_path / "run", "tested")[0]["tasks"] == events(out, "tested")[0]["tasks"]
+
+
+def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
+    done = genctr("diagnose", out, "--days", DAYS[3], "--quiet")
+    folder = out / "diagnosis"
+
+    assert done.code == 0, done.err
+    assert "rankme" in done.out
+    assert "correlation of the two sides" in done.out
+    told = json.loads((folder / "diagnosis.json").read_text())
+    assert told["days"] == [DAYS[3]]
+    assert told["emb"]["rankme"] > 1
+    for name in ("spectrum", "correlation", "fields", "history"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / f"{name}.svg").read_text()
+
+
+def test_a_run_without_a_checkpoint_is_told(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path / "run"):
+        pass
+    done = genctr("diagnose", tmp_path / "run", "--quiet")
+
+    assert done.code == 2
+    assert "train it first" in done.err
+
+
+def seen(rank: int, config: str, out: str, ranks: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the ranks have seen of one day, and of the tables."""
+    run, schema = load(config, SFG)
+    job = Job(run, schema, out, World(rank=rank, ranks=ranks, device=torch.device("cpu")))
+    stream = job.source.stream(job.source.open(DAYS[0]))
+    job.sharded.model.eval()
+    job.task.model.watch = True
+    sight = sight_of(job)
+    with torch.no_grad():
+        for batch in stream.batches(stream.start()):
+            _, output = job.sharded.model(batch)
+            sight.add(output.seen)
+    return sight.told(), tables_told(job)
+
+
+def test_two_ranks_see_what_one_does(config: Path) -> None:
+    folder = config.parent / "untrained"
+    with built(config, folder, *SFG):
+        pass
+    (one,) = on_ranks(1, seen, str(config), str(folder), 1)
+    two, same = on_ranks(2, seen, str(config), str(folder), 2)
+
+    assert two == same
+    for ours, theirs in zip(one, two, strict=True):
+        flat_one, flat_two = _flat(ours), _flat(theirs)
+        assert flat_one.keys() == flat_two.keys()
+        for name, value in flat_one.items():
+            assert flat_two[name] == pytest.approx(value, rel=1e-3, nan_ok=True), name
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def test_a_denoiser_is_looked_at_too(tmp_path: Path) -> None:
+    config = write_log(tmp_path)
+    words = ("model={paradigm: hetegen, dim: 4, denoiser: {hidden: 8, layers: 1}}", "train.diagnose_every_steps=4")
+    finish(start(config, tmp_path / "run", 1, *words, "train.log_every_steps=3"))
+    done = genctr("diagnose", tmp_path / "run", "--days", DAYS[3], "--quiet")
+
+    assert done.code == 0, done.err
+    assert {look["step"] for look in events(tmp_path / "run", "diagnosed")} >= {4, 8}
+    assert (tmp_path / "run" / "diagnosis" / "history.png").exists()
