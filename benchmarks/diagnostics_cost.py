@@ -17,8 +17,8 @@ from grid import DATA
 
 from pipeline.build import build
 from pipeline.config import load
-from pipeline.diagnose import Watch
 from pipeline.trainer import TrainState
+from pipeline.watch import Watch
 from pipeline.world import world
 
 CASES = {

@@ -59,12 +59,8 @@ ARMS = {
     "diffusion": ("model.paradigm=diffusion", THEN_RANK, *DENOISER),
     **{
         f"hetegen {balance}": ("model.paradigm=hetegen", f"model.denoiser.balance={balance}", THEN_RANK, *DENOISER)
-        for balance in ("progress", "literal", "literal_norm", "hard_track")
+        for balance in ("progress", "literal", "literal_norm", "hard_track", "dro")
     },
-    "hetegen dro": (
-        *("model.paradigm=hetegen", "model.denoiser.balance=dro", "model.denoiser.attention=none"),
-        *(THEN_RANK, *DENOISER),
-    ),
     "tables to dcnv2": (
         f"stages=[{PRETRAIN}, model: {{paradigm: diffusion, denoiser: {{hidden: 32, layers: 2}}}}}}, "
         "{name: rank, load: {stage: pretrain, what: tables, rescale: 0.05}}]",

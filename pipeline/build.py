@@ -346,7 +346,7 @@ def build_denoiser(config: ModelConfig, features: Features, tasks: tuple[str, ..
             heads=own.heads,
             dropout=own.dropout,
             block=own.block,
-            attention=own.attention if hetegen else "none",
+            attention=own.guidance if hetegen else "none",
             temperature=own.temperature if own.score == "cosine" else None,
             balance=Balance(kind, fields=fields, p_min=own.p_min, beta=own.beta, tau=own.tau),
             restores=restores,

@@ -182,8 +182,8 @@ class DenoiserConfig(Section):
     balance: Literal["uniform", "literal", "literal_raw", "literal_norm", "progress", "hard_track", "dro"] = "progress"
     """How hetegen weighs the fields' losses; diffusion weighs them all alike."""
 
-    attention: Literal["none", "query", "query_postnorm", "query+key"] = "query"
-    """Where hetegen lets the difficulties guide the attention; diffusion does not."""
+    attention: Literal["none", "query", "query_postnorm", "query+key"] | None = None
+    """Where hetegen lets the difficulties guide the attention; null is query if the balance learns any, else none."""
 
     balance_lr: float = Field(default=0.01, gt=0)
     """[1] learning rate of the difficulties."""
@@ -201,9 +201,18 @@ class DenoiserConfig(Section):
     def _fits(self) -> "DenoiserConfig":
         if self.hidden % self.heads:
             raise BadValue(f"{self.hidden} is not a multiple of heads, {self.heads}", "hidden")
-        if self.balance in ("uniform", "dro") and self.attention not in ("none", "query"):
+        if not self._learns and self.attention not in ("none", None):
             raise BadValue(f"balance {self.balance} learns no difficulties to guide it: set attention to none", "attention")
         return self
+
+    @property
+    def _learns(self) -> bool:
+        return self.balance not in ("uniform", "dro")
+
+    @property
+    def guidance(self) -> str:
+        """The attention that is meant."""
+        return self.attention or ("query" if self._learns else "none")
 
 
 class ModelConfig(Section):

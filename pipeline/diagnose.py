@@ -1,195 +1,22 @@
-"""Diagnostics of a run, live and on demand: spectra of what enters the products, correlation of its two sides, table health."""
+"""Diagnostics on demand: the best model of a run, looked at over many rows, as numbers and pictures."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
-from torchrec.distributed.types import ShardedTensor
 
 from data.paths import PATHS
-from models.diagnostics import Moments, TableHealth, correlation, redundancy, singular_values, spectrum
-from models.diffusion.denoiser import Denoiser
-from models.ranker import Ranker
+from models.diagnostics import correlation, singular_values
 from pipeline.build import Job
 from pipeline.checkpoint import write_whole
 from pipeline.progress import Progress
+from pipeline.run import restore_best
 from pipeline.runlog import read_log
-from pipeline.task import StepOutput
-from pipeline.trainer import TrainState
+from pipeline.watch import set_watch, sight_of, tables_told
 
 ROWS = 50_000
-"""[rows] that a diagnosis on demand looks at, as the SFG paper does."""
-
-TABLE_ROWS = 262_144
-"""[rows] of a shard that are looked at, evenly spaced, so that the cost does not grow with the table."""
-
-BANDS = {"low": (0, 100), "mid": (100, 10_000), "high": (10_000, 2**63)}
-"""[values] of a field's cardinality, from … to below."""
-
-
-MOST_COORDINATES = 2048
-"""[columns] of a representation that are looked at: its outer product is as wide and as high. Of a wider one, whole fields,
-evenly spaced."""
-
-
-class Sight:
-    """What was seen of the representations so far, on this rank.
-
-    Args:
-        names: the fields. cardinalities: [values] of each. width: [columns] of a field's vector.
-    """
-
-    def __init__(self, names: Sequence[str], cardinalities: Sequence[int], width: int) -> None:
-        count = min(max(MOST_COORDINATES // width, 1), len(names))
-        self.fields = torch.linspace(0, len(names) - 1, count).round().long()
-        self.names = tuple(names[at] for at in self.fields)
-        self.cardinalities = tuple(cardinalities[at] for at in self.fields)
-        self._moments: dict[str, Tensor] = {}
-
-    @property
-    def rows(self) -> int:
-        """[rows] seen on this rank."""
-        return int(next(iter(self._moments.values()))[0]) if self._moments else 0
-
-    @torch.no_grad()
-    def add(self, seen: dict[str, Tensor]) -> None:
-        """Add a batch's vectors; `generated` and `raw` are looked at side by side, for their correlation."""
-        known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen}
-        looked = {name: vectors_BFD[:, self.fields].flatten(1) for name, vectors_BFD in known.items()}
-        views = {"emb": looked["emb"]} if "emb" in looked else {}
-        if "generated" in looked:
-            views["operands"] = torch.cat([looked["generated"], looked["raw"]], dim=1)
-        for name, vectors_BX in views.items():
-            packed = Moments.of(vectors_BX).packed().cpu()
-            self._moments[name] = self._moments[name] + packed if name in self._moments else packed
-
-    def totals(self) -> dict[str, Moments]:
-        """The moments over all ranks, by representation. Collective; every rank has seen the same representations."""
-        found = {}
-        for name, packed in self._moments.items():
-            total = packed.clone()
-            if dist.is_initialized():
-                dist.all_reduce(total)
-            found[name] = Moments.unpacked(total)
-        if "operands" in found:
-            both = found["operands"]
-            width = len(both.sums) // 2
-            found["generated"], found["raw"] = both.part(slice(width)), both.part(slice(width, None))
-        return found
-
-    def told(self) -> dict[str, Any]:
-        """The scalars, by representation, field and band of cardinality. Collective."""
-        totals = self.totals()
-        told: dict[str, Any] = {name: spectrum(moments) for name, moments in totals.items() if name != "operands"}
-        fields = len(self.names)
-        if "operands" in totals:
-            told["correlation"] = redundancy(correlation(totals["operands"]), fields)
-        if "emb" not in totals:
-            return told
-        width = len(totals["emb"].sums) // fields
-        per_field = {
-            name: spectrum(totals["emb"].part(slice(at * width, (at + 1) * width))) for at, name in enumerate(self.names)
-        }
-        told["fields"] = {name: own["rankme_share"] for name, own in per_field.items()}
-        for band, (least, most) in BANDS.items():
-            inside = [
-                told["fields"][name] for name, own in zip(self.names, self.cardinalities, strict=True) if least <= own < most
-            ]
-            if inside:
-                told.setdefault("bands", {})[band] = sum(inside) / len(inside)
-        return told
-
-
-class Watch:
-    """A part of the job that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
-
-    Args:
-        every_steps: [steps] between two looks; 0 never looks. rows: [rows] of one look, over all ranks.
-
-    Attributes:
-        steps: [steps] that a look takes; it begins so many before the line is due.
-    """
-
-    def __init__(self, job: Job, *, every_steps: int, rows: int = 4096) -> None:
-        self._job, self._every, self._log = job, every_steps, job.log
-        self.steps = max(-(-rows // job.config.train.batch_rows), 1)
-        self._sight = sight_of(job)
-
-    def before(self, state: TrainState) -> None:
-        """Have the model report the sides of its product in the steps that are looked at."""
-        _set_watch(self._job, on=self._is_looking(state.step + 1))
-
-    def after(self, state: TrainState, output: StepOutput) -> None:
-        """Look; at the end of a look write what was seen. Every rank does so in the same step."""
-        if not self._is_looking(state.step):
-            return
-        self._sight.add(output.seen)
-        if state.step % self._every == 0:
-            self._log.write("diagnosed", state.step, {**self._sight.told(), "tables": tables_told(self._job)})
-            self._sight = sight_of(self._job)
-
-    def _is_looking(self, step: int) -> bool:
-        return bool(self._every) and (step - 1) % self._every >= self._every - self.steps
-
-
-def sight_of(job: Job) -> Sight:
-    """An empty sight of the job's fields."""
-    features, model = job.source.features, job.task.model
-    if isinstance(model, Denoiser):
-        names, width = [slot.name for slot in model.tables], model.tables[0].dim
-    else:
-        assert isinstance(model, Ranker)
-        names, width = list(features.fields), model.embed.width
-    return Sight(names, [features.cardinality(name) for name in names], width)
-
-
-@torch.no_grad()
-def tables_told(job: Job) -> dict[str, dict[str, float]]:
-    """The health of every table, of at most TABLE_ROWS evenly spaced rows of each shard, without gathering any. Collective.
-
-    Where a table is split by columns, a row's norm is its parts', and rankme is left out: it needs whole rows.
-    """
-    told = {}
-    moments = _moved(job)
-    for key, table in job.sharded.model.state_dict().items():
-        if not isinstance(table, ShardedTensor):
-            continue
-        rows, width = table.metadata().size
-        columns = {own.shard_sizes[1] for own in table.metadata().shards_metadata}
-        whole, part = columns == {width}, min(columns)
-        total = torch.zeros(4 + part * part, dtype=torch.float64)
-        for at, shard in enumerate(table.local_shards()):
-            step = max(len(shard.tensor) // TABLE_ROWS, 1)
-            seen = shard.tensor[::step, :part].cpu()
-            moved = moments.get((key, at))
-            total += TableHealth.of(seen, moved[::step] if moved is not None else None).packed()
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        name = key.split(".")[-2]
-        told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
-        told[name]["of_rows"] = float(rows)
-    return told
-
-
-def _moved(job: Job) -> dict[tuple[str, int], Tensor]:
-    """Which rows of this rank's shards the optimizer has moved: those with a non-zero accumulator."""
-    found = {}
-    state = job.sharded.fused.state_dict()["state"]
-    for key, values in state.items():
-        for name, value in values.items():
-            if isinstance(value, ShardedTensor) and not name.endswith("exp_avg"):
-                for at, shard in enumerate(value.local_shards()):
-                    accumulator = shard.tensor.reshape(len(shard.tensor), -1)
-                    found[key, at] = accumulator.ne(0).any(1).cpu()
-    return found
-
-
-def _set_watch(job: Job, *, on: bool) -> None:
-    if isinstance(job.task.model, Ranker):
-        job.task.model.watch = on
+"""[rows] that are looked at, as the SFG paper does."""
 
 
 def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
@@ -201,12 +28,10 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     Returns:
         what was found, as a table to print.
     """
-    from pipeline.run import restore_best  # which has this module's Watch among its parts
-
     step = restore_best(job)
     model = job.sharded.model
     model.eval()
-    _set_watch(job, on=True)
+    set_watch(job, on=True)
     sight, left = sight_of(job), ROWS
     for day in days:
         stream = job.source.stream(job.open(day, step))
@@ -221,7 +46,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
                 _, output = model(batch.to(job.world.device))
                 sight.add(output.seen)
                 progress.advance(batch.rows, "")
-    _set_watch(job, on=False)
+    set_watch(job, on=False)
     model.train()
     told = {**sight.told(), "tables": tables_told(job)}
     totals = sight.totals()
@@ -230,7 +55,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
         write_whole(f"{folder}/diagnosis.json", json.dumps({"step": step, "days": list(days), **told}, indent=1))
-        from pipeline.plots import draw
+        from pipeline.plots import draw  # matplotlib takes a second to load
 
         spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None

@@ -16,12 +16,12 @@ from data.days import Day
 from data.errors import BadInput, GenctrError
 from pipeline.build import Job
 from pipeline.config import EarlyStopConfig, TrainConfig
-from pipeline.diagnose import Watch
 from pipeline.evaluate import evaluate
 from pipeline.parts import Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
 from pipeline.trainer import Part, TrainState, train
 from pipeline.transfer import transfer
+from pipeline.watch import Watch
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False, "loss": False}
 

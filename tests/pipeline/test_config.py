@@ -294,6 +294,11 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ),
         (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
         (
+            "model: {paradigm: hetegen, denoiser: {balance: dro, attention: query}}\n",
+            "model.denoiser.attention: balance dro learns no difficulties to guide it",
+        ),
+        ("model: {paradigm: hetegen, denoiser: {hidden: 9}}\n", "model.denoiser.hidden: 9 is not a multiple of heads, 2"),
+        (
             HETEGEN + "stages: [{name: a, task: pretrain, train: {score_first: true}}]\n",
             "stages.0.train.score_first: a pre-training gives no click scores",
         ),

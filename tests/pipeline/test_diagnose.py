@@ -9,7 +9,7 @@ import torch
 
 from pipeline.build import Job
 from pipeline.config import load
-from pipeline.diagnose import sight_of, tables_told
+from pipeline.watch import sight_of, tables_told
 from pipeline.world import World
 from tests.helpers import on_ranks
 from tests.integration.jobs import events, finish, start
