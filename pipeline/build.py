@@ -158,9 +158,8 @@ class Job:
     def enter(self, at: int) -> None:
         """Build what stage `at` trains, with first values; what the stage before trained is let go."""
         self.at = at
-        self.__dict__.pop("sharded", None)
-        self.__dict__.pop("optimizer", None)  # tables as large as memory are not held twice
-        self.__dict__.pop("schedule", None)
+        for own in ("sharded", "optimizer", "schedule"):  # tables as large as memory are not held twice
+            self.__dict__.pop(own, None)
         config, world = self.config, self.world
         self.source = build_source(
             config, stage_schema(self.schema, self.stage, self.stages), self.folder, world.rank, world.ranks
@@ -186,8 +185,12 @@ class Job:
         )
 
     def pipe(self) -> Pipe:
-        """A train pipeline for one day's batches: overlapping copies and id exchange on a GPU, nothing to overlap on a CPU."""
-        kind = TrainPipelineSparseDist if self.world.device.type == "cuda" else TrainPipelineBase
+        """A train pipeline for one day's batches: overlapping copies and id exchange on a GPU, nothing to overlap on a CPU.
+
+        A denoiser's look-ups depend on what it hides, which no pipeline can know a batch ahead.
+        """
+        overlaps = self.world.device.type == "cuda" and not self.config.model.denoises
+        kind = TrainPipelineSparseDist if overlaps else TrainPipelineBase
         pipe: Pipe = kind(self.sharded.model, self.optimizer, self.world.device)
         return pipe
 
