@@ -1,5 +1,6 @@
 """A checkpoint is whole or absent, gives back the bits that were saved, and never runs what a file says."""
 
+import enum
 import errno
 import io
 import json
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -609,3 +611,39 @@ def test_any_reader_of_dcp_can_read_a_checkpoint(tmp_path: Path) -> None:
 
     assert (tensors["model"]["weight"] == 1).all()
     assert json.loads((tmp_path / "step-0000001" / "checkpoint.json").read_text())["step"] == 1
+
+
+class ByName(pickle.Pickler):
+    """Pickles as Python 3.11.0 to 3.11.3 do: the members of an enum by `getattr`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
+
+
+class Attribute:
+    """Unpickling it asks a class that metadata may name for something that is no member of an enum."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (Metadata, "__init__")
+
+
+def test_metadata_written_by_a_python_that_pickles_enums_by_name_is_read(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    file = tmp_path / "step-0000001" / ".metadata"
+    content = io.BytesIO()
+    ByName(content).dump(pickle.loads(file.read_bytes()))
+    assert b"getattr" in content.getvalue()
+    file.write_bytes(content.getvalue())
+
+    checkpoints.restore("step-0000001", small())
+
+
+def test_by_name_nothing_else_is_reached(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    file = tmp_path / "step-0000001" / ".metadata"
+    metadata = pickle.loads(file.read_bytes())
+    metadata.planner_data["model.weight"] = Attribute()
+    file.write_bytes(pickle.dumps(metadata))
+
+    with pytest.raises(CheckpointError, match="for '__init__', which no checkpoint needs"):
+        checkpoints.restore("step-0000001", small())
