@@ -61,7 +61,8 @@ class FeatureGenerator(nn.Module):
         gamma: factor of the generated vectors. learn_gamma: whether it is learnt from there.
         residual: add the raw vectors.
         batch_norm: normalise before the activation, all coordinates as one channel.
-        source: what a field is generated from: all fields, only its own vector (self), or all but that (others).
+        source: what a field is generated from: all fields, only its own vector (self, a D x D matrix of its own first values), or
+            all but that (others; `residual` adds it after all).
         only: generate all fields, or the `count` of highest or lowest cardinality; the others stay raw.
         target: all; random (fields generated from what is there); shared_mask, field_mask, zero_mask (the chosen fields are
             hidden by one learnt vector, one per field, or zeros). targets: how many of a row.
@@ -105,13 +106,15 @@ class FeatureGenerator(nn.Module):
         _choose("target", target, ("all", "random", "shared_mask", "field_mask", "zero_mask"))
         if source != "all" and kind != "field_wise":
             raise ValueError(f"encoder: {kind} reads all the fields: set source to all, or kind to field_wise")
+        if kind == "senet" and target == "zero_mask":
+            raise ValueError("encoder: senet scales the own vector, and zeros stay zeros: choose another target or kind")
         if target != "all" and targets > fields:
             raise ValueError(f"encoder: targets is {targets}, of {fields} fields; choose fewer")
         make = TRANSFORMS[kind] if source == "all" else SOURCES[source]
         self.transform = make(fields, width)
         self.norm = BatchNorm1d(1) if batch_norm else None
         self.activate = ACTIVATIONS[activation] if kind not in ("attention", "senet") else ACTIVATIONS["linear"]
-        self.gamma = nn.Parameter(torch.tensor(gamma)) if learn_gamma else gamma
+        self.gamma = nn.Parameter(torch.tensor(float(gamma))) if learn_gamma else gamma
         self.residual = residual
         self.targets = targets if target != "all" else 0
         masks = {"shared_mask": (1, width), "field_mask": (fields, width)}
@@ -193,7 +196,7 @@ class Deep(nn.Sequential):
 
 
 class FieldShared(nn.Linear):
-    """One vector, generated from all the fields, for every field."""
+    """One vector, generated from all the fields, for every field (the released code keeps the matrices it never reads)."""
 
     def __init__(self, fields: int, width: int) -> None:
         super().__init__(fields * width, width, bias=False)

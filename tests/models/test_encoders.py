@@ -200,6 +200,8 @@ def test_no_rows_still_give_every_parameter_a_gradient(kind):
         ({"target": "some"}, "no target 'some'"),
         ({"kind": "deep", "source": "self"}, "deep reads all the fields: set source to all"),
         ({"target": "random", "targets": 5}, "targets is 5, of 4 fields"),
+        ({"kind": "senet", "target": "zero_mask", "targets": 1}, "zeros stay zeros"),
+        ({"only": "highest"}, "no only 'highest'"),
         ({"only": "high", "count": 4, "cardinalities": [1, 2, 3, 4]}, "chooses 4 of 4 fields; set count to fewer"),
     ],
 )
