@@ -61,8 +61,8 @@ class FeatureGenerator(nn.Module):
         gamma: factor of the generated vectors. learn_gamma: whether it is learnt from there.
         residual: add the raw vectors.
         batch_norm: normalise before the activation, all coordinates as one channel.
-        source: what a field is generated from: all fields, only its own vector (self, a D x D matrix of its own first values), or
-            all but that (others; `residual` adds it after all).
+        source: what a field is generated from: all fields, its own vector alone (self, by a D x D matrix that starts as such
+            a matrix does) or all but that (others; `residual` adds it after all).
         only: generate all fields, or the `count` of highest or lowest cardinality; the others stay raw.
         target: all; random (fields generated from what is there); shared_mask, field_mask, zero_mask (the chosen fields are
             hidden by one learnt vector, one per field, or zeros). targets: how many of a row.
