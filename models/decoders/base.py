@@ -24,6 +24,7 @@ class Decoder(nn.Module, ABC):
         needs_linear: whether forward wants the first-order terms of the fields.
         second_width: E, the width of the second embedding that forward wants of every field; 0 for none.
         out_features: width of the result; 1 means that it already is a score and the head adds only a bias.
+        encoder: what generates, for decoders with one product; others say their `operands` themselves.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) or None, second_BFE (B, F, E) or None -> (B, out_features)
@@ -32,6 +33,7 @@ class Decoder(nn.Module, ABC):
     needs_linear: bool = False
     second_width: int = 0
     out_features: int
+    encoder: nn.Module
 
     @classmethod
     def embedding_width(cls, *, fields: int, dim: int) -> int:
@@ -42,9 +44,9 @@ class Decoder(nn.Module, ABC):
         """Return what turns the result into logits of `tasks`."""
         return Head(features=self.out_features, tasks=tasks)
 
-    @abstractmethod
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the generated and the raw side of the first product, two (B, F, D), for diagnostics."""
+        """Return the generated and the raw side of the first product, two (B, F, D)."""
+        return self.encoder(emb_BFD), emb_BFD
 
     @abstractmethod
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:

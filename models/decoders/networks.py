@@ -41,10 +41,6 @@ class MLPDecoder(Decoder):
         if self.out_features == 1:
             raise ValueError("mlp: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
 
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
-
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
         out_BH: Tensor = self.mlp(self.encoder(emb_BFD).flatten(1))
@@ -100,10 +96,6 @@ class FinalMLP(Decoder):
         self.heads_HXY = nn.Parameter(torch.empty(heads, left // heads, right // heads))
         nn.init.xavier_normal_(self.heads_HXY)
         self.out_features = 1
-
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the score, (B, 1)."""
@@ -171,10 +163,6 @@ class MaskNet(Decoder):
         self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else nn.Dropout(dropout)
         self.out_features = self.mlp.out_features if isinstance(self.mlp, MLP) else blocks[-1]
 
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
-
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last layer, (B, out_features)."""
         x_BX, raw_BX = (side.flatten(1) for side in self.operands(emb_BFD))
@@ -240,10 +228,6 @@ class AutoInt(Decoder):
         )
         self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
         self.out_features = fields * out + (self.mlp.out_features if self.mlp is not None else 0) + 1
-
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return attended vectors, network and first-order sum side by side."""

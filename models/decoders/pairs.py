@@ -29,10 +29,6 @@ class FM(Decoder):
         self.encoder = generate()
         self.out_features = 1
 
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
-
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the score, (B, 1)."""
         assert linear_BF is not None
@@ -100,10 +96,6 @@ class FwFM(Decoder):
         self.second_width = width if first_order == "felv" else 0
         self.out_features = 1
 
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
-
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the score, (B, 1)."""
         pairs_B1: Tensor = self.weigh(self.pairs(*self.operands(emb_BFD)))
@@ -144,10 +136,6 @@ class FmFM(Decoder):
         self.weights = nn.Parameter(torch.randn(shape) * (1 / width) ** 0.5)  # xavier of a D x D matrix
         self.weigh_generated = weigh_generated
         self.out_features = 1
-
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the score, (B, 1)."""
@@ -235,10 +223,6 @@ class IPNN(Decoder):
         inputs = fields * width + fields * (fields - 1) // 2
         self.mlp = MLP(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
         self.out_features = self.mlp.out_features
-
-    def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (generated, emb)."""
-        return self.encoder(emb_BFD), emb_BFD
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""

@@ -258,9 +258,6 @@ class Product(Decoder):
         super().__init__()
         self.encoder, self.out_features = generate(), 1
 
-    def operands(self, emb_BFD):
-        return self.encoder(emb_BFD), emb_BFD
-
     def forward(self, emb_BFD, linear_BF=None, second_BFE=None):
         return (self.encoder(emb_BFD) * emb_BFD).sum((1, 2)).unsqueeze(1)
 
