@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 KINDS = ("uniform", "literal", "literal_raw", "literal_norm", "progress", "hard_track", "dro")
 LEARNT = ("literal", "literal_raw", "literal_norm", "progress", "hard_track")
+LEAST = 0.01
+"""[nats] of a reference: a field of one value has nothing to be hard about."""
+
 EDGE = 5.0
 """[1] s stays within ± this."""
 
@@ -62,13 +65,14 @@ class Balance(nn.Module):
             losses_F, references_F (F,) means over the step's hidden values; present_F (F,) bool: there were any
         """
         losses_F = losses_F.detach()
-        ratio_F = losses_F / references_F.clamp(min=1e-6)
+        references_F = references_F.clamp(min=LEAST)
+        ratio_F = losses_F / references_F
         nothing = losses_F.new_zeros(())
         if self.s is None:
             if self.kind == "uniform":
                 return torch.ones_like(losses_F), nothing
             share_F = torch.where(present_F, ratio_F / self.tau, -torch.inf).softmax(0)
-            return _normal(share_F / references_F.clamp(min=1e-6), present_F), nothing
+            return _normal(share_F / references_F, present_F), nothing
         with torch.no_grad():
             self.s.clamp_(-EDGE, EDGE)
         s_F = self.s
