@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
 
@@ -57,7 +57,7 @@ class DayFile:
 
 @dataclass(frozen=True)
 class Day:
-    """A complete day: what there is to read, fixed before reading begins.
+    """A complete day, or some files of one: what there is to read, fixed before reading begins.
 
     Args:
         name: the day, such as "2026-11-20".
@@ -75,6 +75,11 @@ class Day:
     def rows(self) -> int:
         """[rows] in all files."""
         return sum(file.rows for file in self.files)
+
+    def only(self, name: str, paths: Iterable[str]) -> "Day":
+        """Some of its files, in their order, under a name of their own."""
+        wanted = set(paths)
+        return replace(self, name=name, files=tuple(file for file in self.files if file.path in wanted))
 
     @property
     def fingerprint(self) -> str:
@@ -120,6 +125,19 @@ class Days:
         """The complete days, in order."""
         found = self._found()
         return sorted(day for day, complete in zip(found, self._complete(found.values()), strict=True) if complete)
+
+    def sizes(self, day: str) -> dict[str, int]:
+        """[bytes] of every data file of a complete day, by its name below the root, without opening one.
+
+        Raises:
+            BadInput: the day is not there, or not complete.
+        """
+        return {self.below_root(path): size for path, size in self._files(self._find(day)).items()}
+
+    def below_root(self, path: str) -> str:
+        """A file's name below the root of the log: what stays the same when the log is moved."""
+        path, root = path.partition("?")[0], self._root.partition("?")[0]
+        return path.removeprefix(root).lstrip("/")
 
     def open(
         self,
@@ -239,8 +257,14 @@ class Days:
             return error
 
 
+def open_end(days: str | Sequence[str]) -> bool:
+    """Whether the days go on without an end, as "2026-11-01.." does."""
+    return (days if isinstance(days, str) else next(iter(days[-1:]), "")).endswith("..")
+
+
 def parse_days(days: str | Sequence[str]) -> list[str]:
-    """The names of days: "2026-11-01..2026-11-05" is five, a list may mix names and ranges.
+    """The names of days: "2026-11-01..2026-11-05" is five, a list may mix names and ranges. Of "2026-11-01..", which only a
+    daily job can follow, the first.
 
     Raises:
         GenctrError: a date that is not in the calendar, a range that ends before it begins, a day named twice.
@@ -251,7 +275,8 @@ def parse_days(days: str | Sequence[str]) -> list[str]:
             if re.fullmatch(r"\d{4}-\d{2}-\d{2}", days):
                 _date(days)
             return [days]
-        begin, end = _date(first), _date(last)
+        begin = _date(first)
+        end = _date(last) if last else begin
         if end < begin:
             raise GenctrError(f"days {days!r}: the range ends before it begins\n  expected: '{last}..{first}'")
         return [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]

@@ -2,7 +2,9 @@
 
 
 class GenctrError(ValueError):
-    """Anything a user can mend. The command prints it without a traceback."""
+    """Anything a user can mend. The command prints it without a traceback and ends with `exit_code`."""
+
+    exit_code = 2
 
 
 class BadDocument(GenctrError):

@@ -1,6 +1,9 @@
 """Where files live: a local path or an object store, read and written through one door."""
 
 import io
+import os
+import shutil
+from contextlib import suppress
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -97,3 +100,43 @@ def _paths() -> PathManager:
 
 PATHS = _paths()
 """Opens configs, schemas and run folders. A company's own store: `PATHS.register_handler(TheirHandler())`."""
+
+
+def write_whole(path: str, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a half.
+
+    On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
+    """
+    mode = "w" if isinstance(content, str) else "wb"
+    if "://" in path:
+        with PATHS.open(path, mode) as stream:
+            stream.write(content)
+        return
+    temporary = f"{path}.tmp"
+    with PATHS.open(temporary, mode) as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def list_folder(path: str) -> list[str]:
+    """The names in a folder; a folder that is not there is empty. iopath's stores answer with names or with full keys."""
+    try:
+        entries = PATHS.ls(f"{path}/")
+    except FileNotFoundError:
+        return []
+    inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
+    return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder of files. iopath has no such call: on disk shutil's, else file by file."""
+    if "://" not in path:
+        shutil.rmtree(path)
+        return
+    for name in list_folder(path):
+        PATHS.rm(f"{path}/{name}")
+    with suppress(OSError, GenctrError):  # many stores keep an object for the folder itself; a company's own may not
+        files, inner = filesystem(path)
+        files.delete_dir(inner)

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.csv
@@ -49,6 +49,14 @@ class Reader(Protocol):
         """
 
 
+@runtime_checkable
+class CountsNulls(Protocol):
+    """A reader whose files say how many nulls they have."""
+
+    def nulls(self, path: str) -> dict[str, int]:
+        """Nulls by column, of the columns whose number is known."""
+
+
 class ParquetReader:
     """Parquet: a unit is a row group. Pages are decoded as they are needed; checksums are verified where the file has them.
 
@@ -64,6 +72,18 @@ class ParquetReader:
         with _told(path):
             footer = self._metadata(path)
             return tuple(footer.row_group(unit).num_rows for unit in range(footer.num_row_groups))
+
+    def nulls(self, path: str) -> dict[str, int]:
+        """Nulls by column, of the columns whose writer has counted them in every row group. Elements of lists do not count."""
+        with _told(path):
+            footer = self._metadata(path)
+        known: dict[str, int] = {}
+        for column, name in enumerate(footer.schema.names):
+            found = [footer.row_group(unit).column(column).statistics for unit in range(footer.num_row_groups)]
+            flat = footer.schema.column(column).max_repetition_level == 0
+            if flat and all(own is not None and own.has_null_count for own in found):
+                known[name] = sum(own.null_count for own in found)
+        return known
 
     def schema(self, path: str) -> pa.Schema:
         """The columns as Arrow types."""

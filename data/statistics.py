@@ -1,7 +1,7 @@
 """What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,11 @@ class Statistics:
         short = [name for name, rows in document["vocabularies"].items() if len(vocabularies[name]) != rows]
         if short:
             raise GenctrError(f"{folder}: the vocabulary of {', '.join(short)} is not the one {FILE} speaks of")
+        return cls.of(document, vocabularies)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], vocabularies: dict[str, pa.Array]) -> "Statistics":
+        """From the content of `statistics.json` and the vocabularies beside it."""
         return cls(
             vocabularies=vocabularies,
             moments={name: Moments(*pair) for name, pair in document["moments"].items()},

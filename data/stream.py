@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -114,6 +115,10 @@ class DayStream:
         """[steps] from the beginning of the day to its end, the same for every rank."""
         return self.steps_left(self.start())
 
+    def steps_of(self, cursor: Cursor) -> int:
+        """[steps] from the beginning of the day to its end, cut as the cursor has it."""
+        return self.steps_left(replace(cursor, row=0))
+
     def start(self) -> Cursor:
         """The beginning of the day."""
         return Cursor(self._epoch, self._day.name, 0, self._lanes)
@@ -121,6 +126,11 @@ class DayStream:
     def steps_left(self, cursor: Cursor) -> int:
         """[steps] from the cursor to the end of the day, the same for every rank."""
         return len(self._marks(cursor)) - 1
+
+    def before_last(self, cursor: Cursor, steps: int) -> Cursor:
+        """Where the last `steps` steps of the day begin, reading from `cursor` on; `cursor` itself if there are not so many."""
+        marks = self._marks(cursor)
+        return Cursor(cursor.epoch, cursor.day, marks[max(len(marks) - 1 - steps, 0)], cursor.lanes)
 
     def batches(self, cursor: Cursor) -> Generator[Batch, None, None]:
         """The batches from the cursor to the end of the day. Closing the iterator closes the files and ends the thread.

@@ -1,4 +1,5 @@
-"""The `genctr` command: doctor, synth, inspect, import, train, evaluate, diagnose, sample."""
+"""The `genctr` command: doctor, synth, inspect, import, train, evaluate, diagnose, sample, and what runs every night: daily,
+status, verify, approve, rollback, score, schedule."""
 
 import argparse
 import json
@@ -7,13 +8,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
 
 if TYPE_CHECKING:
+    from pipeline.config import RunConfig
     from pipeline.sample import SampleReport
+
+HELD, NOTHING = 3, 75
+"""Exit codes of `daily`: a model was held back; nothing to do yet (EX_TEMPFAIL of <sysexits.h>, for schedulers that retry)."""
 
 GO_ON = "run the same command again to go on from the last checkpoint"
 
@@ -22,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done; 1 `doctor` found something, or a rank died; 2 something a person can mend, told on standard error.
+        Exit code: 0 done; 1 `doctor` or `verify` found something, or a rank died; 2 something a person can mend, told on
+        standard error; of `daily` also 3 a model was held back; 4 a person has to decide what to do about the log; 5 another
+        job works on the run; 75 nothing to do yet.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words, argparse.Namespace(words=words))
@@ -36,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
         print(f"{me}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
         if "by peer" not in str(error):  # gloo's "Connection closed by peer", or reset
             raise
@@ -102,7 +109,59 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--steps", type=int, default=0, help="[rounds] of unmasking; 0 draws one value a round")
     sample.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     sample.set_defaults(command=_sample)
+    _add_nightly(commands)
     return parser
+
+
+def _add_nightly(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    daily = commands.add_parser("daily", help="bring a model up to date with its log: score, train, judge and publish each day")
+    daily.add_argument("config", metavar="RUN.yaml")
+    daily.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+    daily.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
+    daily.add_argument("--follow", action="store_true", help="wait for new days instead of ending")
+    daily.add_argument("--until", metavar="DAY", help="the last day to take up")
+    daily.add_argument("--backfill", metavar="A..B", help="train these days again, in order, from a checkpoint: see --from")
+    daily.add_argument("--from", dest="mark", metavar="CHECKPOINT", help="day-DAY for the one at a day's end, or its folder")
+    daily.add_argument("--dry-run", action="store_true", help="say what would be done and why, and do nothing")
+    daily.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    daily.set_defaults(command=_daily)
+
+    status = commands.add_parser("status", help="what happened to each day of a daily run")
+    status.add_argument("run", metavar="RUN_DIR")
+    status.add_argument("--gates", action="store_true", help="also every gate's answer")
+    status.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
+    status.set_defaults(command=_status)
+
+    verify = commands.add_parser("verify", help="prove that every row of every trained day was trained exactly once")
+    verify.add_argument("run", metavar="RUN_DIR")
+    verify.set_defaults(command=_verify)
+
+    approve = commands.add_parser("approve", help="publish the model of a held day after all")
+    approve.add_argument("run", metavar="RUN_DIR")
+    approve.add_argument("day", metavar="DAY")
+    approve.add_argument("--reason", required=True, help="goes into the ledger")
+    approve.set_defaults(command=_approve)
+
+    rollback = commands.add_parser("rollback", help="have the bundle that was published before serve again")
+    rollback.add_argument("run", metavar="RUN_DIR")
+    rollback.add_argument("--reason", required=True, help="goes into the ledger")
+    rollback.set_defaults(command=_rollback)
+
+    score = commands.add_parser("score", help="score raw rows with a published bundle")
+    score.add_argument("bundle", metavar="BUNDLE", help="a bundle, or the folder of all: then the current one")
+    score.add_argument("--data", required=True, metavar="FILE|DIR", help="a file, or a folder of files such as a day's")
+    score.add_argument("--out", required=True, metavar="DIR", help="one Parquet file of scores per file")
+    score.set_defaults(command=_score)
+
+    schedule = commands.add_parser("schedule", help="print what repeats the daily job")
+    schedule.add_argument("config", metavar="RUN.yaml")
+    schedule.add_argument("--as", dest="kind", required=True, choices=["cron", "systemd", "kubernetes", "slurm", "airflow"])
+    schedule.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
+    schedule.add_argument(
+        "--at", default="02:30", metavar="HH:MM", help="when it starts; where it can, it tries again while it waits"
+    )
+    schedule.add_argument("--image", default="genctr", help="container image, for kubernetes")
+    schedule.set_defaults(command=_schedule)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -226,6 +285,140 @@ def _sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _daily(arguments: argparse.Namespace) -> int:
+    from data.days import parse_days
+    from pipeline.config import load
+    from pipeline.world import launched, world
+
+    config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
+    folder = arguments.out or f"runs/{config.name}"
+    if (arguments.backfill is None) != (arguments.mark is None):
+        raise GenctrError("--backfill A..B and --from CHECKPOINT go together")
+    again = parse_days(arguments.backfill) if arguments.backfill else []
+    until = again[-1] if again else arguments.until
+    if arguments.dry_run:
+        return _print_plan(folder, config, until)
+    if config.train.ranks > 1 and not launched():
+        return _on_ranks(config.train.ranks, arguments.words)
+    from pipeline.build import build
+    from pipeline.daily import Daily
+    from pipeline.hooks import tell
+    from pipeline.lease import Lease
+
+    lease = Lease(folder, seconds=config.daily.lease_seconds)
+    with world(config.train.device) as here, ExitStack() as stack:
+        here.agree(lambda: stack.enter_context(lease) and None)
+        try:
+            job = stack.enter_context(closing(build(config, schema, folder, here)))
+            daily = Daily(job, lease if here.first else None, until=until, quiet=arguments.quiet)
+            if again:
+                daily.backfill(again[0], arguments.mark)
+            outcome = daily.run(follow=arguments.follow)
+        except Exception as error:
+            if here.first:
+                tell(config.daily.hooks, "failed", run=folder, day="", text=str(error))
+            raise
+        if not here.first:
+            return 0  # the first rank speaks for all
+        if outcome.waits and outcome.did_nothing:
+            print(f"nothing to do: {outcome.waits}")
+            return NOTHING
+        _print_status(folder)
+        return HELD if outcome.held else 0
+
+
+def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
+    from pipeline.build import build_days
+    from pipeline.daily import plan
+    from pipeline.model import build_reader
+
+    last = config.resolved()[-1].config
+    actions = plan(folder, last, build_days(last.data, build_reader(last.data.format, last.data.reader_options)), until)
+    for action in actions:
+        print(f"{action.kind:6} {action.day:12} {action.why}")
+    return 0 if len(actions) > 1 else 4 if actions[-1].kind == "stop" else NOTHING
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pipeline.ledger import Ledger
+
+    if arguments.json:
+        for entry in Ledger(arguments.run, mend=False).entries:
+            print(json.dumps(entry))
+    else:
+        _print_status(arguments.run, gates=arguments.gates)
+    return 0
+
+
+def _print_status(folder: str, *, gates: bool = False) -> None:
+    from launch.status import show
+    from pipeline.ledger import Ledger
+    from pipeline.runlog import read_log
+
+    show(Ledger(folder, mend=False).history(), read_log(folder), gates=gates)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pipeline.build import build_source, load_run, stage_schema
+    from pipeline.daily import publish_folder
+    from pipeline.ledger import Ledger
+    from pipeline.verify import verify
+
+    config, schema = load_run(arguments.run)
+    stages = config.resolved()
+    source = build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
+    history = Ledger(arguments.run, mend=False).history()
+    proof = verify(source, history, publish_folder(config.daily.publish, arguments.run), say=print)
+    rate = proof.rows / proof.seconds if proof.seconds else 0.0
+    for wrong in proof.wrong:
+        print(f"genctr: not proven: {wrong}", file=sys.stderr)
+    print(f"{proof.days} days proven, {proof.rows:,} rows read in {proof.seconds:.1f} s ({rate:,.0f} rows/s)")
+    return 1 if proof.wrong else 0
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    from pipeline.build import load_run
+    from pipeline.daily import publish_folder
+    from pipeline.operate import approve
+
+    daily = load_run(arguments.run)[0].daily
+    folder = publish_folder(daily.publish, arguments.run)
+    bundle = approve(arguments.run, folder, arguments.day, reason=arguments.reason, lease_seconds=daily.lease_seconds)
+    print(f"{bundle} serves now")
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from pipeline.build import load_run
+    from pipeline.daily import publish_folder
+    from pipeline.operate import rollback
+
+    daily = load_run(arguments.run)[0].daily
+    folder = publish_folder(daily.publish, arguments.run)
+    bundle = rollback(arguments.run, folder, reason=arguments.reason, lease_seconds=daily.lease_seconds)
+    print(f"{bundle} serves now")
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from pipeline.bundle import Bundle
+    from pipeline.score import Scorer, score_folder
+
+    rows = score_folder(Scorer(Bundle(arguments.bundle)), arguments.data, arguments.out)
+    print(f"{rows:,} rows scored into {arguments.out}")
+    return 0
+
+
+def _schedule(arguments: argparse.Namespace) -> int:
+    from launch.schedules import SCHEDULES
+    from pipeline.config import load
+
+    config, _ = load(arguments.config)
+    out = arguments.out or f"runs/{config.name}"
+    print(SCHEDULES[arguments.kind](config=arguments.config, out=out, name=config.name, at=arguments.at, image=arguments.image))
+    return 0
+
+
 def _on_ranks(ranks: int, words: Sequence[str]) -> int:
     """Start the same command once per rank, as torchrun does. What went wrong in a rank, the rank says itself."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -240,7 +433,8 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
         for rank, failure in error.failures.items():
             if failure.exitcode < 0 and failure.signal_name() != "SIGTERM":  # which the others get when one has failed
                 print(f"genctr: rank {rank} died of {failure.signal_name()}; {GO_ON}", file=sys.stderr)
-        return 2 if any(failure.exitcode == 2 for failure in error.failures.values()) else 1
+        codes = {failure.exitcode for failure in error.failures.values()}
+        return next((code for code in (5, 4, 2, HELD, NOTHING) if code in codes), 1)
     except SignalException as error:
         raise KeyboardInterrupt from error
     return 0

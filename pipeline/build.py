@@ -21,24 +21,17 @@ from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
 from data.paths import PATHS
-from data.readers import READERS, Reader
+from data.readers import Reader
 from data.schema import Schema
 from data.statistics import FILE, Statistics, fit
 from data.stream import DayStream
-from models.decoders import DECODERS
-from models.diffusion.balance import Balance
 from models.diffusion.candidates import CandidateSampler, TableCounts
-from models.diffusion.denoiser import CANDIDATES, Denoiser
 from models.diffusion.noise import Noise
-from models.diffusion.slots import Slot
-from models.embed import Field, FieldEmbedding
-from models.encoders import ENCODERS
 from models.losses import LOSSES
-from models.ranker import Ranker
-from models.sparse import SparseArch, Table
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
+from pipeline.model import build_denoiser, build_model, build_reader
 from pipeline.parts import Interrupt
 from pipeline.plugins import bind, find
 from pipeline.pretrain import FieldMeters, PretrainTask
@@ -53,7 +46,7 @@ MAY_CHANGE = {
     *("schema_file", "data.root", "data.lanes", "data.prefetch"),
     *("train.ranks", "train.device", "train.epochs", "train.max_steps"),
 }
-"""What a run that goes on may be told anew, beside all of `checkpoint` and every table's sharding."""
+"""What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding."""
 
 STATISTICS = f"statistics/{FILE}"
 
@@ -247,17 +240,11 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
 
 def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, ranks: int = 1) -> Source:
     """The log, with the vocabularies and statistics stored in the run folder."""
-    reader = build_reader(config.data)
+    reader = build_reader(config.data.format, config.data.reader_options)
     days = build_days(config.data, reader)
     features = Features(schema, Statistics.load(f"{folder}/statistics"), pooled=not config.model.denoises)
     collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, reader, features, collate, rank, ranks)
-
-
-def build_reader(config: DataConfig) -> Reader:
-    """How the files of the log are read."""
-    reader: Reader = bind(f"reader {config.format}", find("genctr.readers", config.format, READERS), config.reader_options)
-    return reader
 
 
 def build_days(config: DataConfig, reader: Reader) -> Days:
@@ -283,80 +270,7 @@ def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankT
         return build_pretrain_task(config, features, tasks, frequencies, ranks=world.ranks)
     make_loss = find("genctr.losses", config.loss, LOSSES)
     loss = bind(f"loss {config.loss}", make_loss, config.loss_options)
-    model = build_denoiser(config, features, tasks) if config.denoises else build_ranker(config, features, tasks)
-    return RankTask(model, tasks=tasks, loss=loss, ranks=world.ranks)
-
-
-def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]) -> Ranker:
-    """The click model; tables on the meta device, for sharding to fill.
-
-    Raises:
-        GenctrError: no such decoder or option, or fields that cannot be embedded.
-    """
-    make_decoder = find("genctr.decoders", config.decoder, DECODERS)
-    sfg = config.paradigm == "sfg"
-    fields = len(features.fields)
-    width = make_decoder.embedding_width(fields=fields, dim=config.dim)
-    shape = {"fields": fields, "width": width}
-    options = config.encoder.model_dump(exclude={"supervision", "supervision_weight"}) if sfg else {}
-    options |= {"cardinalities": [features.cardinality(name) for name in features.fields]} if sfg else {}
-    generate = partial(ENCODERS[config.paradigm], **shape, **options)
-    decoder = bind(f"decoder {config.decoder}", make_decoder, config.options, given={**shape, "generate": generate})
-    linear, second = decoder.needs_linear, decoder.second_width
-    tables = [
-        Table(spec.name, spec.rows, spec.dim or width, spec.fields, spec.pool if spec.pooled else "none", linear, second)
-        for spec in features.tables
-    ]
-    try:
-        return Ranker(
-            sparse=SparseArch(tables, device=torch.device("meta")),
-            embed=FieldEmbedding(build_fields(features, width), width=width, linear=linear),
-            second=FieldEmbedding(build_fields(features, second, own=False), width=second, linear=False) if second else None,
-            decoder=decoder,
-            tasks=tasks,
-            restore=config.encoder.supervision_weight if sfg and config.encoder.supervision == "self" else 0.0,
-        )
-    except ValueError as error:
-        raise GenctrError(f"the schema's fields: {error}") from error
-
-
-def build_denoiser(config: ModelConfig, features: Features, tasks: tuple[str, ...], *, restores: bool = False) -> Denoiser:
-    """The denoiser; tables on the meta device, for sharding to fill.
-
-    Args:
-        restores: with heads for the fields, to pre-train it; otherwise it ranks.
-
-    Raises:
-        GenctrError: settings that contradict each other.
-    """
-    own, hetegen = config.denoiser, config.paradigm == "hetegen"
-    slots = build_slots(features, config.dim)
-    keys = {spec.name: (f"{spec.name}{CANDIDATES}",) if restores else () for spec in features.tables}
-    tables = [
-        Table(spec.name, spec.rows, spec.dim or config.dim, (*spec.fields, *keys[spec.name]), "none")
-        for spec in features.tables
-    ]
-    fields = sum(slot.source == "table" for slot in slots)
-    kind = own.balance if hetegen else "uniform"
-    try:
-        return Denoiser(
-            sparse=SparseArch(tables, device=torch.device("meta")),
-            slots=slots,
-            tasks=tasks,
-            width=config.dim,
-            hidden=own.hidden,
-            layers=own.layers,
-            heads=own.heads,
-            dropout=own.dropout,
-            block=own.block,
-            attention=own.guidance if hetegen else "none",
-            temperature=own.temperature if own.score == "cosine" else None,
-            balance=Balance(kind, fields=fields, p_min=own.p_min, beta=own.beta, tau=own.tau),
-            restores=restores,
-            full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= own.full_rows],
-        )
-    except ValueError as error:
-        raise GenctrError(f"model.denoiser: {error}") from error
+    return RankTask(build_model(config, features, tasks), tasks=tasks, loss=loss, ranks=world.ranks)
 
 
 def build_pretrain_task(
@@ -381,34 +295,6 @@ def build_pretrain_task(
         logq=own.logq,
         ranks=ranks,
     )
-
-
-def build_slots(features: Features, width: int) -> list[Slot]:
-    """The fields as a denoiser sees them: those with tables in schema order, then the given vectors."""
-    of_table = {field: spec for spec in features.tables for field in spec.fields}
-    slots = [
-        Slot(name, "table", spec.dim or width, spec.name, spec.rows, spec.reserved, features.lengths.get(name, 1))
-        for name in features.fields
-        if (spec := of_table.get(name)) is not None
-    ]
-    return [*slots, *(Slot(name, "vector", dim) for name, dim in features.vector_fields.items())]
-
-
-def build_fields(features: Features, width: int, *, own: bool = True) -> list[Field]:
-    """The fields as the model sees them, in schema order; `own`: a table may name its own width."""
-    of_table = {field: spec for spec in features.tables for field in spec.fields}
-    fields = []
-    for name in features.fields:
-        if name in of_table:
-            spec = of_table[name]
-            query = features.queries.get(name)
-            pool = "attention" if query else spec.pool
-            fields.append(Field(name, "table", dim=(own and spec.dim) or width, pool=pool, query=query))
-        elif name in features.vector_fields:
-            fields.append(Field(name, "vector", dim=features.vector_fields[name]))
-        else:
-            fields.append(Field(name, "number"))
-    return fields
 
 
 def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOptimizer, list[tuple[str, KeyedOptimizer]]]:
@@ -487,7 +373,7 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
-        reader = build_reader(config.data)
+        reader = build_reader(config.data.format, config.data.reader_options)
         train_days = parse_days(config.data.days)
         names = parse_days(config.data.fit) or (train_days[:1] if config.train.score_first else train_days)
         fitted = _bucketed(schema, stages)
@@ -529,7 +415,7 @@ def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
         for key in before.keys() | now.keys()
         if before.get(key) != now.get(key)
         and key not in MAY_CHANGE
-        and not key.startswith("checkpoint.")
+        and not key.startswith(("checkpoint.", "daily."))
         and not key.endswith(".sharding")
     )
     lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]

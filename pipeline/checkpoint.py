@@ -16,9 +16,8 @@ import json
 import os
 import pickle
 import re
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from enum import Enum
@@ -43,7 +42,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import WriteResult
 
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, filesystem, list_folder, remove_folder, write_whole
 
 MARKER = "checkpoint.json"
 FORMAT = 1
@@ -143,6 +142,29 @@ class Checkpoints:
         """The checkpoint pinned under `name`, or None."""
         self.wait()
         return self._on_rank_0(lambda: self._pins().get(name))
+
+    def pins(self) -> dict[str, str]:
+        """The pinned checkpoints by the names they are pinned under."""
+        self.wait()
+        return self._on_rank_0(self._pins)
+
+    def unpin(self, names: Iterable[str]) -> None:
+        """Let go of pins; the checkpoints go with the next save, unless they are among the newest."""
+        self.wait()
+        self._on_rank_0(lambda: [PATHS.rm(f"{self.root}/{name}.json") for name in names])
+
+    def drop(self, marks: Iterable[str]) -> None:
+        """Remove checkpoints, and the pins on them."""
+        self.wait()
+        self._on_rank_0(lambda: self._drop(set(marks)))
+
+    def _drop(self, marks: set[str]) -> None:
+        for name, mark in self._pins().items():
+            if mark in marks:
+                PATHS.rm(f"{self.root}/{name}.json")
+        for mark in marks:
+            PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
+            remove_folder(f"{self.root}/{mark}")
 
     def read_meta(self, mark: str) -> dict[str, Any]:
         """The `meta` that was saved with a checkpoint, and its `step`."""
@@ -326,45 +348,6 @@ class Checkpoints:
                 f"{'make room' if full else 'make the folder writable'} and start the run again: "
                 "it resumes from the newest whole checkpoint, which is untouched",
             ) from failure
-
-
-def write_whole(path: str, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never a half.
-
-    On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
-    """
-    if "://" in path:
-        with PATHS.open(path, "w") as stream:
-            stream.write(text)
-        return
-    temporary = f"{path}.tmp"
-    with PATHS.open(temporary, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
-def list_folder(path: str) -> list[str]:
-    """The names in a folder; a folder that is not there is empty. iopath's stores answer with names or with full keys."""
-    try:
-        entries = PATHS.ls(f"{path}/")
-    except FileNotFoundError:
-        return []
-    inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
-    return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
-
-
-def remove_folder(path: str) -> None:
-    """Remove a folder of files. iopath has no such call: on disk shutil's, else file by file."""
-    if "://" not in path:
-        shutil.rmtree(path)
-        return
-    for name in list_folder(path):
-        PATHS.rm(f"{path}/{name}")
-    with suppress(OSError, GenctrError):  # many stores keep an object for the folder itself; a company's own may not
-        files, inner = filesystem(path)
-        files.delete_dir(inner)
 
 
 def _order(folder: str) -> tuple[int, int]:

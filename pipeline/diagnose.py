@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from data.paths import PATHS
+from data.paths import PATHS, write_whole
 from models.diagnostics import correlation, singular_values
 from pipeline.build import Job
-from pipeline.checkpoint import write_whole
 from pipeline.progress import Progress
 from pipeline.run import restore_best
 from pipeline.runlog import read_log

@@ -15,11 +15,12 @@ from pipeline.progress import Progress
 from pipeline.task import StepOutput
 
 
-def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictions: str | None = None) -> dict[str, Any]:
+def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, predictions: str | None = None) -> dict[str, Any]:
     """Score every row of `days` with the model as it is.
 
     Args:
-        job: its model is scored. days: together, in this order. step: [steps] the model has trained, for the log.
+        job: its model is scored. days: together, in this order; one that is open already is read as it is.
+        step: [steps] the model has trained, for the log.
         quiet: plain lines instead of a progress bar.
         predictions: also write every row's logits, labels and weights here: `day=…/rank-….parquet`, with the file and the row
             each is, so that they can be joined with the log.
@@ -37,9 +38,9 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictio
     counts = torch.zeros(2, dtype=torch.int64)
     job.source.collate.origins = predictions is not None
     for day in days:
-        opened = job.open(day, step)
+        opened = day if isinstance(day, Day) else job.open(day, step)
         stream, written = job.source.stream(opened), []
-        with Progress(stream.rows, f"score {day}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
+        with Progress(stream.rows, f"score {opened.name}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
                 meters.update(output)
@@ -48,7 +49,7 @@ def evaluate(job: Job, days: Sequence[str], *, step: int, quiet: bool, predictio
                 if predictions is not None:
                     written.append(_predictions(output, job.schema.task_names, opened))
         if predictions is not None and written:
-            _write(pa.concat_tables(written), f"{predictions}/day={day}", job.world.rank)
+            _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world.rank)
     job.source.collate.origins = False
     model.train()
     seconds = time.perf_counter() - since

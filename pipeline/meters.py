@@ -101,16 +101,20 @@ class Meters:
         self._weights.append(weights.T.to("cpu", torch.float32, copy=True))
         self._groups.append(groups.to("cpu", copy=True))
 
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows of all ranks on rank 0, elsewhere none: logits, labels and weights (T, N), groups (N,). Collective."""
+        logits_TN, labels_TN, weights_TN = (
+            _on_rank_0(torch.cat(parts, 1).T).T for parts in (self._logits, self._labels, self._weights)
+        )
+        return logits_TN, labels_TN, weights_TN, _on_rank_0(torch.cat(self._groups))
+
     def compute(self) -> dict[str, dict[str, float]]:
         """The metrics over all ranks: {task: {auc, gauc, logloss, ne, calibration, rows}}. Collective.
 
         Raises:
             NotFinite: on every rank, if a prediction of a weighted row is nan or infinite.
         """
-        logits_TN, labels_TN, weights_TN = (
-            _on_rank_0(torch.cat(parts, 1).T).T for parts in (self._logits, self._labels, self._weights)
-        )
-        groups_N = _on_rank_0(torch.cat(self._groups))
+        logits_TN, labels_TN, weights_TN, groups_N = self.gathered()
         found: list[dict[str, dict[str, float]] | NotFinite] = [{}]
         if not dist.is_initialized() or dist.get_rank() == 0:
             try:

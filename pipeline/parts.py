@@ -62,7 +62,7 @@ class Tallies:
 
 
 class Saver:
-    """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step."""
+    """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step; and what else is known, `facts`."""
 
     def __init__(
         self,
@@ -76,10 +76,11 @@ class Saver:
         every_steps: int,
         ends: Callable[[Cursor], bool],
         cut: str,
+        facts: Mapping[str, Any] = NOTHING,
     ) -> None:
         self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
         self._meters, self._tallies, self._world = meters, tallies, world
-        self._every, self._ends, self._cut = every_steps, ends, cut
+        self._every, self._ends, self._cut, self._facts = every_steps, ends, cut, facts
 
     def before(self, state: TrainState) -> None:
         """Nothing to do."""
@@ -100,6 +101,7 @@ class Saver:
             "meters": self._meters.state_dict(),
             "ranks": self._world.ranks,
             "versions": {"torch": torch.__version__},
+            **self._facts,
         }
         self._checkpoints.save(state.step, tensors=tensors, meta=meta, pin=pin)
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -12,12 +12,13 @@ import torch
 
 from data.batch import Tally
 from data.cursor import Cursor
-from data.days import Day
+from data.days import Day, open_end
 from data.errors import BadInput, GenctrError
+from data.stream import DayStream
 from pipeline.build import Job
 from pipeline.config import EarlyStopConfig, TrainConfig
 from pipeline.evaluate import evaluate
-from pipeline.parts import Bar, Saver, Tallies, TrainMeters
+from pipeline.parts import NOTHING, Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
 from pipeline.trainer import Part, TrainState, train
 from pipeline.transfer import transfer
@@ -35,16 +36,25 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
     Returns:
         {"days": {day: scores before training}, "test": scores or None, "rows": rows trained, "step": steps}.
     """
-    state, restored = _restore(job)
-    while True:
-        while _is_left(job.config.train, state):
-            state = _train_day(job, state, restored, quiet=quiet)
-            restored = {}
-        if job.at + 1 == len(job.stages):
-            break
-        state = _next_stage(job, state)
+    for config in (stage.config.data for stage in job.stages):
+        if open_end(config.days):
+            raise GenctrError(f"data.days {config.days!r} has no last day\n  next: name one, or run `genctr daily`")
+    state, _ = train_stages(job, *restore(job), last=len(job.stages), quiet=quiet)
     job.checkpoints.wait()
     return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
+
+
+def train_stages(
+    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool
+) -> tuple[TrainState, Mapping[str, Any]]:
+    """Train what is left of the stages before `last`, counted from 0, and enter that one, if there is one."""
+    while job.at < last:
+        while _is_left(job.config.train, state):
+            state, restored = _train_day(job, state, restored, quiet=quiet), {}
+        if job.at + 1 == len(job.stages):
+            break
+        state, restored = _next_stage(job, state), {}
+    return state, restored
 
 
 def _is_left(config: TrainConfig, state: TrainState) -> bool:
@@ -53,12 +63,12 @@ def _is_left(config: TrainConfig, state: TrainState) -> bool:
     return in_time and not state.stopped and state.cursor.epoch < config.epochs
 
 
-def _restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint's state, or the beginning."""
+def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint's state and all else that was saved with it, or the beginning."""
     mark = job.checkpoints.latest()
     if mark is None:
         return TrainState(0, 0, _start(job)), {}
-    meta = _load(job, mark)
+    meta = load(job, mark)
     state = TrainState.from_json(meta["state"])
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta
@@ -80,7 +90,8 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
     return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)
 
 
-def _load(job: Job, mark: str) -> dict[str, Any]:
+def load(job: Job, mark: str) -> dict[str, Any]:
+    """Load a checkpoint into the job's model and optimizers; return what was saved with it."""
     model, optimizer = job.sharded.model, job.optimizer
     tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     meta: dict[str, Any] = job.checkpoints.restore(mark, tensors)
@@ -91,15 +102,45 @@ def _load(job: Job, mark: str) -> dict[str, Any]:
 
 def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool) -> TrainState:
     """Train what is left of the cursor's day; save; move the cursor on."""
-    config, world, source = job.config.train, job.world, job.source
+    config = job.config.train
     day, epoch = state.cursor.day, state.cursor.epoch
     if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})
 
-    opened = job.open(day, state.step)
-    stream = source.stream(opened, epoch=epoch, shuffle=True)
+    state, saver, ended = train_rows(job, job.open(day, state.step), state, restored, quiet=quiet)
+    best = False
+    if ended:  # else stopped by max_steps
+        state, best = _next(job, state, quiet=quiet)
+    last = config.early_stop is None and not _is_left(config, state)
+    saver.save(state, pin=job.stage.name if best or last else None)
+    return state
+
+
+def train_rows(
+    job: Job,
+    opened: Day,
+    state: TrainState,
+    restored: Mapping[str, Any],
+    *,
+    quiet: bool,
+    pause: Cursor | None = None,
+    look: Callable[[], dict[str, Any]] = dict,
+    facts: Mapping[str, Any] = NOTHING,
+) -> tuple[TrainState, Saver, bool]:
+    """Train what is left of an opened day, the one the cursor is in.
+
+    Args:
+        restored: what was saved with the checkpoint the state is of, if it was just loaded.
+        pause: where to stop and `look`, once, unless that was done: what it returns is kept as `TrainState.fresh`.
+        facts: what checkpoints also say.
+
+    Returns:
+        the state after it, what saves it, and whether the day has ended (else `train.max_steps` has stopped it).
+    """
+    config, world, day, epoch = job.config.train, job.world, state.cursor.day, state.cursor.epoch
+    stream = job.source.stream(opened, epoch=epoch, shuffle=True)
     meters = job.step_meters()
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
@@ -124,6 +165,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         every_steps=job.config.checkpoint.every_steps,
         ends=lambda cursor: stream.steps_left(cursor) == 0,
         cut=_cut(opened),
+        facts=facts,
     )
     since, before = time.perf_counter(), state.rows
     stage = {"stage": job.stage.name} if len(job.stages) > 1 else {}
@@ -131,11 +173,14 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     label = f"{verb} {day}" if config.epochs == 1 else f"{verb} {day} epoch {epoch + 1}"
     with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
-        watch = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
-        with closing(stream.batches(state.cursor)) as batches:
-            look = Watch(job, every_steps=config.diagnose_every_steps)
-            parts: list[Part] = [job.interrupt, job.schedule, look, tallies, watch, Bar(progress, ranks=world.ranks), saver]
-            state = train(job.pipe(), batches, state, parts, config.max_steps)
+        told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
+        watch = Watch(job, every_steps=config.diagnose_every_steps)
+        parts: list[Part] = [job.interrupt, job.schedule, watch, tallies, told, Bar(progress, ranks=world.ranks), saver]
+        if pause is not None and not state.fresh:
+            steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
+            state = _train(job, stream, state, parts, state.step - state.began + steps)
+            state = replace(state, fresh=look())
+        state = _train(job, stream, state, parts, config.max_steps)
 
     seconds = time.perf_counter() - since
     total = world.total(tallies.here.stacked()).tolist()
@@ -144,13 +189,13 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
     job.log.write("trained", state.step, {**values, **stage, "files": files, meters.kind: meters.compute()})
 
-    best = False
-    if not stream.steps_left(state.cursor):  # else stopped by max_steps
-        state = replace(state, rows=state.rows - sum(total[2]))  # a step counts the rows it skips
-        state, best = _next(job, state, quiet=quiet)
-    last = config.early_stop is None and not _is_left(config, state)
-    saver.save(state, pin=job.stage.name if best or last else None)
-    return state
+    ended = not stream.steps_left(state.cursor)
+    return replace(state, rows=state.rows - ended * sum(total[2])), saver, ended  # a step counts the rows it skips
+
+
+def _train(job: Job, stream: DayStream, state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
+    with closing(stream.batches(state.cursor)) as batches:
+        return train(job.pipe(), batches, state, parts, max_steps)
 
 
 def _cut(day: Day) -> str:
@@ -203,7 +248,7 @@ def restore_best(job: Job) -> int:
     mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
-    return TrainState.from_json(_load(job, mark)["state"]).step
+    return TrainState.from_json(load(job, mark)["state"]).step
 
 
 def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:

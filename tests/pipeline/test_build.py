@@ -20,8 +20,9 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.build import build_fields, build_ranker, build_source, load_run
+from pipeline.build import build_source, load_run
 from pipeline.config import ModelConfig, load
+from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
 from tests.tiny import DAYS, SCHEMA, built, genctr, train, write_log
 

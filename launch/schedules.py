@@ -1,0 +1,177 @@
+"""What repeats the daily job: a crontab, systemd units, a Kubernetes CronJob, a Slurm script, an Airflow DAG.
+
+Each runs `genctr daily`, starts at `at`, and knows the exit codes: 75 is nothing to do yet, 3 a held model, neither of which is
+a failure; one job at a time, and a restart resumes.
+"""
+
+import json
+import shlex
+from collections.abc import Callable
+from textwrap import dedent
+
+import yaml
+
+from data.errors import GenctrError
+
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+def cron(*, config: str, out: str, name: str, at: str, image: str) -> str:
+    """A crontab: every half hour from `at` on, so that a late day is taken up when it comes."""
+    hour, minute = _time(at)
+    variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
+    command = _command(config, out).replace("%", r"\%")
+    return f"# genctr {name}: crontab -e\n{variables}\n{minute % 30},{minute % 30 + 30} {hour}-23 * * * {command} --quiet\n"
+
+
+def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
+    """A service and its timer, in one text; the comments say where to cut."""
+    hour, minute = _time(at)
+    variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
+    command = _command(config, out).replace("%", "%%")
+    return (
+        dedent("""\
+        # genctr-{name}.service
+        [Unit]
+        Description=genctr daily: {name}
+        After=network-online.target
+        Wants=network-online.target
+
+        [Service]
+        Type=oneshot
+        WorkingDirectory={here}
+        {variables}
+        ExecStart=/usr/bin/env {command} --quiet
+        SuccessExitStatus=3 75
+        Restart=on-failure
+        RestartSec=60
+        RestartPreventExitStatus=2 4 5
+
+        # genctr-{name}.timer
+        [Unit]
+        Description=genctr daily: {name}, every half hour from {hour:02}:{minute:02} on
+
+        [Timer]
+        OnCalendar=*-*-* {hour:02}..23:{first:02}/30:00
+        Persistent=true
+
+        [Install]
+        WantedBy=timers.target
+    """)
+        .format(name=name, here="/", variables=variables, command=command, hour=hour, minute=minute, first=minute % 30)
+        .rstrip("\n")
+        + "\n"
+    )
+
+
+def kubernetes(*, config: str, out: str, name: str, at: str, image: str) -> str:
+    """A CronJob; a pod that failed is started again and resumes."""
+    hour, minute = _time(at)
+    container = {
+        "name": "daily",
+        "image": image,
+        "command": ["genctr", "daily", config, "--out", out, "--quiet"],
+        "env": [{"name": key, "value": value} for key, value in THREADS.items()],
+        "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
+    }
+    done = {"action": "Ignore", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [137, 143]}}
+    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 3, 4, 5, 75]}}
+    job = {
+        "backoffLimit": 3,
+        "podFailurePolicy": {"rules": [done, asks]},
+        "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
+    }
+    document = {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": f"genctr-{_plain(name)}"},
+        "spec": {
+            "schedule": f"{minute % 30},{minute % 30 + 30} {hour}-23 * * *",
+            "concurrencyPolicy": "Forbid",
+            "jobTemplate": {"spec": job},
+        },
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def slurm(*, config: str, out: str, name: str, at: str, image: str) -> str:
+    """A batch script that puts itself into the queue again for the next night."""
+    hour, minute = _time(at)
+    variables = "\n".join(f"export {key}={value}" for key, value in THREADS.items())
+    return dedent("""\
+        #!/bin/bash
+        #SBATCH --job-name=genctr-{name}
+        #SBATCH --cpus-per-task=2
+        #SBATCH --mem=8G
+        #SBATCH --requeue
+        #SBATCH --dependency=singleton
+        #SBATCH --output=genctr-{name}.%j.log
+        {variables}
+        sbatch --begin="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)" "$0"
+        srun --ntasks=1 {command} --quiet
+        code=$?
+        # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.
+        if [ "$code" -eq 3 ] || [ "$code" -eq 75 ]; then exit 0; fi
+        exit "$code"
+    """).format(name=_plain(name), variables=variables, hour=hour, minute=minute, command=_command(config, out))
+
+
+def airflow(*, config: str, out: str, name: str, at: str, image: str) -> str:
+    """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
+    hour, minute = _time(at)
+    command = f"{_command(config, out)} --quiet || [ $? -eq 3 ]"
+    return dedent('''\
+        """genctr daily: {name}"""
+
+        import pendulum
+        from airflow import DAG
+        from airflow.operators.bash import BashOperator
+
+        with DAG(
+            dag_id={dag},
+            schedule={schedule},
+            start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+            catchup=False,
+            max_active_runs=1,
+        ):
+            BashOperator(
+                task_id="daily",
+                bash_command={command},
+                env={env},
+                append_env=True,
+                skip_on_exit_code=75,
+                retries=3,
+                retry_delay=pendulum.duration(minutes=5),
+            )
+    ''').format(
+        name=name,
+        dag=json.dumps(f"genctr_{_plain(name)}"),
+        schedule=json.dumps(f"{minute % 30},{minute % 30 + 30} {hour}-23 * * *"),
+        command=json.dumps(command),
+        env=json.dumps(THREADS),
+    )
+
+
+SCHEDULES: dict[str, Callable[..., str]] = {
+    "cron": cron,
+    "systemd": systemd,
+    "kubernetes": kubernetes,
+    "slurm": slurm,
+    "airflow": airflow,
+}
+
+
+def _command(config: str, out: str) -> str:
+    return shlex.join(["genctr", "daily", config, "--out", out])
+
+
+def _time(at: str) -> tuple[int, int]:
+    hour, colon, minute = at.partition(":")
+    if not (colon and hour.isdigit() and minute.isdigit() and int(hour) < 24 and int(minute) < 60):
+        raise GenctrError(f"--at {at!r}: expected a time of the day such as 02:30")
+    return int(hour), int(minute)
+
+
+def _plain(name: str) -> str:
+    """The name as DNS labels allow it."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name.lower()).strip("-") or "run"

@@ -1,0 +1,57 @@
+"""The table of `genctr status`: a line per day, from the ledger; times from the log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.ledger import DayRecord, History
+
+
+def show(history: History, log: Sequence[Mapping[str, Any]], *, gates: bool) -> None:
+    """Print what happened to each day."""
+    table = Table()
+    for heading in ("day", "state", "rows", "AUC", "NE", "calibration", "held by", "bundle", "scored in", "trained in"):
+        table.add_column(heading, justify="left" if heading in ("day", "state", "held by", "bundle") else "right")
+    seconds = {(event["event"], event.get("day")): event.get("seconds") for event in log}
+    for name, own in history.days.items():
+        scored, trained, judged = own.scored or {}, own.trained or {}, own.judged or {}
+        first: Mapping[str, float] = next(iter(scored.get("tasks", {}).values()), {})
+        failed = [answer["gate"] for answer in judged.get("answers", []) if not answer["ok"]]
+        serving = " (serves)" if judged and judged["bundle"] == history.serving else ""
+        table.add_row(
+            name,
+            own.state,
+            f"{trained['rows']:,}" if trained else "",
+            *(_number(first.get(metric)) for metric in ("auc", "ne", "calibration")),
+            ", ".join(failed) or (own.skipped or ""),
+            judged.get("bundle", "") + serving,
+            *(_seconds(seconds.get((event, name))) for event in ("scored", "trained")),
+        )
+    console = Console()
+    console = console if console.is_terminal else Console(width=170)
+    console.print(table)
+    if gates:
+        for own in history.days.values():
+            _show_gates(console, own)
+
+
+def _show_gates(console: Console, own: DayRecord) -> None:
+    if own.judged is None:
+        return
+    console.print(f"{own.name}: {own.state}")
+    for answer in own.judged["answers"]:
+        limits = " … ".join("" if answer[side] is None else f"{answer[side]:g}" for side in ("low", "high"))
+        number = "not asked" if answer["number"] is None else f"{answer['number']:.6g}"
+        console.print(
+            f"  {'yes' if answer['ok'] else 'NO ':3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"

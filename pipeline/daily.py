@@ -1,0 +1,472 @@
+"""The daily job: bring a model up to date with its log. Run it again and nothing happens twice.
+
+For each complete day after the last one: score it, train it, save, judge the model, publish or hold it, and write it down.
+What has happened is in two places: the checkpoint says how far the tensors are, the ledger what came of each day. The
+checkpoint is written first, and the ledger's entry is made from what the checkpoint remembers; so a job that was killed
+anywhere finds out what is left to do, and does it to the same bits.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torchrec.distributed.types import ShardedTensor
+
+from data.cursor import Cursor
+from data.days import Day, Days, open_end, parse_days
+from data.errors import GenctrError
+from data.readers import CountsNulls
+from pipeline.build import Job
+from pipeline.bundle import Bundle, BundleError
+from pipeline.config import RunConfig
+from pipeline.decide import Action, decide
+from pipeline.evaluate import evaluate
+from pipeline.export import export
+from pipeline.fresh import FreshLook
+from pipeline.gates import Answer, Evidence, judge
+from pipeline.hooks import tell
+from pipeline.lease import Lease
+from pipeline.ledger import DayRecord, History, Ledger, base_of
+from pipeline.prometheus import write_metrics
+from pipeline.publish import prune, switch
+from pipeline.run import restore, train_rows, train_stages
+from pipeline.score import Scorer
+from pipeline.trainer import TrainState
+
+DAY_PIN = "day-"
+"""What the last checkpoint of a day is pinned as, before the day's name."""
+
+BEFORE = 7
+"""[days] that a day's rows and nulls are compared with."""
+
+
+class NeedsPerson(GenctrError):
+    """Somebody has to decide: the log is not what it was, or a day is missing."""
+
+    exit_code = 4
+
+
+@dataclass
+class Outcome:
+    """What a daily job did.
+
+    Args:
+        trained, published, held, skipped: days. waits: why it ended; empty if it was asked to stop there.
+    """
+
+    trained: list[str] = field(default_factory=list)
+    published: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    waits: str = ""
+
+    @property
+    def did_nothing(self) -> bool:
+        """No day was taken up."""
+        return not (self.trained or self.published or self.held or self.skipped)
+
+
+class Daily:
+    """The daily job of a run folder. All ranks make one and call it alike; rank 0 reads and writes the ledger.
+
+    Args:
+        job: standing where its newest checkpoint stands. lease: held by rank 0, None elsewhere.
+        until: the last day to take up; None for all there are.
+    """
+
+    def __init__(self, job: Job, lease: Lease | None, *, until: str | None, quiet: bool) -> None:
+        self._job, self._lease, self._quiet = job, lease, quiet
+        last = job.stages[-1].config
+        self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
+        self._folder = publish_folder(last.daily.publish, job.folder)
+        self._ledger: Ledger | None = None
+        self._world.agree(self._read)
+        if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
+            raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+
+    def _read(self) -> None:
+        self._ledger = Ledger(self._job.folder)
+        if self._ledger.mended:
+            sys.stderr.write(f"genctr: {self._ledger.mended}\n")
+
+    @property
+    def history(self) -> History:
+        """What the ledger says, on every rank."""
+        return self._world.agree(lambda: self._own.history())
+
+    @property
+    def _own(self) -> Ledger:
+        assert self._ledger is not None, "only rank 0 has the ledger"
+        return self._ledger
+
+    def run(self, *, follow: bool) -> Outcome:
+        """Take up days until there is none left, or for ever.
+
+        Raises:
+            NeedsPerson: the log changed, or a day is missing, in a way that the policies leave to a person.
+        """
+        job, outcome = self._job, Outcome()
+        self._drop_abandoned()
+        restored: Mapping[str, Any]
+        state, restored = restore(job)
+        if "ledger" in restored:
+            seen = restored["ledger"]
+            self._world.agree(lambda: self._own.check(seen))
+        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
+        poll = self._config.poll_seconds
+        while True:
+            action = self._world.agree(lambda: self._decide(self._own.history()))
+            if action.kind == "stop":
+                raise NeedsPerson(action.why)
+            if action.kind == "wait":
+                job.log.write("waiting", state.step, {"day": action.day, "why": action.why})
+                outcome.waits = action.why
+                done = self._until is not None and (self.history.last_day or "") >= self._until
+                if not follow or done:
+                    return outcome
+                self._sleep(poll)
+                poll = min(poll * 2, self._config.most_poll_seconds)
+                continue
+            poll = self._config.poll_seconds
+            if action.kind == "skip":
+                self._append("skipped", {"day": action.day, "why": action.why}, state.step)
+                outcome.skipped.append(action.day)
+            elif action.kind == "leave":
+                self._append("late", {"day": action.day, "files": list(action.files)}, state.step)
+            elif action.kind == "rewind":
+                state, restored = self.rewind(action.day, action.why), {}
+            else:
+                state = self._day(action, state, restored, outcome)
+                restored = {}
+
+    def backfill(self, day: str, mark: str) -> None:
+        """Go back to a checkpoint by its name or its pin's, to train again from `day` on.
+
+        Raises:
+            GenctrError: there is none of this name, or it does not end the day that was trained before `day`.
+        """
+        checkpoints = self._job.checkpoints
+        mark = checkpoints.pins().get(mark, mark)
+        if mark not in checkpoints.marks():
+            known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
+            raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
+        cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
+        before = [name for name, own in self.history.days.items() if base_of(name) < day and own.trained is not None]
+        pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
+        if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
+            raise GenctrError(
+                f"checkpoint {mark} does not end the day before {day}: it stands in {cursor.day}\n"
+                f"  next: take {DAY_PIN}{before[-1] if before else '…'}, or another first day"
+            )
+        self.rewind(day, f"backfill from {mark}", mark)
+
+    def rewind(self, day: str, why: str, mark: str | None = None) -> TrainState:
+        """Go back to before `day`: to the checkpoint at the end of the day before it, or to the one named.
+
+        Raises:
+            NeedsPerson: there is no such checkpoint any more.
+        """
+        job, history = self._job, self.history
+        before = [name for name, own in history.days.items() if base_of(name) < day and own.trained is not None]
+        begins = not before and mark is None
+        pin = f"{DAY_PIN}{before[-1]}" if before else ""
+        mark = mark or (None if begins else job.checkpoints.pinned(pin))
+        if mark is None and not begins:
+            raise NeedsPerson(
+                f"{why}\n  the checkpoint at the end of day {before[-1]} is not kept any more (daily.keep_days)\n"
+                "  next: bring the files back, or begin a new run folder"
+            )
+        step = job.checkpoints.read_meta(mark)["step"] if mark else 0
+        if begins and len(job.stages) > 1:
+            raise NeedsPerson(
+                f"{why}\n  it is the first day, and the stages before it are not kept\n  next: begin a new run folder"
+            )
+        self._append("rewound", {"day": day, "step": step, "why": why.splitlines()[0]}, step)
+        self._drop_abandoned()
+        job.enter(len(job.stages) - 1)
+        return restore(job)[0]
+
+    def _drop_abandoned(self) -> None:
+        """Remove the checkpoints of days that were rewound, should a kill have come between."""
+        job = self._job
+        entries = self._world.agree(lambda: self._own.entries)
+        rewound = [entry for entry in entries if entry["event"] == "rewound"]
+        if not rewound:
+            return
+        last = rewound[-1]
+        stale = []
+        for mark in job.checkpoints.marks():
+            meta = job.checkpoints.read_meta(mark)
+            if meta["step"] > last["step"] and meta.get("ledger", {"n": 0})["n"] <= last["n"]:
+                stale.append(mark)
+        job.checkpoints.drop(stale)
+
+    def _decide(self, history: History) -> Action:
+        return next_action(history, self._job.stages[-1].config, self._job.source.days, self._until)
+
+    def _day(self, action: Action, state: TrainState, restored: Mapping[str, Any], outcome: Outcome) -> TrainState:
+        """Take up a day, or go on with it from wherever it stands."""
+        job, name = self._job, action.day
+        record = self.history.days.get(name, DayRecord(name))
+        day = self._open(name, record, action, state, restored)
+        if state.cursor.day != name or (state.cursor.row == 0 and record.trained is None):
+            state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), fresh={}, scores={})
+        if record.trained is None:
+            state = self._train(day, record, state, restored)
+            outcome.trained.append(name)
+        if record.judged is None:
+            self._judge(day, state)
+        self._publish(name, outcome)
+        return state
+
+    def _train(self, day: Day, record: DayRecord, state: TrainState, restored: Mapping[str, Any]) -> TrainState:
+        job, name, begun = self._job, day.name, state.cursor.row > 0
+        if record.scored is None and not begun and state.step > state.began:
+            scores = evaluate(job, [day], step=state.step, quiet=self._quiet)
+            job.log.write("scored", state.step, {"day": name, **scores})
+            self._append("scored", {"day": name, **_lasting(scores)}, state.step)
+        stream = job.source.stream(day, shuffle=True)
+        if not begun or stream.steps_left(state.cursor):
+            files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
+            quarantined = {job.source.days.below_root(path): why for path, why in day.quarantined.items()}
+            nulls = self._world.agree(lambda: self._nulls(day))
+            facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
+            look = self._look(state, begun)
+            pause = look.begins(stream, state.cursor) if not state.fresh else None
+            if pause is not None:
+                look.before(stream, pause, state)
+            if not begun:
+                self._renew()
+            looking = partial(look, stream, pause) if pause is not None else dict
+            state, saver, ended = train_rows(
+                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts
+            )
+            assert ended, "a daily job has no max_steps"
+            saver.save(state, pin=f"{DAY_PIN}{name}")
+            job.checkpoints.wait()
+        mark = job.checkpoints.latest()
+        assert mark is not None
+        meta = job.checkpoints.read_meta(mark)
+        counted = zip(meta["files"], *meta["tally"], strict=True)
+        told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
+        values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
+        self._append("trained", {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"]}, state.step)
+        pins = sorted(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN))
+        job.checkpoints.unpin(pins[: -self._config.keep_days])
+        return state
+
+    def _look(self, state: TrainState, begun: bool) -> FreshLook:
+        """What compares the new model with the one that serves."""
+        history = self.history
+        serving = self._world.agree(lambda: self._serving(history))
+        last = [own for own in history.days.values() if own.trained is not None]
+        same = (
+            not begun
+            and serving is not None
+            and bool(last)
+            and last[-1].bundle == serving.name
+            and serving.step == state.step
+            and serving.manifest["tables_kept"] == "float32"
+        )
+        return FreshLook(self._job, share=self._config.fresh_share, serving=serving, same=same)
+
+    def _serving(self, history: History) -> Bundle | None:
+        if history.serving is None:
+            return None
+        try:
+            return Bundle(f"{self._folder}/{history.serving}")
+        except BundleError as error:
+            self._job.log.write("warning", 0, {"why": f"what serves cannot be compared with: {error}"})
+            return None
+
+    @torch.no_grad()
+    def _renew(self) -> None:
+        """What a new day begins with: tables that forget, optimizers that do."""
+        job, config = self._job, self._config
+        for key, value in job.sharded.model.state_dict().items():
+            factor = config.row_decay.get(key.split(".")[-2] if "." in key else "")
+            if factor is not None and isinstance(value, ShardedTensor):
+                for shard in value.local_shards():
+                    shard.tensor.mul_(factor)
+        if config.optimizer != "keep":
+            _forget(job.optimizer.state_dict(), tables=config.optimizer == "reset_all")
+
+    def _judge(self, day: Day, state: TrainState) -> None:
+        """Write the bundle, ask the gates, write down what they say."""
+        job, history = self._job, self.history
+        rewound = self._world.agree(lambda: sum(entry["event"] == "rewound" for entry in self._own.entries))
+        name = f"{day.name}-{state.step:07d}" + (f"-{rewound}" if rewound else "")
+        record = history.days[day.name]
+        facts = {
+            "name": job.stages[-1].config.name,
+            "parent": history.serving,
+            "scored": (record.scored or {}).get("tasks"),
+            "fresh": state.fresh,
+            "tables_kept": self._config.tables,
+        }
+        export(job, self._folder, name, day=day, step=state.step, facts=facts)
+        answers = self._world.agree(lambda: self._answers(day.name, history, state, name))
+        publish = all(answer.ok for answer in answers)
+        values = {"day": day.name, "bundle": name, "publish": publish, "fresh": state.fresh}
+        self._append("judged", {**values, "answers": [answer.to_json() for answer in answers]}, state.step)
+
+    def _answers(self, name: str, history: History, state: TrainState, bundle: str) -> list[Answer]:
+        record = history.days[name]
+        assert record.trained is not None
+        earlier = [
+            own.trained for day, own in history.days.items() if day != name and "+" not in day and own.trained is not None
+        ][-BEFORE:]
+        whole = "+" not in name  # late files are no day of their own
+        task = self._job.schema.task_names[0]
+        evidence = Evidence(
+            scored=(record.scored or {}).get("tasks", {}).get(task, {}),
+            fresh=state.fresh,
+            rows=record.trained["rows"],
+            earlier_rows=[own["rows"] for own in earlier] if whole else (),
+            nulls=record.trained["nulls"],
+            earlier_nulls=[own["nulls"] for own in earlier] if whole else (),
+            parity=Scorer(Bundle(f"{self._folder}/{bundle}")).parity(),
+            as_bytes=self._config.tables == "int8",
+        )
+        return judge(evidence, self._config.gates)
+
+    def _publish(self, name: str, outcome: Outcome) -> None:
+        record = self.history.days[name]
+        judged = record.judged
+        assert judged is not None
+        config, folder, step = self._config, self._folder, judged["step"]
+        if judged["publish"]:
+            parent = self.history.serving
+            self._world.agree(lambda: self._switch(judged["bundle"]))
+            self._append("published", {"day": name, "bundle": judged["bundle"], "parent": parent}, step)
+            outcome.published.append(name)
+        else:
+            outcome.held.append(name)
+        serving = self.history.serving
+        needed = {serving} if serving else set()
+        self._world.agree(lambda: prune(folder, keep=config.keep, needed=needed))
+        self._world.agree(lambda: write_metrics(self._job.folder, self._own.history()))
+        if self._world.first:
+            event: Literal["published", "held"] = "published" if judged["publish"] else "held"
+            failed = [f"{own['gate']} {own['number']}" for own in judged["answers"] if not own["ok"]]
+            self._job.log.write(event, step, {"day": name, "bundle": judged["bundle"], "failed": failed})
+            tell(config.hooks, event, run=self._job.folder, day=name, text=", ".join(failed) or f"bundle {judged['bundle']}")
+
+    def _switch(self, bundle: str) -> None:
+        if self._lease is not None:
+            self._lease.check()
+        switch(self._folder, bundle)
+
+    def _open(self, name: str, record: DayRecord, action: Action, state: TrainState, restored: Mapping[str, Any]) -> Day:
+        """The day's files: those it was begun with, the late ones, or all there are."""
+        job = self._job
+        opened = job.open(base_of(name), state.step)
+        names = {job.source.days.below_root(file.path): file.path for file in opened.files}
+        begun = state.cursor.day == name and state.cursor.row > 0
+        if record.trained is not None:
+            wanted = list(record.trained["files"])
+        elif begun and "files" in restored:
+            wanted = [file for file, _, _ in restored["files"]]
+        elif action.files:
+            wanted = list(action.files)
+        elif "+" in name:
+            known = self.history.files(base_of(name))
+            wanted = [own for own in names if own not in known]
+        else:
+            wanted = list(names)
+        if missing := [own for own in wanted if own not in names]:
+            raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
+        return opened.only(name, [names[own] for own in wanted])
+
+    def _nulls(self, day: Day) -> dict[str, float]:
+        """Share of nulls by column, of the columns that are read; nothing if the files do not say."""
+        reader = self._job.source.reader
+        if not isinstance(reader, CountsNulls):
+            return {}
+        counts: dict[str, int] = {}
+        known = [reader.nulls(file.path) for file in day.files]
+        for column in self._job.schema.columns():
+            if all(column in own for own in known):
+                counts[column] = sum(own[column] for own in known)
+        return {column: count / day.rows for column, count in counts.items()}
+
+    def _mark(self) -> dict[str, Any]:
+        return self._world.agree(lambda: self._own.mark)
+
+    def _append(self, event: str, values: Mapping[str, Any], step: int) -> None:
+        def append() -> None:
+            if self._lease is not None:
+                self._lease.check()
+            self._own.append(event, {"step": step, **values})
+
+        self._world.agree(append)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait on every rank alike; Ctrl-C is heard."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(min(0.2, seconds))
+            self._job.interrupt.before(TrainState(0, 0, Cursor(0, "", 0, 1)))
+
+
+def last_day(config: RunConfig, until: str | None) -> str | None:
+    """The last day to take up; None for all there are."""
+    return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
+
+
+def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
+    """What a daily job of this config does next."""
+    first = parse_days(config.data.days)[0]
+    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC))
+
+
+def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
+    """What a daily job would do, without doing it. Ends with what it would wait or stop for.
+
+    Args:
+        config: of the last stage.
+    """
+    history = Ledger(folder, mend=False).history()
+    actions: list[Action] = []
+    while not actions or actions[-1].kind not in ("wait", "stop"):
+        action = next_action(history, config, days, last_day(config, until))
+        actions.append(action)
+        if action.kind == "rewind":
+            for name in [name for name in history.days if base_of(name) >= action.day]:
+                del history.days[name]
+        elif action.kind == "leave":
+            history.ignored.setdefault(action.day, set()).update(action.files)
+        elif action.kind == "skip":
+            history.days[action.day] = DayRecord(action.day, skipped="planned")
+        elif action.kind == "train":
+            sizes = days.sizes(base_of(action.day))
+            files = {name: {"size": size} for name, size in sizes.items() if not action.files or name in action.files}
+            history.days[action.day] = DayRecord(action.day, trained={"files": files, "quarantined": {}}, bundle="planned")
+    return actions
+
+
+def publish_folder(publish: str | None, folder: str) -> str:
+    """Where bundles go: as the config says, or beside the run."""
+    return (publish or f"{folder}/published").rstrip("/")
+
+
+def _forget(state: Any, *, tables: bool) -> None:
+    """Zero what optimizers remember, in place."""
+    for value in state.values() if isinstance(state, Mapping) else ():
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards() if tables else ():
+                shard.tensor.zero_()
+        elif isinstance(value, torch.Tensor):
+            value.zero_()
+        else:
+            _forget(value, tables=tables)
+
+
+def _lasting(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores without what depends on the machine."""
+    return {key: value for key, value in scores.items() if key not in ("seconds", "rows_per_second")}

@@ -1,0 +1,99 @@
+"""What the daily job does next, and why: a pure function of the ledger, the log and the policies."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from pipeline.config import DailyConfig
+from pipeline.ledger import History, next_date
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is next.
+
+    Args:
+        kind: train a day (or finish it); skip one that never came; leave late files; go back to before a day; wait; or stop
+            and have a person decide.
+        day: the day. files: late ones, by name below the log's root. why: a sentence.
+    """
+
+    kind: Literal["train", "skip", "leave", "rewind", "wait", "stop"]
+    day: str = ""
+    why: str = ""
+    files: tuple[str, ...] = ()
+
+
+def decide(
+    history: History,
+    found: Sequence[str],
+    sizes: Callable[[str], Mapping[str, int]],
+    config: DailyConfig,
+    *,
+    first: str,
+    until: str | None,
+    now: datetime,
+) -> Action:
+    """The next action.
+
+    Args:
+        history: what the ledger says. found: the complete days of the log. sizes: [bytes] of a day's files, by name.
+        first: the day to begin with. until: the last day to take up; None for all. now: for the deadline of missing days.
+    """
+    last = history.last
+    if last is not None and not last.is_done:
+        return Action("train", last.name, "it was begun")
+    for day in found:
+        if history.files(day) and (action := _compared(history, day, sizes(day), config)):
+            return action
+    return _next(history, found, config, first, until, now)
+
+
+def _compared(history: History, day: str, sizes: Mapping[str, int], config: DailyConfig) -> Action | None:
+    """Is a trained day what it was?"""
+    trained, left = history.files(day), set(history.ignored.get(day, ()))
+    for part in history.parts(day):
+        left |= set((part.trained or {})["quarantined"])
+    gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
+    if gone:
+        told = "is gone" if gone[0] not in sizes else f"has {sizes[gone[0]]} bytes, had {trained[gone[0]]['size']}"
+        why = f"day {day} has changed since it was trained: {gone[0]} {told}"
+        if config.changed == "retrain-from":
+            return Action("rewind", day, why)
+        return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")
+    late = tuple(sorted(sizes.keys() - trained.keys() - left))
+    if not late:
+        return None
+    why = f"{len(late)} files came to day {day} after it was trained, such as {late[0]}"
+    if config.late == "append":
+        return Action("train", f"{day}+{len(history.parts(day))}", why, late)
+    if config.late == "ignore":
+        return Action("leave", day, why, late)
+    return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
+
+
+def _next(history: History, found: Sequence[str], config: DailyConfig, first: str, until: str | None, now: datetime) -> Action:
+    """The day after the last."""
+    last = history.last_day
+    coming = [
+        day for day in sorted(found) if (day > last if last is not None else day >= first) and (until is None or day <= until)
+    ]
+    wanted = next_date(last) if last is not None else first
+    if not coming:
+        if until is not None and last is not None and last >= until:
+            return Action("wait", until, f"day {until} is done, the last that was asked for")
+        return Action("wait", wanted or "", f"day {wanted} is not there yet" if wanted else "no new day is there")
+    if wanted is None or coming[0] <= wanted:
+        return Action("train", coming[0], "it is complete")
+    deadline = _end(wanted) + timedelta(hours=config.gap_hours)
+    why = f"day {wanted} is missing, {coming[0]} is there"
+    if config.gap == "stop" or (config.gap == "wait" and now >= deadline):
+        return Action("stop", wanted, f"{why}\n  next: bring day {wanted}, or set daily.gap to skip")
+    if now < deadline:
+        return Action("wait", wanted, f"{why}; it may come until {deadline:%Y-%m-%d %H:%M} UTC")
+    return Action("skip", wanted, why)
+
+
+def _end(day: str) -> datetime:
+    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), datetime.min.time(), UTC)

@@ -1,0 +1,158 @@
+"""Write the model as a bundle: every rank its own shards, rank 0 the rest, the manifest last."""
+
+import io
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.types import ShardedTensor
+
+from data.cursor import Cursor
+from data.days import Day
+from data.paths import PATHS, list_folder, remove_folder, write_whole
+from data.statistics import FILE
+from data.stream import FILE as FILE_COLUMN
+from data.stream import ROW
+from pipeline.build import Job
+from pipeline.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, described, pieces, quantised
+
+SAMPLE_ROWS = 256
+"""[rows] of the day that travel with the bundle."""
+
+INSIDE = "model."
+"""Where the task has the model; what else it holds is for training only."""
+
+
+def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapping[str, Any]) -> Bundle:
+    """Write the job's model as bundle `name` below `folder`, or leave it if it is there whole. Collective.
+
+    Args:
+        day: the sample is of its first rows. step: [steps] trained. facts: what the manifest also says: scores, parent.
+    """
+    path = f"{folder}/{name}"
+    if not job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
+        job.world.agree(lambda: _begin(path))
+        written, tables = _write_tables(job, path)
+        expected, sample = _sample(job, day)
+        gathered: list[Any] = [None] * job.world.ranks
+        dist.all_gather_object(gathered, (written, tables))
+        job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, {"day": day.name, "step": step, **facts}))
+    return job.world.agree(lambda: Bundle(path))
+
+
+def _begin(path: str) -> None:
+    """An empty folder: what a killed export left behind is no part of this one."""
+    if list_folder(path):
+        remove_folder(path)
+    PATHS.mkdirs(f"{path}/")
+
+
+def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    """This rank's shards: what the manifest says of their files, and of the tables' pieces."""
+    files: dict[str, Any] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    as_bytes = job.config.daily.tables == "int8"
+    for number, (key, value) in enumerate(job.sharded.model.state_dict().items()):
+        if not isinstance(value, ShardedTensor) or not key.startswith(INSIDE):
+            continue
+        for shard in value.local_shards():
+            row, column = shard.metadata.shard_offsets
+            rows, columns = shard.tensor.shape
+            for begin, end in pieces(rows, columns):
+                own = shard.tensor[begin:end].detach().cpu().float().contiguous()
+                content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
+                file = f"table.{number}.{row + begin}.{column}.safetensors"
+                write_whole(f"{path}/{file}", content)
+                files[file] = described(content)
+                piece = {"file": file, "rows": [row + begin, row + end], "columns": [column, column + columns]}
+                tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
+    return files, tables
+
+
+def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
+    """The first rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
+    columns = job.schema.columns()
+    rows = job.world.agree(lambda: _first_rows(job, day).to_pylist())
+    table = pa.Table.from_pylist(rows, schema=day.schema)
+    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], day.schema)]
+    batch = batches[0].select(columns)
+    batch = batch.append_column(FILE_COLUMN, pa.array([0] * batch.num_rows, pa.int32()))
+    batch = batch.append_column(ROW, pa.array(range(batch.num_rows), pa.int64()))
+    if not job.world.first:
+        batch = batch.slice(0, 0)
+    job.source.collate.origins = True
+    collated = job.source.collate(batch, files=[day.files[0].path], rows=table.num_rows, cursor=Cursor(0, day.name, 0, 1))
+    job.source.collate.origins = False
+    if job.world.first and collated.origin is not None:
+        table = table.take(pa.array(collated.origin[:, 1].numpy()))  # bad rows may be left out
+    model = job.sharded.model
+    model.eval()
+    with torch.no_grad():
+        _, output = model(collated.to(job.world.device))
+    model.train()
+    return {task: output.logits[task].float().cpu().tolist() for task in job.schema.task_names}, table
+
+
+def _first_rows(job: Job, day: Day) -> pa.Table:
+    """Rows from the first unit that has any, without those that are left out of training."""
+    columns, reader = job.schema.columns(), job.source.reader
+    for file in day.files:
+        for unit, rows in enumerate(file.units):
+            if rows:
+                first = next(iter(reader.read(file.path, unit, columns, 0)))
+                table = pa.Table.from_batches([first.select(columns).slice(0, SAMPLE_ROWS)])
+                return table.cast(pa.schema([day.schema.field(column) for column in columns]))
+    raise AssertionError("an opened day has rows")
+
+
+def _write_rest(
+    job: Job,
+    path: str,
+    gathered: list[tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]],
+    expected: dict[str, list[float]],
+    sample: pa.Table,
+    facts: Mapping[str, Any],
+) -> None:
+    files: dict[str, Any] = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for written, own in gathered:
+        files |= written
+        for key, parts in own.items():
+            tables.setdefault(key, []).extend(parts)
+    dense = {
+        key.removeprefix(INSIDE): value.detach().cpu().contiguous()
+        for key, value in job.sharded.model.state_dict().items()
+        if isinstance(value, Tensor) and not isinstance(value, ShardedTensor) and key.startswith(INSIDE)
+    }
+    buffer = io.BytesIO()
+    pq.write_table(sample, buffer)
+    contents = {DENSE: safetensors.torch.save(dense), SAMPLE: buffer.getvalue()}
+    fitted = f"{job.folder}/statistics"
+    for name in list_folder(fitted):
+        if name == FILE or name.startswith("vocabulary."):
+            with PATHS.open(f"{fitted}/{name}", "rb") as file:
+                contents[name] = bytes(file.read())
+    for name, content in contents.items():
+        write_whole(f"{path}/{name}", content)
+        files[name] = described(content)
+    manifest = {
+        "format": FORMAT,
+        "bundle": path.rpartition("/")[2],
+        **facts,
+        "tasks": list(job.schema.task_names),
+        "schema": job.source.schema.model_dump(mode="json", by_alias=True),
+        "model": job.config.model.model_dump(mode="json", by_alias=True),
+        "reader": {"format": job.config.data.format, "options": job.config.data.reader_options},
+        "tables": tables,
+        "expected": expected,
+        "files": files,
+        "versions": {name: version(name) for name in ("genctr", "torch", "torchrec")},
+    }
+    write_whole(f"{path}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True))

@@ -1,0 +1,250 @@
+"""The ledger: what happened to each day, one JSON line an entry, chained so that a missing or altered line is seen.
+
+    {"n": 12, "prev": "9f…", "event": "trained", "day": "2026-11-20", …}
+
+`n` counts the entries, `prev` is the SHA-256 of the line before. An entry says nothing about when: the same days give the
+same lines, however often the job was killed; times are in `log.jsonl`. A person's decisions carry their own.
+
+| event      | keys |
+|---|---|
+| `scored`   | a day before its first row trained: `day`, `step`, `rows`, `skipped`, `tasks` |
+| `trained`  | `day`, `step`, `rows`, `files`: {name below the log's root: {size, rows, hash, skipped}}, `quarantined`: {name: why} |
+| `judged`   | `day`, `step`, `publish`: the verdict, `answers`: [{gate, number, low, high, ok, note}], `fresh`: what they looked at |
+| `published`| `day`, `step`, `bundle`, `parent` |
+| `approved` | a held model was published by a person: `day`, `step`, `bundle`, `reason`, `who`, `at` |
+| `rolled back` | `bundle`: back to this one, `from`, `reason`, `who`, `at` |
+| `skipped`  | a day that never came: `day`, `why` |
+| `late`     | files that came after their day was trained and are left: `day`, `files` |
+| `rewound`  | training went back: `day`: the first one to train again, `step`: the checkpoint's, `why` |
+
+A day with late files that were trained has a second name, `2026-11-20+1`.
+"""  # noqa: E501
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+from data.errors import GenctrError
+from data.paths import PATHS, write_whole
+
+FILE = "ledger.jsonl"
+
+
+class LedgerError(GenctrError):
+    """A ledger that was altered, cut short or written by someone else."""
+
+
+@dataclass
+class DayRecord:
+    """What the ledger says of one day in the lineage that is alive.
+
+    Args:
+        name: the day, or a part of late files (`2026-11-20+1`).
+        scored, trained, judged: its entries. bundle: what was published of it, at first or by approval.
+        skipped: why it was not trained.
+    """
+
+    name: str
+    scored: dict[str, Any] | None = None
+    trained: dict[str, Any] | None = None
+    judged: dict[str, Any] | None = None
+    bundle: str | None = None
+    approved: bool = False
+    skipped: str | None = None
+
+    @property
+    def state(self) -> str:
+        """One word: skipped, scored, trained, held, approved or published."""
+        if self.skipped is not None:
+            return "skipped"
+        if self.bundle is not None:
+            return "approved" if self.approved else "published"
+        if self.judged is not None and not self.judged["publish"]:
+            return "held"
+        return "scored" if self.trained is None else "trained"
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to do by itself."""
+        return self.state in ("skipped", "published", "approved", "held")
+
+
+@dataclass
+class History:
+    """The ledger, folded: days in the order they were taken up, and the bundles that served, in order.
+
+    Args:
+        days: by name. ignored: late files that were left, by day. served: bundles as `current` named them, in order.
+        withdrawn: bundles that a person went back from.
+    """
+
+    days: dict[str, DayRecord] = field(default_factory=dict)
+    ignored: dict[str, set[str]] = field(default_factory=dict)
+    served: list[str] = field(default_factory=list)
+    withdrawn: set[str] = field(default_factory=set)
+
+    @property
+    def last(self) -> DayRecord | None:
+        """The day taken up last, or None."""
+        return next(reversed(self.days.values()), None)
+
+    @property
+    def last_day(self) -> str | None:
+        """The latest calendar day taken up; parts belong to their day."""
+        return max((base_of(name) for name in self.days), default=None)
+
+    @property
+    def serving(self) -> str | None:
+        """The bundle that `current` is to name."""
+        return self.served[-1] if self.served else None
+
+    def parts(self, day: str) -> list[DayRecord]:
+        """A day and its late parts, those that were trained."""
+        return [own for name, own in self.days.items() if base_of(name) == day and own.trained is not None]
+
+    def files(self, day: str) -> dict[str, dict[str, Any]]:
+        """The files of a day that were trained, over its parts, by name."""
+        return {name: own for part in self.parts(day) for name, own in (part.trained or {})["files"].items()}
+
+
+class Ledger:
+    """The ledger of a run folder, read whole and written whole: an append is in the file or not, on disk and in a store.
+
+    Args:
+        folder: the run folder. mend: take a damaged last line off the file; else it is only not read.
+
+    Raises:
+        LedgerError: on reading, a line before the last is damaged or missing. A damaged last line is taken off and told in
+            `mended`; what it said is done again.
+    """
+
+    def __init__(self, folder: str, *, mend: bool = True) -> None:
+        self._path = f"{folder}/{FILE}"
+        self.mended: str | None = None
+        self._mend = mend
+        self._lines = self._read()
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Where the ledger stands, for a checkpoint to remember."""
+        return {"n": len(self._lines), "prev": _hash(self._lines)}
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """All entries, in order."""
+        return [json.loads(line) for line in self._lines]
+
+    def history(self) -> History:
+        """The entries, folded."""
+        return fold(self.entries)
+
+    def append(self, event: str, values: Mapping[str, Any]) -> None:
+        """Add an entry.
+
+        Raises:
+            LedgerError: somebody else has written since this ledger was read.
+        """
+        if self._text() != "".join(self._lines):
+            raise LedgerError(
+                f"{self._path} was written by another job\n  next: see that only one runs, and start this one again"
+            )
+        entry = {"n": len(self._lines), "prev": _hash(self._lines), "event": event, **values}
+        self._lines.append(json.dumps(entry, sort_keys=True) + "\n")
+        PATHS.mkdirs(self._path.rpartition("/")[0] + "/")
+        write_whole(self._path, "".join(self._lines))
+
+    def check(self, mark: Mapping[str, Any]) -> None:
+        """See that the ledger has all that a checkpoint has seen of it.
+
+        Raises:
+            LedgerError: it ends before, or says something else there.
+        """
+        if len(self._lines) < mark["n"] or _hash(self._lines[: mark["n"]]) != mark["prev"]:
+            raise LedgerError(
+                f"{self._path}: the newest checkpoint has seen {mark['n']} entries, "
+                f"{len(self._lines)} are here or they are others\n"
+                "  next: bring the ledger back from a copy; training goes on from there"
+            )
+
+    def _text(self) -> str:
+        if not PATHS.exists(self._path):
+            return ""
+        with PATHS.open(self._path, "r") as file:
+            return str(file.read())
+
+    def _read(self) -> list[str]:
+        lines = self._text().splitlines(keepends=True)
+        good: list[str] = []
+        for number, line in enumerate(lines):
+            wrong = _damage(line, number, _hash(good))
+            if wrong and number == len(lines) - 1:
+                self.mended = f"the last line of {self._path} is damaged ({wrong}): it is taken off, what it said is done again"
+                if self._mend:
+                    write_whole(self._path, "".join(good))
+            elif wrong:
+                raise LedgerError(f"{self._path}, line {number + 1}: {wrong}\n  next: bring the file back from a copy")
+            else:
+                good.append(line)
+        return good
+
+
+def _damage(line: str, number: int, before: str) -> str:
+    """What is wrong with a line, or nothing."""
+    try:
+        entry = json.loads(line)
+        whole = line.endswith("\n") and isinstance(entry, dict)
+    except ValueError:
+        whole = False
+    if not whole:
+        return "it is cut short or altered"
+    if entry.get("n") != number or entry.get("prev") != before:
+        return "it does not follow from the line before: lines are missing or altered"
+    return ""
+
+
+def _hash(lines: Sequence[str]) -> str:
+    return hashlib.sha256(lines[-1].encode()).hexdigest()[:16] if lines else ""
+
+
+def fold(entries: Sequence[Mapping[str, Any]]) -> History:
+    """What the entries amount to."""
+    history = History()
+    for entry in entries:
+        event, day = entry["event"], entry.get("day", "")
+        if event == "rewound":
+            gone = [name for name in history.days if base_of(name) >= day]
+            for name in gone:
+                del history.days[name]
+            continue
+        if event == "rolled back":
+            history.served.append(entry["bundle"])
+            history.withdrawn.add(entry["from"])
+            continue
+        if event == "late":
+            history.ignored.setdefault(day, set()).update(entry["files"])
+            continue
+        own = history.days.setdefault(day, DayRecord(day))
+        if event in ("scored", "trained", "judged"):
+            setattr(own, event, dict(entry))
+        elif event == "skipped":
+            own.skipped = entry["why"]
+        else:
+            own.bundle, own.approved = entry["bundle"], event == "approved"
+            history.served.append(entry["bundle"])
+    return history
+
+
+def base_of(name: str) -> str:
+    """The calendar day of a day or of a part of its late files."""
+    return name.partition("+")[0]
+
+
+def next_date(day: str) -> str | None:
+    """The day after, or None for days that are no dates."""
+    try:
+        return str(date.fromisoformat(day) + timedelta(days=1))
+    except ValueError:
+        return None

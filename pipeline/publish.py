@@ -1,0 +1,44 @@
+"""What serves: `current.json` switched in one step, the newest bundles kept, and the way back."""
+
+import json
+from collections.abc import Collection, Sequence
+
+from data.errors import GenctrError
+from data.paths import PATHS, remove_folder, write_whole
+from pipeline.bundle import CURRENT, MANIFEST, Bundle, bundles, read_current
+
+
+def switch(folder: str, name: str) -> None:
+    """Have `current` name this bundle, which must be whole. A reader sees the one before or this one, nothing else.
+
+    Raises:
+        BundleError: it is not whole, or one of its files is not what was written.
+    """
+    bundle = Bundle(f"{folder}/{name}")
+    bundle.verify()
+    current = {"bundle": name, "sha256": bundle.sha256}
+    if read_current(folder) != current:
+        write_whole(f"{folder}/{CURRENT}", json.dumps(current))
+
+
+def prune(folder: str, *, keep: int, needed: Collection[str]) -> None:
+    """Let go of all but the newest bundles and those needed. The manifest goes first: from then on it is no bundle."""
+    for name in set(bundles(folder)[:-keep]) - set(needed):
+        PATHS.rm(f"{folder}/{name}/{MANIFEST}")
+        remove_folder(f"{folder}/{name}")
+
+
+def before(folder: str, served: Sequence[str], withdrawn: Collection[str]) -> str:
+    """The bundle that was published before the present one, is still there and was not gone back from.
+
+    Args:
+        served: all that served, in order; the last is the present one. withdrawn: those that a person went back from.
+
+    Raises:
+        GenctrError: there is none to go back to.
+    """
+    there, order = set(bundles(folder)) - set(withdrawn), list(dict.fromkeys(served))
+    for name in reversed(order[: order.index(served[-1])]):
+        if name in there:
+            return name
+    raise GenctrError(f"{folder}: no earlier bundle is left to go back to\n  next: approve another day, or raise daily.keep")

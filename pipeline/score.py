@@ -1,0 +1,145 @@
+"""Serving: a bundle in, scores out. Nothing that trains is loaded here."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from data.collate import Collate
+from data.cursor import Cursor
+from data.errors import BadInput
+from data.features import Features
+from data.paths import PATHS, filesystem
+from data.readers import Reader
+from data.statistics import FILE, Statistics
+from data.stream import FILE as FILE_COLUMN
+from data.stream import ROW
+from pipeline.bundle import SAMPLE, Bundle
+from pipeline.model import build_model, build_reader
+
+BATCH_ROWS = 4096
+
+
+class Scorer:
+    """The model of a bundle, in one process.
+
+    Args:
+        bundle: it is read whole and checked on the way.
+
+    Raises:
+        BundleError: a file is not what was written, or the weights do not fit the model.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        vocabularies = {
+            name.removeprefix("vocabulary.").removesuffix(".parquet"): pq.read_table(io.BytesIO(bundle.read(name)))["id"]
+            for name in bundle.files
+            if name.startswith("vocabulary.")
+        }
+        whole = {name: column.combine_chunks() for name, column in vocabularies.items()}
+        statistics = Statistics.of(json.loads(bundle.read(FILE)), whole)
+        features = Features(bundle.schema, statistics, pooled=not bundle.model.denoises)
+        self.collate = Collate(features, bad_rows="stop")
+        self.model = build_model(bundle.model, features, bundle.tasks, device=torch.device("cpu"))
+        state = self.model.state_dict()
+        dense = bundle.dense()
+        for name, value in state.items():
+            if name in bundle.tables:
+                bundle.fill(name, value)
+            else:
+                value.copy_(dense[name])
+        self.model.eval()
+
+    @torch.no_grad()
+    def batch(self, batch: Batch) -> dict[str, Tensor]:
+        """{task: (B,) logits}."""
+        output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
+        return {task: output.logits[task].float() for task in self.bundle.tasks}
+
+    def rows(self, rows: pa.RecordBatch, *, file: str = "rows", first: int = 0) -> dict[str, Tensor]:
+        """{task: (B,) logits} of raw rows; labels may be missing: they are not looked at.
+
+        Args:
+            rows: with the columns of the schema. file, first: where they come from, for what is said about a bad one.
+
+        Raises:
+            BadInput: a row is not what the schema says.
+        """
+        labels = {label.column for label in self.bundle.schema.targets} - set(rows.schema.names)
+        for name in labels:
+            rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
+        columns = self.bundle.schema.columns()
+        missing = [name for name in columns if name not in rows.schema.names]
+        if missing:
+            raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
+        rows = rows.select(columns)
+        rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
+        rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
+        return self.batch(self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1)))
+
+    def parity(self) -> float:
+        """The largest difference between what the sample's rows score and what the trainer said they do. nan if one is."""
+        (table,) = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
+        found, expected = self.rows(table, file=SAMPLE), self.bundle.manifest["expected"]
+        worst = [(found[task] - torch.tensor(expected[task])).abs().max() for task in self.bundle.tasks]
+        return float(torch.stack(worst).max())
+
+
+def score_folder(scorer: Scorer, data: str, out: str) -> int:
+    """Score a file, or every file of a folder, into a Parquet file each.
+
+    Returns:
+        [rows] scored.
+    """
+    settings = scorer.bundle.manifest["reader"]
+    reader = build_reader(settings["format"], settings["options"])
+    files, inner = filesystem(data)
+    paths = [data]
+    if files.get_file_info(inner).type == pyarrow.fs.FileType.Directory:
+        found = files.get_file_info(pyarrow.fs.FileSelector(inner))
+        names = sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.File)
+        paths = [f"{data.rstrip('/')}/{name}" for name in names if not name.startswith(("_", "."))]
+    if not paths:
+        raise BadInput("there is no file to score", file=data, hint="give a file, or a folder with files in it")
+    PATHS.mkdirs(f"{out}/")
+    rows = 0
+    for path in paths:
+        name = path.rpartition("/")[2].partition("?")[0]
+        with PATHS.open(f"{out}/{name}.scores.parquet", "wb") as file:
+            writer = None
+            for table in score_file(scorer, reader, path):
+                writer = writer or pq.ParquetWriter(file, table.schema)
+                writer.write_table(table)
+                rows += table.num_rows
+            if writer is not None:
+                writer.close()
+    return rows
+
+
+def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
+    """Every row of a file, in its order: `row`, and per task `<task>` the probability and `<task>_logit`."""
+    there = reader.schema(path)
+    wanted = [name for name in scorer.bundle.schema.columns() if name in there.names]
+    first = 0
+    for unit in range(len(reader.units(path))):
+        for read in reader.read(path, unit, wanted, 0):
+            for start in range(0, read.num_rows, BATCH_ROWS):
+                rows = read.select(wanted).slice(start, BATCH_ROWS)
+                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle.tasks, first)
+                first += rows.num_rows
+
+
+def _told(logits: dict[str, Tensor], tasks: Sequence[str], first: int) -> pa.Table:
+    columns = {"row": pa.array(np.arange(first, first + len(logits[tasks[0]])))}
+    for task in tasks:
+        columns[task] = pa.array(logits[task].double().sigmoid().numpy())
+        columns[f"{task}_logit"] = pa.array(logits[task].numpy())
+    return pa.table(columns)
