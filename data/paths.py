@@ -3,14 +3,21 @@
 import io
 import os
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs
 from iopath.common.file_io import PathHandler, PathManager
 
 from data.errors import GenctrError
+
+T = TypeVar("T")
+
+TRIES, WAIT = 5, 0.2
+"""How often a store is asked, and how long [s] before the second time; twice as long before each further one."""
 
 PREFIXES = ("file://", "s3://", "gs://", "abfs://", "hdfs://")
 
@@ -91,8 +98,53 @@ class ArrowHandler(PathHandler):
         return True
 
 
-def _paths() -> PathManager:
-    manager = PathManager()
+class Paths(PathManager):
+    """iopath's manager, patient with stores: a call behind a scheme that fails is made again, a few times, ever later.
+
+    What is not there or not allowed stays so and is told at once. Ours, because iopath has no retries.
+    """
+
+    def open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
+        """Open a file."""
+        return cast(IO[Any], patiently(path, lambda: super(Paths, self).open(path, mode, buffering)))
+
+    def exists(self, path: str, **_: Any) -> bool:
+        """Whether there is something."""
+        return bool(patiently(path, lambda: super(Paths, self).exists(path)))
+
+    def ls(self, path: str, **_: Any) -> list[str]:
+        """The names in a folder."""
+        return cast(list[str], patiently(path, lambda: super(Paths, self).ls(path)))
+
+    def mkdirs(self, path: str, **_: Any) -> None:
+        """Make a folder and those above it."""
+        patiently(path, lambda: super(Paths, self).mkdirs(path))
+
+    def copy(self, src_path: str, dst_path: str, overwrite: bool = False, **_: Any) -> bool:
+        """Copy a file inside a store."""
+        return bool(patiently(src_path, lambda: super(Paths, self).copy(src_path, dst_path, overwrite)))
+
+    def rm(self, path: str, **_: Any) -> None:
+        """Remove a file."""
+        patiently(path, lambda: super(Paths, self).rm(path))
+
+
+def patiently(path: str, call: Callable[[], T]) -> T:
+    """What `call` returns; behind a scheme it is tried TRIES times."""
+    for again in range(TRIES if "://" in path else 1, 0, -1):
+        try:
+            return call()
+        except (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError):
+            raise
+        except OSError:
+            if again == 1:
+                raise
+            time.sleep(WAIT * 2 ** (TRIES - again))
+    raise AssertionError("the last try returns or raises")
+
+
+def _paths() -> Paths:
+    manager = Paths()
     manager.set_logging(False)
     manager.register_handler(ArrowHandler())
     return manager
@@ -109,8 +161,7 @@ def write_whole(path: str, content: str | bytes) -> None:
     """
     mode = "w" if isinstance(content, str) else "wb"
     if "://" in path:
-        with PATHS.open(path, mode) as stream:
-            stream.write(content)
+        patiently(path, lambda: _put(path, mode, content))
         return
     temporary = f"{path}.tmp"
     with PATHS.open(temporary, mode) as stream:
@@ -118,6 +169,11 @@ def write_whole(path: str, content: str | bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def _put(path: str, mode: str, content: str | bytes) -> None:
+    with PATHS.open(path, mode) as stream:
+        stream.write(content)
 
 
 def list_folder(path: str) -> list[str]:

@@ -151,12 +151,16 @@ class Checkpoints:
     def unpin(self, names: Iterable[str]) -> None:
         """Let go of pins; the checkpoints go with the next save, unless they are among the newest."""
         self.wait()
-        self._on_rank_0(lambda: [PATHS.rm(f"{self.root}/{name}.json") for name in names])
+        self._on_rank_0(lambda: self._unpin(names))
 
     def drop(self, marks: Iterable[str]) -> None:
         """Remove checkpoints, and the pins on them."""
         self.wait()
         self._on_rank_0(lambda: self._drop(set(marks)))
+
+    def _unpin(self, names: Iterable[str]) -> None:
+        for name in names:
+            PATHS.rm(f"{self.root}/{name}.json")
 
     def _drop(self, marks: set[str]) -> None:
         for name, mark in self._pins().items():

@@ -111,12 +111,14 @@ class Daily:
             NeedsPerson: the log changed, or a day is missing, in a way that the policies leave to a person.
         """
         job, outcome = self._job, Outcome()
+        self._world.agree(self._tidy)
         self._drop_abandoned()
         restored: Mapping[str, Any]
         state, restored = restore(job)
         if "ledger" in restored:
             seen = restored["ledger"]
             self._world.agree(lambda: self._own.check(seen))
+        self._told_of_lost_checkpoints(state)
         state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
         poll = self._config.poll_seconds
         while True:
@@ -143,6 +145,15 @@ class Daily:
             else:
                 state = self._day(action, state, restored, outcome)
                 restored = {}
+
+    def _told_of_lost_checkpoints(self, state: TrainState) -> None:
+        """Days that the ledger has as trained, and the newest checkpoint has not, are trained again."""
+        lost = [own.name for own in self.history.days.values() if own.trained is not None and own.trained["step"] > state.step]
+        if lost:
+            why = f"the checkpoint at the end of day {lost[-1]} is gone; the newest there is stands in {state.cursor.day}"
+            if self._world.first:
+                sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
+            self._append("rewound", {"day": base_of(lost[0]), "why": why}, state.step)
 
     def backfill(self, day: str, mark: str) -> None:
         """Go back to a checkpoint by its name or its pin's, to train again from `day` on.
@@ -233,7 +244,7 @@ class Daily:
         stream = job.source.stream(day, shuffle=True)
         if not begun or stream.steps_left(state.cursor):
             files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
-            quarantined = {job.source.days.below_root(path): why for path, why in day.quarantined.items()}
+            quarantined = self._world.agree(lambda: self._quarantined(day))
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
             look = self._look(state, begun)
@@ -263,7 +274,7 @@ class Daily:
     def _look(self, state: TrainState, begun: bool) -> FreshLook:
         """What compares the new model with the one that serves."""
         history = self.history
-        serving = self._world.agree(lambda: self._serving(history))
+        serving = self._world.agree(lambda: self._serving(history, state))
         last = [own for own in history.days.values() if own.trained is not None]
         same = (
             not begun
@@ -275,14 +286,18 @@ class Daily:
         )
         return FreshLook(self._job, share=self._config.fresh_share, serving=serving, same=same)
 
-    def _serving(self, history: History) -> Bundle | None:
+    def _serving(self, history: History, state: TrainState) -> Bundle | None:
+        """What serves, if it can be compared with."""
         if history.serving is None:
             return None
         try:
-            return Bundle(f"{self._folder}/{history.serving}")
+            bundle = Bundle(f"{self._folder}/{history.serving}")
+            bundle.verify()
         except BundleError as error:
-            self._job.log.write("warning", 0, {"why": f"what serves cannot be compared with: {error}"})
+            sys.stderr.write(f"genctr: what serves is damaged, and the new model is not compared with it: {error}\n")
+            self._job.log.write("warning", state.step, {"why": str(error)})
             return None
+        return bundle
 
     @torch.no_grad()
     def _renew(self) -> None:
@@ -339,7 +354,7 @@ class Daily:
         record = self.history.days[name]
         judged = record.judged
         assert judged is not None
-        config, folder, step = self._config, self._folder, judged["step"]
+        config, step = self._config, judged["step"]
         if judged["publish"]:
             parent = self.history.serving
             self._world.agree(lambda: self._switch(judged["bundle"]))
@@ -347,15 +362,20 @@ class Daily:
             outcome.published.append(name)
         else:
             outcome.held.append(name)
-        serving = self.history.serving
-        needed = {serving} if serving else set()
-        self._world.agree(lambda: prune(folder, keep=config.keep, needed=needed))
-        self._world.agree(lambda: write_metrics(self._job.folder, self._own.history()))
+        self._world.agree(self._tidy)
         if self._world.first:
             event: Literal["published", "held"] = "published" if judged["publish"] else "held"
             failed = [f"{own['gate']} {own['number']}" for own in judged["answers"] if not own["ok"]]
             self._job.log.write(event, step, {"day": name, "bundle": judged["bundle"], "failed": failed})
             tell(config.hooks, event, run=self._job.folder, day=name, text=", ".join(failed) or f"bundle {judged['bundle']}")
+
+    def _tidy(self) -> None:
+        """Let go of old bundles, and tell the monitoring; again at the start, should a kill have come between."""
+        history = self._own.history()
+        needed = {history.serving} if history.serving else set()
+        known = {entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"}
+        prune(self._folder, keep=self._config.keep, needed=needed, known=known)
+        write_metrics(self._job.folder, history)
 
     def _switch(self, bundle: str) -> None:
         if self._lease is not None:
@@ -382,6 +402,12 @@ class Daily:
         if missing := [own for own in wanted if own not in names]:
             raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
         return opened.only(name, [names[own] for own in wanted])
+
+    def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
+        days = self._job.source.days
+        names = {days.below_root(path): why for path, why in day.quarantined.items()}
+        sizes = days.sizes(base_of(day.name)) if names else {}
+        return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:
         """Share of nulls by column, of the columns that are read; nothing if the files do not say."""

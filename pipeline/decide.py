@@ -54,7 +54,8 @@ def _compared(history: History, day: str, sizes: Mapping[str, int], config: Dail
     """Is a trained day what it was?"""
     trained, left = history.files(day), set(history.ignored.get(day, ()))
     for part in history.parts(day):
-        left |= set((part.trained or {})["quarantined"])
+        quarantined = (part.trained or {})["quarantined"]
+        left |= {name for name, own in quarantined.items() if sizes.get(name) == own["size"]}  # else it was mended
     gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
     if gone:
         told = "is gone" if gone[0] not in sizes else f"has {sizes[gone[0]]} bytes, had {trained[gone[0]]['size']}"

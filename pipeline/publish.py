@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Sequence
 
 from data.errors import GenctrError
-from data.paths import PATHS, remove_folder, write_whole
+from data.paths import PATHS, list_folder, remove_folder, write_whole
 from pipeline.bundle import CURRENT, MANIFEST, Bundle, bundles, read_current
 
 
@@ -21,10 +21,17 @@ def switch(folder: str, name: str) -> None:
         write_whole(f"{folder}/{CURRENT}", json.dumps(current))
 
 
-def prune(folder: str, *, keep: int, needed: Collection[str]) -> None:
-    """Let go of all but the newest bundles and those needed. The manifest goes first: from then on it is no bundle."""
-    for name in set(bundles(folder)[:-keep]) - set(needed):
+def prune(folder: str, *, keep: int, needed: Collection[str], known: Collection[str]) -> None:
+    """Let go of all but the newest bundles and those needed. The manifest goes first: from then on it is no bundle.
+
+    Args:
+        known: the names this run has given; of these, what a kill has left half removed goes too.
+    """
+    whole = bundles(folder)
+    for name in set(whole[:-keep]) - set(needed):
         PATHS.rm(f"{folder}/{name}/{MANIFEST}")
+        remove_folder(f"{folder}/{name}")
+    for name in set(list_folder(folder)) & set(known) - set(whole):
         remove_folder(f"{folder}/{name}")
 
 

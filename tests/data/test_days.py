@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.days import Days, parse_days, write_day
+from data.days import Days, open_end, parse_days, write_day
 from data.errors import BadInput, GenctrError
 from data.readers import CsvReader, ParquetReader
 
@@ -372,7 +372,6 @@ def test_a_list_may_mix_names_and_ranges() -> None:
         ("2026-02-27..2026-02-30", "'2026-02-30' is not a date"),
         ("2026-13-01", "month must be in 1..12"),
         ("yesterday..2026-11-20", "'yesterday' is not a date"),
-        ("2026-11-20..", "'' is not a date"),
         ("2026-11-21..2026-11-20", "the range ends before it begins\n  expected: '2026-11-20..2026-11-21'"),
     ],
 )
@@ -392,3 +391,18 @@ def test_days_follow_the_calendar() -> None:
     assert len(year) == 365
     assert date.fromisoformat(year[58]) == date(2026, 2, 28)
     assert year[59] == "2026-03-01"
+
+
+def test_an_open_range_names_its_first_day_and_has_no_end() -> None:
+    assert parse_days("2026-11-20..") == ["2026-11-20"]
+    assert open_end("2026-11-20..")
+    assert open_end(["2026-11-01", "2026-11-20.."])
+    assert not open_end("2026-11-20..2026-11-21")
+    assert not open_end([])
+
+
+def test_sizes_are_by_name_below_the_root(tmp_path: Path) -> None:
+    write_day(str(tmp_path / "log" / "day=2026-11-20"), [pa.table({"a": [1]}), pa.table({"a": [2]})])
+    sizes = Days(str(tmp_path / "log"), reader=ParquetReader()).sizes("2026-11-20")
+    assert sorted(sizes) == ["day=2026-11-20/part-00000.parquet", "day=2026-11-20/part-00001.parquet"]
+    assert all(size == (tmp_path / "log" / name).stat().st_size for name, size in sizes.items())

@@ -23,7 +23,7 @@ from pipeline.config import load
 from pipeline.runlog import read_log
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["launch.cli", "pipeline.build", "pipeline.run", "pipeline.evaluate"])
+SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily"])
 
 
 def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int) -> None:

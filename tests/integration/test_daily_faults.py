@@ -1,0 +1,459 @@
+"""What a night can do to a daily job, and what the job then does: told, held, mended or refused, and never a row lost."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from iopath.common.file_io import PathHandler
+
+from data.paths import PATHS
+from tests.integration.jobs import assert_same_bits
+from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
+from tests.tiny import Done, genctr
+
+FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_daily(tmp_path, days=4)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def daily(config: Path, out: Path, *words: str) -> Done:
+    return genctr("daily", config, "--out", out, "--quiet", *words)
+
+
+def settings(*values: str) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+def files(config: Path, day: str) -> list[Path]:
+    return sorted((config.parent / "log" / f"day={day}").glob("*.parquet"))
+
+
+def assert_proven(out: Path) -> None:
+    done = genctr("verify", out)
+    assert done.code == 0, done.err
+
+
+# --- the log ---
+
+
+def test_a_corrupt_file_stops_the_day_and_the_mended_day_is_trained(config: Path, out: Path) -> None:
+    file = files(config, SECOND)[1]
+    good = file.read_bytes()
+    file.write_bytes(good[:100])
+    done = daily(config, out)
+    assert done.code == 2
+    assert file.name in done.err
+    assert list(states(out)) == [FIRST]
+    file.write_bytes(good)
+    assert daily(config, out).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+    assert_proven(out)
+
+
+def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(config: Path, out: Path) -> None:
+    file = files(config, SECOND)[1]
+    good = file.read_bytes()
+    file.write_bytes(good[:100])
+    words = settings("data.bad_files=quarantine", "daily.late=append")
+    assert daily(config, out, *words).code in (0, 3)
+    trained = next(entry for entry in ledger(out) if entry["event"] == "trained" and entry["day"] == SECOND)
+    assert list(trained["quarantined"]) == [f"day={SECOND}/{file.name}"]
+    file.write_bytes(good)
+    assert daily(config, out, *words).code in (0, 3)
+    late = next(entry for entry in ledger(out) if entry["event"] == "trained" and entry["day"] == f"{SECOND}+1")
+    assert list(late["files"]) == [f"day={SECOND}/{file.name}"]
+    assert_proven(out)
+
+
+def test_a_day_that_shrinks_after_training_is_refused(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", THIRD).code in (0, 3)
+    files(config, SECOND)[0].unlink()
+    done = daily(config, out)
+    assert done.code == 4
+    assert f"day {SECOND} has changed" in done.err
+    assert list(states(out)) == [FIRST, SECOND, THIRD]
+
+
+def test_a_day_that_shrinks_is_trained_again_from_before_it(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, out).code in (0, 3)
+    files(config, THIRD)[0].unlink()
+    assert daily(config, out, *settings("daily.changed=retrain-from")).code in (0, 3)
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    assert_proven(out)
+    other = tmp_path / "other"
+    assert daily(config, other).code in (0, 3)
+    assert_same_bits(other, out)
+
+
+def test_going_back_further_than_checkpoints_are_kept_asks_a_person(config: Path, out: Path) -> None:
+    words = settings("daily.changed=retrain-from", "daily.keep_days=1", "checkpoint.keep=1")
+    assert daily(config, out, *words).code in (0, 3)
+    files(config, SECOND)[0].unlink()
+    done = daily(config, out, *words)
+    assert done.code == 4
+    assert "not kept any more" in done.err
+
+
+def _add_late(config: Path, day: str) -> str:
+    rows = pq.read_table(files(config, day)[0], partitioning=None).slice(0, 17)
+    pq.write_table(rows, config.parent / "log" / f"day={day}" / "part-late.parquet")
+    return f"day={day}/part-late.parquet"
+
+
+def test_late_files_ask_a_person_by_default(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    name = _add_late(config, FIRST)
+    done = daily(config, out)
+    assert done.code == 4
+    assert name in done.err
+
+
+def test_late_files_are_appended_once(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    name = _add_late(config, FIRST)
+    words = settings("daily.late=append")
+    assert daily(config, out, *words).code in (0, 3)
+    late = [entry for entry in ledger(out) if entry["event"] == "trained" and entry["day"] == f"{FIRST}+1"]
+    assert [list(entry["files"]) for entry in late] == [[name]]
+    assert late[0]["rows"] == 17
+    assert daily(config, out, *words).code == 75
+    assert_proven(out)
+
+
+def test_late_files_are_left_and_that_is_written_down(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    name = _add_late(config, FIRST)
+    words = settings("daily.late=ignore")
+    assert daily(config, out, *words).code in (0, 3)
+    assert [entry["files"] for entry in ledger(out) if entry["event"] == "late"] == [[name]]
+    assert daily(config, out, *words).code == 75
+
+
+def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path, out: Path) -> None:
+    shutil.move(config.parent / "log" / f"day={SECOND}", config.parent / "aside")
+    hours_until_2100 = 24 * 365 * 80
+    done = daily(config, out, *settings(f"daily.gap_hours={hours_until_2100}"))
+    assert done.code in (0, 3)
+    assert list(states(out)) == [FIRST]
+    assert daily(config, out, *settings(f"daily.gap_hours={hours_until_2100}")).code == 75
+    assert daily(config, out, *settings("daily.gap=stop")).code == 4
+    done = daily(config, out, *settings("daily.gap_hours=0"))  # wait, in vain
+    assert done.code == 4
+    assert f"day {SECOND} is missing" in done.err
+    assert daily(config, out, *settings("daily.gap_hours=0", "daily.gap=skip")).code in (0, 3)
+    assert states(out)[SECOND] == "skipped"
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+
+
+def test_a_day_that_grows_while_it_is_trained_is_finished_as_it_was_begun(config: Path, out: Path) -> None:
+    night = Nightly(config, out, "--until", SECOND)
+    assert night.ended() in (0, 3)
+    marks = sum(1 for _ in (out / "checkpoints").glob("step-*"))
+    assert marks
+    night = Nightly(config, out, "--until", THIRD)
+    while sum(line.count('"train"') for line in (out / "log.jsonl").read_text().splitlines()) < 4:
+        time.sleep(0.01)
+    night.kill()
+    name = _add_late(config, THIRD)
+    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code in (0, 3, 75)
+    trained = [file for entry in ledger(out) if entry["event"] == "trained" for file in entry["files"]]
+    assert trained.count(name) == 1
+    assert_proven(out)
+
+
+# --- two jobs, clocks ---
+
+
+def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> None:
+    night = Nightly(config, out, "--follow", "--until", "2026-12-31")
+    while not (out / "ledger.jsonl").exists():
+        time.sleep(0.02)
+    done = daily(config, out)
+    try:
+        assert done.code == 5
+        assert f"process {night.processes[0].pid} on" in done.err
+        assert genctr("approve", out, FIRST, "--reason", "no").code == 5
+    finally:
+        night.kill()
+    assert daily(config, out).code in (0, 3, 75)
+    assert_proven(out)
+
+
+def test_following_takes_up_a_day_when_it_comes(config: Path, out: Path) -> None:
+    shutil.move(config.parent / "log" / f"day={FOURTH}", config.parent / "aside")
+    night = Nightly(config, out, "--follow", "--until", FOURTH, *settings("daily.poll_seconds=0.2"))
+    while not (out / "ledger.jsonl").exists() or THIRD not in states(out):
+        time.sleep(0.05)
+    shutil.move(config.parent / "aside", config.parent / "log" / f"day={FOURTH}")
+    assert night.ended(60) in (0, 3), night.text
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+
+
+def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert daily(config, out).code in (0, 3)
+    jumps = iter([1e9, -3e8] * 1_000_000)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    assert daily(config, tmp_path / "jumped").code in (0, 3)
+    assert_same_outcome(out, tmp_path / "jumped")
+    assert_same_bits(out, tmp_path / "jumped")
+
+
+# --- disks and stores ---
+
+
+def _full_from(number: int) -> Callable[[Any], Any]:
+    """From the so-manieth change of the file system on, the disk is full."""
+    seen = 0
+
+    def wrap(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen >= number:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments, **options)
+
+        return call
+
+    return wrap
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 13, 21, 34, 55, 72, 89, 110])
+def test_a_full_disk_is_told_and_the_next_night_goes_on(config: Path, out: Path, tmp_path: Path, number: int) -> None:
+    assert daily(config, tmp_path / "whole").code in (0, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        wrap = _full_from(number)
+        for name in ("replace", "rename", "fsync"):
+            patch.setattr(os, name, wrap(getattr(os, name)))
+        done = daily(config, out)
+    assert done.code == 2, done.err
+    assert "space" in done.err or "full" in done.err
+    assert daily(config, out).code in (0, 3, 75)
+    assert_same_outcome(tmp_path / "whole", out)
+    assert_same_bits(tmp_path / "whole", out)
+
+
+class Flaky(PathHandler):
+    """`flaky://PATH` is a local path; one call in ten fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.failures = 0
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["flaky://"]
+
+    def _local(self, path: str) -> str:
+        self.calls += 1
+        if self.calls % 10 == 0:
+            self.failures += 1
+            raise OSError(errno.EIO, "the store did not answer")
+        return path.removeprefix("flaky://")
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
+        return open(self._local(path), mode)
+
+    def _exists(self, path: str, **_: Any) -> bool:
+        return os.path.exists(self._local(path))
+
+    def _isfile(self, path: str, **_: Any) -> bool:
+        return os.path.isfile(self._local(path))
+
+    def _isdir(self, path: str, **_: Any) -> bool:
+        return os.path.isdir(self._local(path))
+
+    def _ls(self, path: str, **_: Any) -> list[str]:
+        return os.listdir(self._local(path))
+
+    def _mkdirs(self, path: str, **_: Any) -> None:
+        os.makedirs(self._local(path), exist_ok=True)
+
+    def _rm(self, path: str, **_: Any) -> None:
+        os.remove(self._local(path))
+
+    def _copy(self, src_path: str, dst_path: str, overwrite: bool = False, **_: Any) -> bool:
+        shutil.copyfile(self._local(src_path), self._local(dst_path))
+        return True
+
+
+@pytest.fixture(scope="module")
+def flaky() -> Iterator[Flaky]:
+    handler = Flaky()
+    PATHS.register_handler(handler)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.paths.WAIT", 0.0)
+        yield handler
+
+
+def test_a_store_that_fails_one_call_in_ten_delays_and_loses_nothing(
+    config: Path, out: Path, tmp_path: Path, flaky: Flaky
+) -> None:
+    assert daily(config, out).code in (0, 3)
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    words = settings(f"daily.publish=flaky://{remote}/published")
+    assert daily(config, f"flaky://{remote}/run", *words).code in (0, 3)  # type: ignore[arg-type]
+    assert flaky.failures > 10
+    mine, theirs = (remote / "run" / "ledger.jsonl").read_text(), (out / "ledger.jsonl").read_text()
+    assert mine == theirs
+    assert genctr("verify", f"flaky://{remote}/run").code == 0
+
+
+# --- what the job itself keeps ---
+
+
+def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path) -> None:
+    assert daily(config, out).code in (0, 3)
+    path = out / "ledger.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:-30])
+    done = daily(config, out)
+    assert done.code in (0, 3)
+    assert "is damaged" in done.err
+    assert path.read_text() == whole
+
+
+def test_a_ledger_that_lost_what_the_last_day_said_gets_it_back(config: Path, out: Path) -> None:
+    assert daily(config, out).code in (0, 3)
+    path = out / "ledger.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    scored = max(at for at, line in enumerate(lines) if json.loads(line)["event"] == "scored")
+    path.write_text("".join(lines[: scored + 1]))
+    assert daily(config, out).code in (0, 3)
+    assert path.read_text() == whole
+
+
+def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path) -> None:
+    assert daily(config, out).code in (0, 3)
+    path = out / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]))
+    done = daily(config, out)
+    assert done.code == 2
+    assert "bring the ledger back" in done.err
+    path.write_text("".join([lines[0], lines[2], *lines[3:]]))
+    assert "line 2" in daily(config, out).err
+
+
+def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, out, "--until", THIRD).code in (0, 3)
+    newest = json.loads((out / "checkpoints" / f"day-{THIRD}.json").read_text())["mark"]
+    shutil.rmtree(out / "checkpoints" / newest)
+    done = daily(config, out)
+    assert done.code in (0, 3), done.err
+    assert "training again from" in done.err
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    assert_proven(out)
+    assert daily(config, tmp_path / "whole").code in (0, 3)
+    assert_same_bits(tmp_path / "whole", out)
+
+
+def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    shutil.rmtree(out / "checkpoints")
+    assert daily(config, out).code in (0, 3)
+    assert daily(config, tmp_path / "whole").code in (0, 3)
+    assert_same_bits(tmp_path / "whole", out)
+
+
+def test_a_bundle_with_a_flipped_bit_is_refused_told_and_replaced(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", THIRD).code in (0, 3)
+    serving = json.loads((out / "published" / "current.json").read_text())["bundle"]
+    file = next((out / "published" / serving).glob("table.*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    day = config.parent / "log" / f"day={FOURTH}"
+    done = genctr("score", out / "published", "--data", day, "--out", out / "scores")
+    assert done.code == 2
+    assert "cut short or altered" in done.err
+    assert genctr("verify", out).code == 1
+    done = daily(config, out, *settings("daily.changed=refuse"))
+    assert done.code in (0, 3), done.err
+    assert states(out)[FOURTH] == "published"
+    assert genctr("score", out / "published", "--data", day, "--out", out / "scores").code == 0
+
+
+# --- a person's decisions ---
+
+
+@pytest.fixture
+def poisoned(config: Path) -> Path:
+    """The third day's labels are turned round."""
+    for file in files(config, THIRD):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("is_click")
+        turned = pa.array([1 - value for value in table["is_click"].to_pylist()], table.schema.field(at).type)
+        pq.write_table(table.set_column(at, "is_click", turned), file)
+    return config
+
+
+def test_a_bad_day_is_held_and_a_person_may_approve_it_and_go_back(poisoned: Path, out: Path) -> None:
+    words = settings("daily.gates={auc: -0.5, ne_ceiling: 1.2}")
+    assert daily(poisoned, out, "--until", SECOND, *words).code in (0, 3)
+    serving = json.loads((out / "published" / "current.json").read_text())
+    done = daily(poisoned, out, "--until", THIRD, *words)
+    assert done.code == 3
+    assert states(out)[THIRD] == "held"
+    assert json.loads((out / "published" / "current.json").read_text()) == serving
+    assert "ne_ceiling" in genctr("status", out).out
+    assert genctr("approve", out, FIRST, "--reason", "why not").code == 2
+    assert genctr("approve", out, THIRD, "--reason", "the campaign was turned round").code == 0
+    assert states(out)[THIRD] == "approved"
+    assert json.loads((out / "published" / "current.json").read_text())["bundle"].startswith(THIRD)
+    approved = next(entry for entry in ledger(out) if entry["event"] == "approved")
+    assert approved["reason"] == "the campaign was turned round"
+    assert approved["who"]
+    assert genctr("rollback", out, "--reason", "it was not").code == 0
+    assert json.loads((out / "published" / "current.json").read_text()) == serving
+    assert daily(poisoned, out, *words).code in (0, 3)  # a held model keeps training
+    assert states(out)[FOURTH] in ("published", "held")
+    assert_proven(out)
+
+
+def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, out).code in (0, 3)
+    done = daily(config, out, "--backfill", f"{FOURTH}..{FOURTH}", "--from", f"day-{SECOND}")
+    assert done.code == 2
+    assert f"day-{THIRD}" in done.err
+    assert daily(config, out, "--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}").code in (0, 3)
+    assert daily(config, tmp_path / "whole").code in (0, 3)
+    assert_same_bits(tmp_path / "whole", out)
+    assert_proven(out)
+
+
+def test_a_dry_run_says_what_and_why_and_does_nothing(config: Path, out: Path) -> None:
+    done = daily(config, out, "--dry-run", "--until", SECOND)
+    assert done.code == 0
+    assert [line.split()[:2] for line in done.out.splitlines()] == [["train", FIRST], ["train", SECOND], ["wait", SECOND]]
+    assert not out.exists()
+
+
+def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path) -> None:
+    news = tmp_path / "news.json"
+    words = settings(f"daily.hooks.command=tee {news}", "daily.hooks.on=[failed, published]")
+    assert daily(config, out, *words, "--until", THIRD).code in (0, 3)
+    assert json.loads(news.read_text())["event"] == "published"
+    files(config, FOURTH)[0].write_bytes(b"PAR1")
+    assert daily(config, out, *words).code == 2
+    told = json.loads(news.read_text())
+    assert (told["event"], told["run"]) == ("failed", str(out))
+    assert files(config, FOURTH)[0].name in told["text"]
