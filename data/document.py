@@ -1,8 +1,9 @@
 """One YAML file in, one frozen object out; every mistake names its line and the nearest valid key."""
 
 import difflib
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -76,6 +77,15 @@ def write_document(path: str, section: Section) -> None:
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     with PATHS.open(path, "w") as file:
         file.write(text)
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON has it: what is no finite number is null."""
+    if isinstance(value, Mapping):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def nearest(name: object, valid: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
 
@@ -152,7 +153,7 @@ class Ledger:
                 f"{self._path} was written by another job\n  next: see that only one runs, and start this one again"
             )
         entry = {"n": len(self._lines), "prev": _hash(self._lines), "event": event, **values}
-        self._lines.append(json.dumps(entry, sort_keys=True) + "\n")
+        self._lines.append(json.dumps(finite(entry), sort_keys=True, allow_nan=False) + "\n")
         PATHS.mkdirs(self._path.rpartition("/")[0] + "/")
         write_whole(self._path, "".join(self._lines))
 

@@ -38,6 +38,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
+from data.document import finite
 from data.errors import BadInput
 from data.paths import PATHS, filesystem
 
@@ -83,7 +84,7 @@ class RunLog:
             self._text = "" if self._local else whole
             self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps(_finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
+        line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
         if self._local:
             with PATHS.open(self._path, "a") as stream:
                 stream.write(line)
@@ -155,15 +156,6 @@ def _parsed(line: str, number: int, folder: str) -> dict[str, Any]:
             expected="one JSON object a line, with time, event and step",
             hint="remove the line",
         ) from error
-
-
-def _finite(value: Any) -> Any:
-    """The value as JSON has it: no nan, no infinity."""
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -1,0 +1,66 @@
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from pipeline.fresh import compare, population_stability
+
+
+@pytest.fixture
+def rows() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    truth = torch.randn(4000, generator=generator)
+    labels = (torch.rand(4000, generator=generator) < truth.sigmoid()).float()
+    good = truth + 0.3 * torch.randn(4000, generator=generator)
+    bad = truth + 2.0 * torch.randn(4000, generator=generator)
+    groups = torch.arange(4000) // 8
+    return {"labels": labels, "good": good, "bad": bad, "groups": groups, "weights": torch.ones(4000)}
+
+
+def test_metrics_are_those_of_scikit_learn(rows) -> None:
+    found = compare(rows["good"], rows["bad"], rows["labels"], rows["weights"], rows["groups"])
+    for name, own in (("candidate", "good"), ("serving", "bad")):
+        assert found[name]["auc"] == pytest.approx(roc_auc_score(rows["labels"], rows[own]))
+        assert found[name]["logloss"] == pytest.approx(log_loss(rows["labels"], rows[own].double().sigmoid()), rel=1e-6)
+    value, low, high = found["difference"]["auc"]
+    assert value == pytest.approx(found["candidate"]["auc"] - found["serving"]["auc"])
+    assert 0 < low < value < high
+
+
+def test_the_interval_covers_the_difference_about_as_often_as_it_says() -> None:
+    covered, tries = 0, 40
+    for seed in range(tries):
+        generator = torch.Generator().manual_seed(seed)
+        truth = torch.randn(600, generator=generator)
+        labels = (torch.rand(600, generator=generator) < truth.sigmoid()).float()
+        one, other = (truth + torch.randn(600, generator=generator) for _ in range(2))  # alike: the true difference is 0
+        _, low, high = compare(one, other, labels, torch.ones(600), None)["difference"]["auc"]
+        covered += low <= 0 <= high
+    assert covered >= 0.85 * tries
+
+
+def test_the_same_model_differs_by_nothing(rows) -> None:
+    found = compare(rows["good"], rows["good"].clone(), rows["labels"], rows["weights"], rows["groups"])
+    assert found["difference"]["auc"] == [0.0, 0.0, 0.0]
+    assert found["psi"] == 0.0
+
+
+def test_rows_without_weight_do_not_count(rows) -> None:
+    weights = rows["weights"].clone()
+    weights[2000:] = 0
+    whole = compare(rows["good"][:2000], None, rows["labels"][:2000], weights[:2000], None)
+    found = compare(rows["good"], None, rows["labels"], weights, None)
+    assert found["candidate"] == pytest.approx(whole["candidate"], nan_ok=True)
+    assert "difference" not in whole
+
+
+def test_one_label_only_leaves_no_auc_to_compare(rows) -> None:
+    found = compare(rows["good"], rows["bad"], torch.zeros(4000), rows["weights"], None)
+    assert "auc" not in found["difference"]
+    assert "logloss" in found["difference"]
+
+
+def test_psi_sees_scores_that_moved() -> None:
+    scores = torch.randn(5000, generator=torch.Generator().manual_seed(1))
+    assert population_stability(scores, scores) == 0.0
+    assert population_stability(scores + 0.1, scores) < 0.1
+    assert population_stability(scores + 1, scores) > 0.5

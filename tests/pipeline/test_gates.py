@@ -1,0 +1,94 @@
+import math
+
+import pytest
+
+from data.errors import GenctrError
+from pipeline.gates import ALWAYS, GATES, Evidence, judge
+
+
+def asked(name: str, limit, **evidence):
+    answers = {answer.gate: answer for answer in judge(Evidence(**evidence), {name: limit})}
+    return answers[name]
+
+
+def fresh(metric: str, value: float, low: float, high: float) -> dict:
+    return {"difference": {metric: [value, low, high]}, "finite": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "interval", "ok"),
+    [
+        ("auc", -0.002, (-0.010, -0.015, -0.005), False),  # worse for sure
+        ("auc", -0.002, (-0.010, -0.030, 0.010), True),  # worse by chance, perhaps
+        ("auc", -0.002, (0.010, 0.005, 0.015), True),
+        ("gauc", 0.0, (-0.001, -0.002, -0.0005), False),
+        ("ne", 0.01, (0.03, 0.02, 0.04), False),
+        ("ne", 0.01, (0.03, 0.0, 0.06), True),
+        ("logloss", 0.0, (-0.01, -0.02, -0.005), True),
+    ],
+)
+def test_a_difference_holds_when_its_whole_interval_is_on_the_wrong_side(metric, limit, interval, ok) -> None:
+    answer = asked(metric, limit, fresh=fresh(metric, *interval))
+    assert (answer.ok, answer.number) == (ok, interval[0])
+    assert "95 %" in answer.note
+
+
+@pytest.mark.parametrize("name", sorted(GATES.keys() - {"parity"}))
+def test_a_question_that_cannot_be_asked_is_answered_yes_and_says_so(name: str) -> None:
+    limit = (0.5, 2.0) if name in ("calibration", "rows") else 0.1
+    answer = asked(name, limit)
+    assert answer.ok
+    assert answer.number is None
+    assert answer.note
+
+
+@pytest.mark.parametrize(("number", "ok"), [(0.94, False), (0.95, True), (1.05, True), (1.06, False), (math.nan, False)])
+def test_calibration_lies_between(number: float, ok: bool) -> None:
+    assert asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": number}}).ok == ok
+
+
+def test_floors_look_at_the_day_before_it_trained() -> None:
+    scored = {"auc": 0.7, "gauc": 0.6, "ne": 0.9}
+    assert asked("auc_floor", 0.69, scored=scored).ok
+    assert not asked("auc_floor", 0.71, scored=scored).ok
+    assert not asked("gauc_floor", 0.61, scored=scored).ok
+    assert asked("ne_ceiling", 0.9, scored=scored).ok
+    assert not asked("ne_ceiling", 0.89, scored=scored).ok
+
+
+def test_rows_are_compared_with_the_median_of_the_days_before() -> None:
+    assert asked("rows", (0.5, 2.0), rows=100, earlier_rows=[100, 110, 5000]).number == pytest.approx(100 / 110)
+    assert not asked("rows", (0.5, 2.0), rows=40, earlier_rows=[100]).ok
+    assert not asked("rows", (0.5, 2.0), rows=300, earlier_rows=[100]).ok
+
+
+def test_nulls_name_the_column_that_changed_most() -> None:
+    answer = asked("nulls", 0.1, nulls={"a": 0.5, "b": 0.02}, earlier_nulls=[{"a": 0.1, "b": 0.0}, {"a": 0.1}])
+    assert not answer.ok
+    assert answer.number == pytest.approx(0.4)
+    assert "a" in answer.note
+
+
+def test_what_is_always_asked_cannot_be_left_out() -> None:
+    answers = {answer.gate: answer for answer in judge(Evidence(fresh={"finite": 0.99}, parity=1e-3), {})}
+    assert answers.keys() == ALWAYS.keys()
+    assert not answers["finite"].ok
+    assert not answers["parity"].ok
+    assert not judge(Evidence(parity=math.nan), {})[1].ok
+
+
+def test_bytes_may_differ_more() -> None:
+    assert next(own for own in judge(Evidence(parity=0.05, as_bytes=True), {}) if own.gate == "parity").ok
+
+
+def test_psi_and_effective_rank() -> None:
+    assert not asked("psi", 0.25, fresh={"psi": 0.3}).ok
+    assert asked("psi", 0.25, fresh={"psi": 0.2}).ok
+    assert not asked("effective_rank", 0.3, fresh={"effective_rank": 0.2}).ok
+
+
+def test_an_unknown_gate_and_a_limit_of_the_wrong_kind_are_told() -> None:
+    with pytest.raises(GenctrError, match="auc"):
+        judge(Evidence(), {"acu": 0.1})
+    with pytest.raises(GenctrError, match="one limit"):
+        judge(Evidence(), {"auc": (0.1, 0.2)})

@@ -1,0 +1,51 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import HooksConfig
+from pipeline.hooks import tell
+
+
+def test_a_webhook_gets_the_news() -> None:
+    heard: list[dict] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        config = HooksConfig(on=("held",), webhook=f"http://127.0.0.1:{server.server_port}/x")
+        tell(config, "published", run="r", day="d", text="not wanted")
+        tell(config, "held", run="r", day="d", text="auc -0.1")
+        thread.join()
+    assert heard == [{"event": "held", "run": "r", "day": "d", "text": "auc -0.1"}]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        HooksConfig(webhook="http://127.0.0.1:9/nobody"),
+        HooksConfig(webhook="file:///etc/passwd"),
+        HooksConfig(command="false"),
+        HooksConfig(command="no-such-command"),
+    ],
+    ids=["nobody listens", "no http", "a command that fails", "no such command"],
+)
+def test_a_hook_that_fails_is_told_and_nothing_else(config: HooksConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    tell(config, "held", run="r", day="2026-11-20", text="")
+    assert "a hook for held 2026-11-20 failed" in capfd.readouterr().err
+
+
+def test_a_command_gets_the_news(tmp_path: Path) -> None:
+    tell(HooksConfig(command=f"tee '{tmp_path / 'a b'}'"), "failed", run="r", day="", text="disk full")
+    assert json.loads((tmp_path / "a b").read_text())["text"] == "disk full"

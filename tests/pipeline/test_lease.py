@@ -1,0 +1,100 @@
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.lease import Busy, Lease
+from tests.integration.jobs import SERVER
+
+
+def hold(folder: str) -> None:
+    with Lease(folder, seconds=0.4):
+        time.sleep(60)
+
+
+def held_by_another(folder: Path):
+    process = SERVER.Process(target=hold, args=(str(folder),))
+    process.start()
+    while not (folder / "lease.json").exists():
+        time.sleep(0.01)
+    return process
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), seconds=5) as lease:
+        lease.check()
+        with pytest.raises(Busy, match=f"process {os.getpid()} on"), Lease(str(tmp_path), seconds=5):
+            pass
+    with Lease(str(tmp_path), seconds=5):
+        pass
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_a_dead_process_of_this_machine_is_seen_at_once(tmp_path: Path) -> None:
+    process = held_by_another(tmp_path)
+    with pytest.raises(Busy, match=str(process.pid)), Lease(str(tmp_path), seconds=60):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    since = time.monotonic()
+    with Lease(str(tmp_path), seconds=60):
+        assert time.monotonic() - since < 5
+
+
+def elsewhere(folder: Path, **changes) -> dict:
+    held = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1", **changes}
+    (folder / "lease.json").write_text(json.dumps(held))
+    return held
+
+
+def test_a_silent_holder_elsewhere_is_outwaited(tmp_path: Path) -> None:
+    elsewhere(tmp_path)
+    since = time.monotonic()
+    with Lease(str(tmp_path), seconds=0.5) as lease:
+        assert time.monotonic() - since >= 0.5
+        lease.check()
+
+
+def test_a_holder_elsewhere_whose_heart_beats_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = elsewhere(tmp_path)
+    sleep = time.sleep
+
+    def beating(seconds: float) -> None:
+        held["beat"] += 1
+        (tmp_path / "lease.json").write_text(json.dumps(held))
+        sleep(seconds)
+
+    monkeypatch.setattr("pipeline.lease.time.sleep", beating)
+    with pytest.raises(Busy, match="process 1 on far"), Lease(str(tmp_path), seconds=1):
+        pass
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), seconds=5):
+        mine = json.loads((tmp_path / "lease.json").read_text())
+    (tmp_path / "lease.json").write_text(json.dumps(mine | {"token": "older", "born": "12"}))
+    with Lease(str(tmp_path), seconds=60):
+        pass
+
+
+def test_who_was_taken_over_stops_writing(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), seconds=60) as lease:
+        elsewhere(tmp_path)
+        with pytest.raises(Busy, match="has taken this run over"):
+            lease.check()
+    assert (tmp_path / "lease.json").exists(), "it is theirs"
+
+
+def test_it_beats(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), seconds=0.2):
+        time.sleep(0.5)
+        assert json.loads((tmp_path / "lease.json").read_text())["beat"] >= 2
+
+
+def test_an_unreadable_lease_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "lease.json").write_text("{")
+    with Lease(str(tmp_path), seconds=60):
+        pass

@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.ledger import Ledger, LedgerError, base_of, fold, next_date
+
+
+def filled(folder: Path) -> Ledger:
+    ledger = Ledger(str(folder))
+    for day in ("2026-11-01", "2026-11-02"):
+        ledger.append("scored", {"day": day, "step": 0, "rows": 3, "tasks": {}})
+        ledger.append("trained", {"day": day, "step": 3, "rows": 3, "files": {f"{day}/a": {"size": 9}}, "quarantined": {}})
+        ledger.append("judged", {"day": day, "step": 3, "bundle": day, "publish": day == "2026-11-01", "answers": []})
+    ledger.append("published", {"day": "2026-11-01", "bundle": "2026-11-01", "step": 3})
+    return ledger
+
+
+def test_entries_are_chained_and_read_back(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    assert Ledger(str(tmp_path)).entries == ledger.entries
+    assert [entry["n"] for entry in ledger.entries] == list(range(7))
+    assert len({entry["prev"] for entry in ledger.entries}) == 7
+
+
+def test_history_says_what_became_of_each_day(tmp_path: Path) -> None:
+    history = filled(tmp_path).history()
+    assert {name: own.state for name, own in history.days.items()} == {"2026-11-01": "published", "2026-11-02": "held"}
+    assert all(own.is_done for own in history.days.values())
+    assert (history.last_day, history.serving) == ("2026-11-02", "2026-11-01")
+    assert history.files("2026-11-02") == {"2026-11-02/a": {"size": 9}}
+
+
+@pytest.mark.parametrize("event", ["scored", "trained"])
+def test_a_day_in_the_middle_is_not_done(event: str) -> None:
+    history = fold([{"event": event, "day": "d", "files": {}, "quarantined": {}}])
+    assert history.days["d"].state == event
+    assert not history.days["d"].is_done
+
+
+def test_what_was_rewound_is_forgotten_and_what_served_stays(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    ledger.append("rewound", {"day": "2026-11-01", "step": 0, "why": "it changed"})
+    history = ledger.history()
+    assert history.days == {}
+    assert history.serving == "2026-11-01"
+
+
+def test_a_rollback_serves_the_bundle_it_names_and_remembers_the_other(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    ledger.append("approved", {"day": "2026-11-02", "bundle": "2026-11-02", "step": 3, "reason": "x"})
+    ledger.append("rolled back", {"bundle": "2026-11-01", "from": "2026-11-02", "reason": "y"})
+    history = ledger.history()
+    assert (history.serving, history.withdrawn) == ("2026-11-01", {"2026-11-02"})
+    assert history.days["2026-11-02"].state == "approved"
+
+
+def test_two_writers_are_noticed(tmp_path: Path) -> None:
+    one, other = filled(tmp_path), Ledger(str(tmp_path))
+    one.append("skipped", {"day": "2026-11-03", "why": "it never came", "step": 3})
+    with pytest.raises(LedgerError, match="another job"):
+        other.append("skipped", {"day": "2026-11-03", "why": "it never came", "step": 3})
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_last_line_cut_short_is_taken_off(tmp_path: Path, cut: int) -> None:
+    entries = filled(tmp_path).entries
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(path.read_text()[:-cut])
+    looked = Ledger(str(tmp_path), mend=False)
+    assert looked.entries == entries[:-1]
+    assert not path.read_text().endswith("\n"), "only looked at"
+    mended = Ledger(str(tmp_path))
+    assert mended.mended is not None
+    mended.append("published", {key: entries[-1][key] for key in ("day", "bundle", "step")})
+    assert Ledger(str(tmp_path)).entries == entries
+
+
+def test_an_altered_line_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[1] = lines[1].replace('"rows": 3', '"rows": 4')
+    path.write_text("".join(lines))
+    with pytest.raises(LedgerError, match="line 3"):  # which no longer follows from line 2
+        Ledger(str(tmp_path))
+
+
+def test_a_checkpoints_mark_must_be_in_the_ledger(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    mark = ledger.mark
+    ledger.append("skipped", {"day": "2026-11-03", "why": "it never came", "step": 3})
+    ledger.check(mark)
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(LedgerError, match="bring the ledger back"):
+        Ledger(str(tmp_path)).check(mark)
+
+
+def test_every_line_is_json_with_no_time_in_it(tmp_path: Path) -> None:
+    filled(tmp_path)
+    for line in (tmp_path / "ledger.jsonl").read_text().splitlines():
+        assert not {"time", "at", "seconds"} & json.loads(line).keys()
+
+
+def test_names_of_days() -> None:
+    assert base_of("2026-11-30+2") == "2026-11-30"
+    assert next_date("2026-11-30") == "2026-12-01"
+    assert next_date("train") is None

@@ -1,0 +1,91 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from data.errors import GenctrError
+from pipeline.bundle import Bundle, BundleError, bundles, read_current
+from pipeline.publish import before, prune, switch
+from tests.integration.jobs import SERVER
+
+
+def make(folder: Path, name: str) -> None:
+    """The smallest whole bundle: a model of no weights."""
+    own = folder / name
+    own.mkdir(parents=True)
+    content = name.encode() * 1000
+    (own / "dense.safetensors").write_bytes(content)
+    manifest = {
+        "format": 1,
+        "bundle": name,
+        "day": name,
+        "step": 1,
+        "tasks": ["click"],
+        "schema": {"name": "s", "label": {"column": "y"}, "fields": [{"name": "a", "kind": "number"}]},
+        "model": {},
+        "tables": {},
+        "files": {"dense.safetensors": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}},
+    }
+    (own / "manifest.json").write_text(json.dumps(manifest))
+
+
+def publish(folder: str) -> None:
+    for number in range(100):
+        name = f"day-{number:03}"
+        make(Path(folder), name)
+        switch(folder, name)
+        prune(folder, keep=3, needed={name}, known=[])
+    (Path(folder) / "done").touch()
+
+
+def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path) -> None:
+    make(tmp_path, "day-000-first")
+    switch(str(tmp_path), "day-000-first")
+    writer = SERVER.Process(target=publish, args=(str(tmp_path),))
+    writer.start()
+    seen, reads = [], 0
+    while not (tmp_path / "done").exists():
+        for again in range(3):  # a bundle may be let go of while it is read: the current one is another by then
+            try:
+                own = Bundle(str(tmp_path))
+                assert own.verify() == len(own.name) * 1000
+                break
+            except BundleError:
+                assert again < 2, "current names a bundle that is not whole"
+        seen.append(own.name)
+        reads += 1
+    writer.join()
+    assert writer.exitcode == 0
+    assert reads > 20
+    assert seen == sorted(seen), "never back"
+    assert read_current(str(tmp_path))["bundle"] == "day-099"
+    assert bundles(str(tmp_path)) == ["day-097", "day-098", "day-099"]
+
+
+def test_only_whole_bundles_are_switched_to(tmp_path: Path) -> None:
+    make(tmp_path, "one")
+    switch(str(tmp_path), "one")
+    make(tmp_path, "two")
+    (tmp_path / "two" / "dense.safetensors").write_bytes(b"short")
+    with pytest.raises(BundleError):
+        switch(str(tmp_path), "two")
+    assert read_current(str(tmp_path))["bundle"] == "one"
+
+
+def test_what_is_needed_stays(tmp_path: Path) -> None:
+    for number in range(6):
+        make(tmp_path, f"b{number}")
+    (tmp_path / "b1" / "manifest.json").unlink()  # half removed by a kill
+    prune(str(tmp_path), keep=2, needed={"b0"}, known=["b1"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b0", "b4", "b5"]
+
+
+def test_the_way_back(tmp_path: Path) -> None:
+    for name in "abcd":
+        make(tmp_path, name)
+    assert before(str(tmp_path), ["a", "b", "c"], []) == "b"
+    assert before(str(tmp_path), ["a", "b", "c", "b"], ["c"]) == "a"
+    assert before(str(tmp_path), ["a", "b", "c", "b", "d"], ["c"]) == "b"
+    with pytest.raises(GenctrError, match="no earlier bundle"):
+        before(str(tmp_path), ["a"], [])
