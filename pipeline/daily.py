@@ -366,7 +366,8 @@ class Daily:
         if self._world.first:
             event: Literal["published", "held"] = "published" if judged["publish"] else "held"
             failed = [f"{own['gate']} {own['number']}" for own in judged["answers"] if not own["ok"]]
-            self._job.log.write(event, step, {"day": name, "bundle": judged["bundle"], "failed": failed})
+            known = {"day": name, "bundle": judged["bundle"], "publish": judged["publish"], "failed": failed}
+            self._job.log.write("judged", step, known)
             tell(config.hooks, event, run=self._job.folder, day=name, text=", ".join(failed) or f"bundle {judged['bundle']}")
 
     def _tidy(self) -> None:

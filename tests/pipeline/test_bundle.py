@@ -124,7 +124,7 @@ def test_quantised_rows_are_within_half_a_step() -> None:
 def test_the_sample_scores_what_the_manifest_says(bundle: Path) -> None:
     own = Bundle(str(bundle))
     assert Scorer(own).parity() <= 1e-6
-    assert len(own.manifest["expected"]["is_click"]) > 50
+    assert len(own.manifest["expected"]["is_click"]) >= 50
     assert own.verify() > 1000
 
 

@@ -40,8 +40,8 @@ def publish(folder: str) -> None:
 
 
 def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path) -> None:
-    make(tmp_path, "day-000-first")
-    switch(str(tmp_path), "day-000-first")
+    make(tmp_path, "day-")
+    switch(str(tmp_path), "day-")
     writer = SERVER.Process(target=publish, args=(str(tmp_path),))
     writer.start()
     seen, reads = [], 0
