@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 HELD, NOTHING = 3, 75
 """Exit codes of `daily`: a model was held back; nothing to do yet (EX_TEMPFAIL of <sysexits.h>, for schedulers that retry)."""
 
+OURS = "GENCTR_RANKS"
+"""Set for ranks that this command started itself."""
+
 GO_ON = "run the same command again to go on from the last checkpoint"
 
 
@@ -320,11 +323,13 @@ def _daily(arguments: argparse.Namespace) -> int:
             raise
         if not here.first:
             return 0  # the first rank speaks for all
+        # To another launcher anything but 0 is a failure, to be tried again.
+        speaks = not launched() or OURS in os.environ
         if outcome.waits and outcome.did_nothing:
             print(f"nothing to do: {outcome.waits}")
-            return NOTHING
+            return NOTHING if speaks else 0
         _print_status(folder)
-        return HELD if outcome.held else 0
+        return HELD if outcome.held and speaks else 0
 
 
 def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
@@ -426,6 +431,7 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
     from torch.distributed.run import parse_args, run
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[OURS] = "1"
     launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *words]
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]

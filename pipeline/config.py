@@ -349,14 +349,14 @@ class ScheduleConfig(Section):
     warmup_steps: int = Field(default=0, ge=0)
     """[steps] over which the factor rises from 0 to 1."""
 
-    decay: Literal["none", "linear", "cosine"] = "none"
-    """The fall from 1 to `floor` over `decay_steps` after the warm-up."""
+    decay: Literal["none", "linear", "cosine", "inverse_sqrt"] = "none"
+    """The fall from 1 to `floor` over `decay_steps` after the warm-up; inverse_sqrt never ends, for jobs that do not either."""
 
     decay_steps: PositiveInt = 100_000
-    """[steps] the fall takes; the factor stays at `floor` after it."""
+    """[steps] the fall takes; the factor stays at `floor` after it. Of inverse_sqrt: after three times as many it is 1/2."""
 
     floor: float = Field(default=0.0, ge=0, le=1)
-    """[1] the factor at the end of the fall."""
+    """[1] the least factor."""
 
 
 class EarlyStopConfig(Section):

@@ -26,6 +26,12 @@ class TestTorchxParsesTheComponents(ComponentTestCase):
     def test_evaluate(self) -> None:
         self.validate(components, "evaluate")
 
+    def test_daily(self) -> None:
+        self.validate(components, "daily")
+
+    def test_score(self) -> None:
+        self.validate(components, "score")
+
 
 def test_train_runs_the_command_of_that_name_on_every_rank():
     app = components.train("train.epochs=2", "model.options={layers: 3}", config="run.yaml", out="s3://a/b", ranks=4, nnodes=2)
@@ -33,6 +39,21 @@ def test_train_runs_the_command_of_that_name_on_every_rank():
     assert command(app) == "train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.options={layers: 3}'"
     assert " --nnodes 2 --nproc_per_node 4 " in app.roles[0].args[-1]
     assert app.roles[0].num_replicas == 2
+
+
+def test_daily_runs_the_command_of_that_name_on_every_rank():
+    app = components.daily("daily.keep=3", config="run.yaml", out="s3://a/b", until="2026-11-20", ranks=4)
+
+    assert command(app) == "daily run.yaml --out s3://a/b --until 2026-11-20 --set daily.keep=3"
+    assert " --nnodes 1 --nproc_per_node 4 " in app.roles[0].args[-1]
+    assert command(components.daily(config="run.yaml")) == "daily run.yaml"
+
+
+def test_score_runs_the_command_of_that_name_once():
+    app = components.score(bundle="s3://models/feed", data="s3://logs/day=2026-11-20", out="s3://scores")
+
+    assert command(app) == "score s3://models/feed --data s3://logs/day=2026-11-20 --out s3://scores"
+    assert " --nnodes 1 --nproc_per_node 1 " in app.roles[0].args[-1]
 
 
 def test_without_a_folder_train_leaves_it_to_the_run_file():
@@ -51,8 +72,9 @@ def test_evaluate_runs_the_command_of_that_name_on_every_rank():
     [
         components.train(config="c", cpu=3, gpu=4, memMB=5, image="i", max_retries=6),
         components.evaluate(run="r", days="d", cpu=3, gpu=4, memMB=5, image="i", max_retries=6),
+        components.daily(config="c", cpu=3, gpu=4, memMB=5, image="i", max_retries=6),
     ],
-    ids=["train", "evaluate"],
+    ids=["train", "evaluate", "daily"],
 )
 def test_resources_image_and_retries_are_what_was_asked_for(app):
     (role,) = app.roles
@@ -104,6 +126,20 @@ def test_kubernetes_gets_the_job():
     assert container["command"][-1].endswith("-m launch train launch/configs/demo.yaml --out runs/x --set train.epochs=2")
 
 
+DAILY = ["--config", "launch/configs/demo.yaml", "--out", "runs/x", "--ranks", "2", "--until", "2026-11-20"]
+
+
+def test_slurm_and_kubernetes_get_the_daily_job():
+    line = "-m launch daily launch/configs/demo.yaml --out runs/x --until 2026-11-20"
+    script = dryrun("slurm", "launch/components.py:daily", *DAILY)
+    assert line in script
+    assert "scontrol requeue" in script
+    job = yaml.safe_load(dryrun("kubernetes", "launch/components.py:daily", *DAILY))
+    (task,) = job["spec"]["tasks"]
+    assert task["template"]["spec"]["containers"][0]["command"][-1].endswith(line)
+    assert task["maxRetry"] == 3
+
+
 def test_the_named_component_is_the_same_one():
     assert dryrun("slurm", "genctr.train", *TRAIN) == dryrun("slurm", "launch/components.py:train", *TRAIN)
 
@@ -115,4 +151,4 @@ def test_registering_ours_hides_none_of_torchx_own_components():
         if not component.validation_errors
     }
 
-    assert set(get_components()) == own | {"genctr.train", "genctr.evaluate"}
+    assert set(get_components()) == own | {f"genctr.{name}" for name in ("train", "daily", "evaluate", "score")}

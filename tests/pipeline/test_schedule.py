@@ -97,3 +97,10 @@ def test_dropout_differs_from_step_to_step_from_rank_to_rank_and_from_seed_to_se
 
         assert len(set(drawn)) == 10
         assert draws(job, step=1, rank=10) == drawn[5], "the same step again draws the same"
+
+
+def test_the_inverse_square_root_falls_for_ever_and_not_below_the_floor() -> None:
+    config = ScheduleConfig(decay="inverse_sqrt", warmup_steps=10, decay_steps=100, floor=0.1)
+    assert factor(config, 10) == 1.0
+    assert factor(config, 310) == pytest.approx(0.5)
+    assert factor(config, 10**9) == 0.1

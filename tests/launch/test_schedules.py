@@ -1,0 +1,140 @@
+"""What repeats the job, read by what it is for where that is here, and by its own grammar where it is not."""
+
+import ast
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from kubernetes import client
+
+from launch.schedules import SCHEDULES
+from tests.tiny import genctr
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKED = {
+    "config": "conf/my run.yaml",
+    "out": "s3://runs/feed",
+    "name": "Feed 100%",
+    "at": "02:45",
+    "image": "registry/genctr:1",
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_the_command_prints_it(kind: str) -> None:
+    done = genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", kind, "--at", "03:00", "--out", "runs/x")
+    assert done.code == 0, done.err
+    assert "genctr" in done.out
+    assert "--out" in done.out
+    assert "OMP_WAIT_POLICY" in done.out
+
+
+def test_an_impossible_time_is_told() -> None:
+    done = genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", "cron", "--at", "25:00")
+    assert done.code == 2
+    assert "02:30" in done.err
+
+
+def test_cron() -> None:
+    lines = SCHEDULES["cron"](**ASKED).splitlines()
+    (job,) = [line for line in lines if re.match(r"[\d*]", line)]
+    minutes, hours, *rest, command = job.split(None, 5)
+    assert (minutes, hours, rest) == ("15,45", "2-23", ["*", "*", "*"])
+    assert command == "genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert all(re.fullmatch(r"#.*|\w+=\S+", line) for line in lines if line != job)
+
+
+@pytest.mark.skipif(shutil.which("crontab") is None, reason="no crontab here")
+def test_cron_itself_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "tab").write_text(SCHEDULES["cron"](**ASKED))
+    assert subprocess.run(["crontab", "-T", tmp_path / "tab"], check=False).returncode in (0, 1)
+
+
+def units() -> dict[str, str]:
+    text = SCHEDULES["systemd"](**ASKED | {"name": "feed"})
+    _, *parts = re.split(r"^# (genctr-feed\.\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_systemd() -> None:
+    found = {}
+    for name, text in units().items():
+        found[name] = configparser.RawConfigParser(strict=False)
+        found[name].optionxform = str
+        found[name].read_string(text)
+    service, timer = found["genctr-feed.service"]["Service"], found["genctr-feed.timer"]["Timer"]
+    assert service["ExecStart"] == "/usr/bin/env genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert service["SuccessExitStatus"] == "3 75"
+    assert timer["OnCalendar"] == "*-*-* 02..23:15/30:00"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_itself_reads_it(tmp_path: Path) -> None:
+    for name, text in units().items():
+        (tmp_path / name).write_text(text)
+        done = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True, check=False)
+        assert "Unknown" not in done.stderr
+        assert "Failed to parse" not in done.stderr
+
+
+def test_kubernetes_models_take_it() -> None:
+    document = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))
+
+    class Answer:
+        data = __import__("json").dumps(document)
+
+    job = client.ApiClient().deserialize(Answer, "V1CronJob")  # checks every required field
+    assert job.metadata.name == "genctr-feed-100"
+    assert job.spec.concurrency_policy == "Forbid"
+    assert job.spec.schedule == "15,45 2-23 * * *"
+    pod = job.spec.job_template.spec.template.spec
+    assert pod.containers[0].command == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
+    assert pod.restart_policy == "Never"
+    back = client.ApiClient().sanitize_for_serialization(job)
+    back["metadata"].pop("creationTimestamp", None)
+    assert back == document, "the schema knows every key of it"
+
+
+def test_slurm_is_a_script_of_bash() -> None:
+    script = SCHEDULES["slurm"](**ASKED)
+    done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert script.startswith("#!/bin/bash\n#SBATCH")
+    assert "srun --ntasks=1 genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet" in script
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2)])
+def test_slurm_knows_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
+    for name, does in (("sbatch", "exit 0"), ("srun", f"exit {code}")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    script = SCHEDULES["slurm"](**ASKED)
+    done = subprocess.run(["bash"], input=script, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == expected
+
+
+def test_airflow_compiles_and_says_what_it_runs() -> None:
+    text = SCHEDULES["airflow"](**ASKED)
+    tree = ast.parse(text)
+    compile(tree, "dag.py", "exec")
+    calls = {node.func.id: node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    dag = {keyword.arg: keyword.value for keyword in calls["DAG"].keywords}
+    task = {keyword.arg: keyword.value for keyword in calls["BashOperator"].keywords}
+    assert dag["schedule"].value == "15,45 2-23 * * *"
+    assert dag["max_active_runs"].value == 1
+    assert task["skip_on_exit_code"].value == 75
+    assert task["bash_command"].value.startswith("genctr daily 'conf/my run.yaml'")
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 75), (2, 2)])
+def test_airflow_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
+    (tmp_path / "genctr").write_text(f"#!/bin/bash\nexit {code}\n")
+    (tmp_path / "genctr").chmod(0o755)
+    command = re.search(r'bash_command=(".*")', SCHEDULES["airflow"](**ASKED))
+    assert command is not None
+    done = subprocess.run(["bash", "-c", ast.literal_eval(command[1])], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == expected
