@@ -1,5 +1,4 @@
-"""The `genctr` command: doctor, synth, inspect, import, train, evaluate, diagnose, sample, and what runs every night: daily,
-status, verify, approve, rollback, score, schedule."""
+"""The `genctr` command: one function per word, from `doctor` to `schedule`."""
 
 import argparse
 import json
@@ -9,11 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
 
 if TYPE_CHECKING:
+    from pipeline.build import Source
     from pipeline.config import RunConfig
     from pipeline.sample import SampleReport
 
@@ -364,16 +365,23 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from data.document import read_document
+    from data.schema import Schema
     from pipeline.build import build_source, load_run, stage_schema
     from pipeline.daily import publish_folder
     from pipeline.ledger import Ledger
     from pipeline.verify import verify
 
-    config, schema = load_run(arguments.run)
+    config, _ = load_run(arguments.run)
     stages = config.resolved()
-    source = build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
+
+    @cache
+    def source_of(digest: str) -> "Source":
+        schema = read_document(f"{arguments.run}/schemas/{digest}.yaml", Schema)
+        return build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
+
     history = Ledger(arguments.run, mend=False).history()
-    proof = verify(source, history, publish_folder(config.daily.publish, arguments.run), say=print)
+    proof = verify(source_of, history, publish_folder(config.daily.publish, arguments.run), say=print)
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)

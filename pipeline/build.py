@@ -1,5 +1,6 @@
 """From config to parts: the one place where a name in a file becomes an object."""
 
+import hashlib
 import json
 import os
 import sys
@@ -379,12 +380,27 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
         fitted = _bucketed(schema, stages)
         batches = _batches(build_days(config.data, reader), reader, names, fitted)
         fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
+    _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages:
         if stage.task == "pretrain" and not PATHS.exists(_frequencies(folder, stage)):
             source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
             streams = (source.stream(source.open(day)) for day in source.train_days)
             rows = (batch for stream in streams for batch in stream.batches(stream.start()))
             Frequencies.count(source.features, rows).save(_frequencies(folder, stage))
+
+
+def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:
+    """Fit the fields that a grown schema has and the stored statistics have not, on the newest day: no other may have them."""
+    known = Statistics.load(f"{folder}/statistics")
+    missing = Statistics.names(schema) - known.fitted
+    if not missing:
+        return
+    reader = build_reader(config.data.format, config.data.reader_options)
+    days = build_days(config.data, reader)
+    fitted = schema.reading([field.name for field in schema.fields if field.name in missing])
+    new = fit(fitted, _batches(days, reader, [days.list()[-1]], fitted), seed=config.seed)
+    merged = Statistics(known.vocabularies | new.vocabularies, known.moments | new.moments, known.edges | new.edges)
+    merged.save(f"{folder}/statistics")
 
 
 def _frequencies(folder: str, stage: Stage) -> str:
@@ -395,13 +411,20 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
     """Store the resolved config; where a run has saved something, refuse what would make it another run."""
     if PATHS.exists(f"{folder}/config.yaml"):
         changed = _changes(folder, config, schema)
-        if changed and PATHS.exists(f"{folder}/checkpoints"):
-            told = "\n".join(f"  {line}" for line in changed)
-            raise GenctrError(f"{folder} was begun with another config:\n{told}\n  next: set these back, or give a new --out")
+        trained = PATHS.exists(f"{folder}/checkpoints")
+        refused = [line for line in changed if line not in config.daily.accept]
+        if refused and trained:
+            told = "\n".join(f"  {line}" for line in refused)
+            raise GenctrError(
+                f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
+                f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
+            )
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
-        for path in filter(PATHS.exists, counted if changed else ()):
+        for path in filter(PATHS.exists, counted if changed and not trained else ()):
             PATHS.rm(path)
     PATHS.mkdirs(folder)
+    PATHS.mkdirs(f"{folder}/schemas/")
+    _store(f"{folder}/schemas/{digest(schema)}.yaml", schema)  # what days before a change were read with
     _store(f"{folder}/schema.yaml", schema)
     _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
 
@@ -419,7 +442,32 @@ def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
         and not key.endswith(".sharding")
     )
     lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
-    return lines if begun_schema == schema else [*lines, "the schema: see schema.yaml there"]
+    return [*lines, *_schema_changes(begun_schema, schema)]
+
+
+def _schema_changes(before: Schema, now: Schema) -> list[str]:
+    """What is new, gone or other in a schema, a line each."""
+    lines = []
+    for kind, old, new in (
+        ("field", {own.name: own for own in before.fields}, {own.name: own for own in now.fields}),
+        ("label", {own.task: own for own in before.targets}, {own.task: own for own in now.targets}),
+    ):
+        lines += [f"{kind} {name}: new" for name in new if name not in old]
+        lines += [f"{kind} {name}: gone" for name in old if name not in new]
+        for name in old.keys() & new.keys():
+            left, right = _flat(old[name].model_dump(mode="json")), _flat(new[name].model_dump(mode="json"))
+            keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+            lines += [f"{kind} {name}.{key}: begun with {left.get(key)!r}, now {right.get(key)!r}" for key in keys]
+    rest = [schema.model_dump(mode="json", exclude={"fields", "label", "labels"}) for schema in (before, now)]
+    lines += [
+        f"schema {key}: begun with {rest[0].get(key)!r}, now {own!r}" for key, own in rest[1].items() if rest[0].get(key) != own
+    ]
+    return lines or ([] if before == now else ["schema: fields or labels in another order"])
+
+
+def digest(schema: Schema) -> str:
+    """A name for what a schema says."""
+    return hashlib.sha256(json.dumps(schema.model_dump(mode="json", by_alias=True), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _store(path: str, document: Section) -> None:

@@ -428,7 +428,7 @@ class CheckpointConfig(Section):
 class HooksConfig(Section):
     """Who is told what happened to a day. A hook that fails is told on standard error and changes nothing."""
 
-    on: tuple[Literal["published", "held", "failed"], ...] = ("held", "failed")
+    events: tuple[Literal["published", "held", "failed"], ...] = ("held", "failed")
     """What is worth telling."""
 
     webhook: str | None = None
@@ -493,6 +493,9 @@ class DailyConfig(Section):
 
     most_poll_seconds: float = Field(default=900.0, gt=0)
     """[s] at most between two looks."""
+
+    accept: tuple[str, ...] = ()
+    """Changes of config and schema that a run that goes on may take over, in the words of the job when it refuses them."""
 
     hooks: HooksConfig = HooksConfig()
     """Who is told."""

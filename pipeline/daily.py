@@ -21,7 +21,7 @@ from data.cursor import Cursor
 from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
 from data.readers import CountsNulls
-from pipeline.build import Job
+from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
 from pipeline.config import RunConfig
 from pipeline.decide import Action, decide
@@ -247,6 +247,11 @@ class Daily:
             quarantined = self._world.agree(lambda: self._quarantined(day))
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
+            facts["schema"] = digest(job.schema)
+            if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
+                raise NeedsPerson(
+                    f"day {name} is half trained with another schema\n  next: finish it with the schema it was begun with"
+                )
             look = self._look(state, begun)
             pause = look.begins(stream, state.cursor) if not state.fresh else None
             if pause is not None:
@@ -266,7 +271,11 @@ class Daily:
         counted = zip(meta["files"], *meta["tally"], strict=True)
         told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
         values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
-        self._append("trained", {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"]}, state.step)
+        self._append(
+            "trained",
+            {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"], "schema": meta["schema"]},
+            state.step,
+        )
         pins = sorted(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN))
         job.checkpoints.unpin(pins[: -self._config.keep_days])
         return state
@@ -292,9 +301,11 @@ class Daily:
             return None
         try:
             bundle = Bundle(f"{self._folder}/{history.serving}")
+            if bundle.schema != self._job.source.schema:
+                raise BundleError("it has another schema", bundle.path)
             bundle.verify()
         except BundleError as error:
-            sys.stderr.write(f"genctr: what serves is damaged, and the new model is not compared with it: {error}\n")
+            sys.stderr.write(f"genctr: the new model is not compared with what serves: {error}\n")
             self._job.log.write("warning", state.step, {"why": str(error)})
             return None
         return bundle

@@ -15,7 +15,7 @@ SECONDS = 10.0
 
 def tell(config: HooksConfig, event: Literal["published", "held", "failed"], *, run: str, day: str, text: str) -> None:
     """Send {event, run, day, text} to whoever is named, if they want to know of such events."""
-    if event not in config.on:
+    if event not in config.events:
         return
     news = json.dumps({"event": event, "run": run, "day": day, "text": text}).encode()
     try:

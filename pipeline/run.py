@@ -18,6 +18,7 @@ from data.stream import DayStream
 from pipeline.build import Job
 from pipeline.config import EarlyStopConfig, TrainConfig
 from pipeline.evaluate import evaluate
+from pipeline.grow import fits, load_grown
 from pipeline.parts import NOTHING, Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
 from pipeline.trainer import Part, TrainState, train
@@ -64,11 +65,18 @@ def _is_left(config: TrainConfig, state: TrainState) -> bool:
 
 
 def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint's state and all else that was saved with it, or the beginning."""
+    """The newest checkpoint's state and all else that was saved with it, or the beginning.
+
+    If the config accepts changes and the model has another shape than the checkpoint's, what fits is loaded, and told.
+    """
     mark = job.checkpoints.latest()
     if mark is None:
         return TrainState(0, 0, _start(job)), {}
-    meta = load(job, mark)
+    if job.config.daily.accept and not fits(job, mark):
+        meta = job.checkpoints.read_meta(mark)
+        job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
+    else:
+        meta = load(job, mark)
     state = TrainState.from_json(meta["state"])
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta

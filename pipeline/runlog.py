@@ -5,6 +5,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | event         | keys |
 |---|---|
 | `resumed`     | `cursor`: where reading goes on; `rows` [rows trained so far]; `ranks` [ranks] |
+| `grown`       | a checkpoint of another shape was taken over: `from` it; `kept`, `enlarged`, `fresh`, `left`: names of tensors |
 | `stage`       | a stage after the first begins: `stage`, `task`; if it takes something over, `from`: the stage, `what`, `loaded` and `fresh`: names of tables and parameters |
 | `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `tasks` |
 | `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `tasks` of the day so far, `auc` to within `auc_error` |

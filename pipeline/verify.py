@@ -26,18 +26,18 @@ class Proof:
     wrong: list[str] = field(default_factory=list)
 
 
-def verify(source: Source, history: History, folder: str, *, say: Callable[[str], None]) -> Proof:
+def verify(source_of: Callable[[str], Source], history: History, folder: str, *, say: Callable[[str], None]) -> Proof:
     """Read every trained day, and what serves.
 
     Args:
-        source: reads the log as the job did. folder: of the bundles. say: hears of each day as it is done.
+        source_of: what reads the log, by the digest of its schema. folder: of the bundles. say: hears of each day as it is done.
     """
     proof, since = Proof(), time.perf_counter()
-    there = set(source.days.list())
     for name, record in history.days.items():
         if record.trained is None:
             continue
-        wrong = _day(source, name, record.trained, there)
+        source = source_of(record.trained["schema"])
+        wrong = _day(source, name, record.trained, set(source.days.list()))
         proof.rows += record.trained["rows"]
         proof.wrong += wrong
         proof.days += not wrong

@@ -449,7 +449,7 @@ def test_a_dry_run_says_what_and_why_and_does_nothing(config: Path, out: Path) -
 
 def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path) -> None:
     news = tmp_path / "news.json"
-    words = settings(f"daily.hooks.command=tee {news}", "daily.hooks.on=[failed, published]")
+    words = settings(f"daily.hooks.command=tee {news}", "daily.hooks.events=[failed, published]")
     assert daily(config, out, *words, "--until", THIRD).code in (0, 3)
     assert json.loads(news.read_text())["event"] == "published"
     files(config, FOURTH)[0].write_bytes(b"PAR1")

@@ -24,7 +24,7 @@ def test_a_webhook_gets_the_news() -> None:
     with HTTPServer(("127.0.0.1", 0), Listener) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        config = HooksConfig(on=("held",), webhook=f"http://127.0.0.1:{server.server_port}/x")
+        config = HooksConfig(events=("held",), webhook=f"http://127.0.0.1:{server.server_port}/x")
         tell(config, "published", run="r", day="d", text="not wanted")
         tell(config, "held", run="r", day="d", text="auc -0.1")
         thread.join()

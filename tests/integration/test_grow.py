@@ -1,0 +1,156 @@
+"""A schema that changes between two nights: listed, confirmed, and the rest of the state kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.integration.jobs import final_tensors, flat
+from tests.integration.nightly import ledger, states, write_daily
+from tests.tiny import SCHEMA, Done, genctr
+
+FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A run of four days with a schema of its own, of which the last field is not read yet."""
+    path = write_daily(tmp_path, days=4)
+    schema = yaml.safe_load(SCHEMA.read_text())
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    run = yaml.safe_load(path.read_text()) | {"schema": "schema.yaml"}
+    path.write_text(yaml.safe_dump(run, sort_keys=False))
+    return path
+
+
+def daily(config: Path, out: Path, *words: str) -> Done:
+    return genctr("daily", config, "--out", out, "--quiet", *words)
+
+
+def change(config: Path, alter: Any) -> None:
+    path = config.parent / "schema.yaml"
+    schema = yaml.safe_load(path.read_text())
+    alter({own["name"]: own for own in schema["fields"]}, schema)
+    path.write_text(yaml.safe_dump(schema, sort_keys=False))
+
+
+def confirmed(done: Done) -> list[str]:
+    """What the refusal asks to be confirmed, as `--set`."""
+    assert done.code == 2
+    line = next(line for line in done.err.splitlines() if line.startswith("  daily.accept: "))
+    return ["--set", f"daily.accept={line.partition(': ')[2]}"]
+
+
+def tables(out: Path) -> dict[str, torch.Tensor]:
+    return {
+        name.split("/")[-1].split(".")[-2]: value
+        for name, value in flat(final_tensors(out)).items()
+        if name.startswith("/model") and ".embedding" in name and torch.is_tensor(value)
+    }
+
+
+def grow_and_compare(config: Path, out: Path, alter: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]:
+    """Two days, a change, and the state that the third day began with: a run that takes up no day tells what it loaded."""
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    before = tables(out)
+    change(config, alter)
+    refused = daily(config, out)
+    words = confirmed(refused)
+    assert daily(config, out, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+    grown = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines() if '"grown"' in line]
+    assert len(grown) == 1
+    assert genctr("verify", out).code == 0
+    return before, grown[0], refused.err.splitlines()
+
+
+def test_a_new_field_and_a_removed_one(config: Path, tmp_path: Path) -> None:
+    change(config, lambda fields, schema: schema["fields"].remove(fields["category"]))
+    out = tmp_path / "run"
+
+    def alter(fields: dict, schema: dict) -> None:
+        schema["fields"].remove(fields["price"])
+        schema["fields"].append({"name": "category", "kind": "id", "ids": "vocab"})
+
+    _, grown, told = grow_and_compare(config, out, alter)
+    assert "  field category: new" in told
+    assert "  field price: gone" in told
+    assert any("category" in name for name in grown["fresh"])
+    assert any("user_id" in name for name in grown["kept"])
+    assert len({entry["schema"] for entry in ledger(out) if entry["event"] == "trained"}) == 2
+    assert "category" in tables(out)
+
+
+def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    change(config, lambda fields, _: fields["user_id"].update(rows=101))
+    before, grown, told = grow_and_compare(config, out, lambda fields, _: fields["user_id"].update(rows=301))
+    assert any("user_id.rows: begun with 101, now 301" in line for line in told)
+    assert any("user_id" in name for name in grown["enlarged"])
+    after = tables(out)["user_id"]
+    assert after.shape[0] == 301
+    assert before["user_id"].shape[0] == 101
+
+
+def test_enlarging_copies_each_row_to_where_its_ids_go() -> None:
+    import pyarrow as pa
+
+    from data.ids import HashIds
+
+    ids = pa.array(range(5000))
+    small, large = HashIds(rows=101, seed=3)(ids), HashIds(rows=301, seed=3)(ids)
+    assert (1 + (large - 1) // 3 == small).all()
+
+
+def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    change(config, lambda fields, _: fields["user_id"].update(rows=101))
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    change(config, lambda fields, _: fields["user_id"].update(rows=150))
+    done = daily(config, out, *confirmed(daily(config, out)))
+    assert done.code == 2
+    assert "choose 201 rows" in done.err
+
+
+def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def alter(_: dict, schema: dict) -> None:
+        label = schema.pop("label")
+        schema["labels"] = [{"task": "is_click", **label}, {"task": "again", **label}]
+
+    _, grown, told = grow_and_compare(config, out, alter)
+    assert "  label again: new" in told
+    assert any("head" in name for name in grown["enlarged"])
+    judged = [entry for entry in ledger(out) if entry["event"] == "scored" and entry["day"] == FOURTH]
+    assert judged[0]["tasks"].keys() == {"is_click", "again"}
+
+
+def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    words = ["--set", "tables.lr=0.01"]
+    refused = daily(config, out, *words)
+    assert "tables.lr: begun with 0.05, now 0.01" in refused.err
+    assert daily(config, out, *words, *confirmed(refused)).code in (0, 3)
+
+
+@pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
+def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, optimizer: str) -> None:
+    assert daily(config, tmp_path / "kept", "--until", SECOND).code in (0, 3)
+    words = ["--set", f"daily.optimizer={optimizer}"]
+    assert daily(config, tmp_path / "reset", "--until", SECOND, *words).code in (0, 3)
+    kept, reset = (flat(final_tensors(tmp_path / name)) for name in ("kept", "reset"))
+    moved = {name for name, value in kept.items() if torch.is_tensor(value) and not torch.equal(value, reset[name])}
+    assert any(name.startswith("/model") for name in moved)
+
+
+def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Path) -> None:
+    words = ["--set", "daily.row_decay={user_id: 0.5}", "--set", "tables.lr=1e-30"]
+    assert daily(config, tmp_path / "run", "--until", FIRST, *words).code in (0, 3)
+    first = tables(tmp_path / "run")["user_id"].clone()
+    assert daily(config, tmp_path / "run", "--until", SECOND, *words).code in (0, 3)
+    assert torch.allclose(tables(tmp_path / "run")["user_id"], first / 2, atol=1e-12)
