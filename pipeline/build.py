@@ -454,7 +454,7 @@ def _schema_changes(before: Schema, now: Schema) -> list[str]:
     ):
         lines += [f"{kind} {name}: new" for name in new if name not in old]
         lines += [f"{kind} {name}: gone" for name in old if name not in new]
-        for name in old.keys() & new.keys():
+        for name in (own for own in new if own in old):
             left, right = _flat(old[name].model_dump(mode="json")), _flat(new[name].model_dump(mode="json"))
             keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
             lines += [f"{kind} {name}.{key}: begun with {left.get(key)!r}, now {right.get(key)!r}" for key in keys]

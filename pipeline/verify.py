@@ -30,7 +30,7 @@ def verify(source_of: Callable[[str], Source], history: History, folder: str, *,
     """Read every trained day, and what serves.
 
     Args:
-        source_of: what reads the log, by the digest of its schema. folder: of the bundles. say: hears of each day as it is done.
+        source_of: what reads the log, by the digest of its schema. folder: of the bundles. say: hears of each day when done.
     """
     proof, since = Proof(), time.perf_counter()
     for name, record in history.days.items():
