@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -109,6 +110,7 @@ def main() -> None:
         folder, out = Path(where), Path(where, "run")
         config = config_of(folder, arguments.rows, arguments.dim, arguments.days, arguments.day_rows)
         genctr("daily", config, "--out", out, "--quiet", "--until", "2026-11-02")
+        started = time.time()
         whole, _ = genctr("daily", config, "--out", out, "--quiet", "--until", "2026-11-03")
         marks = sorted((out / "checkpoints").glob("step-*"))
         bytes_saved, bytes_published = size_of(marks[-1]), size_of(sorted((out / "published").glob("20*"))[-1])
@@ -146,9 +148,12 @@ def main() -> None:
         for name, size, seconds, rate in lines:
             print(f"| {name} | {size / 1e9:.2f} | {seconds:.2f} | {seconds / size * 1e9:.1f} | {1 / rate:.1f} |")
         events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        resumed = next(event for event in events if event["event"] == "resumed")["time"]
+        restart = datetime.fromisoformat(resumed).timestamp() - started
         times = {event["event"]: event for event in events if event.get("day") == "2026-11-03"}
         idle, _ = genctr("daily", config, "--out", out, "--quiet", "--until", "2026-11-03")
-        print(f"\nnothing to do, from start to end of the process: {idle:.1f} s")
+        print(f"\nfrom the start of the process to where the first step can begin: {restart:.1f} s")
+        print(f"nothing to do, from start to end of the process: {idle:.1f} s")
         print(f"a day of {times['trained']['rows']:,} rows, from start to end of the process: {whole:.1f} s")
         known = {
             "score it": times["scored"]["seconds"],

@@ -134,6 +134,19 @@ class Days:
         """
         return {self.below_root(path): size for path, size in self._files(self._find(day)).items()}
 
+    def rows(self, day: str) -> dict[str, int]:
+        """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""
+
+        def count(path: str) -> int:
+            try:
+                return sum(self._reader.units(path))
+            except BadInput:
+                return -1
+
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            paths = list(self._files(self._find(day)))
+            return {self.below_root(path): rows for path, rows in zip(paths, pool.map(count, paths), strict=True)}
+
     def below_root(self, path: str) -> str:
         """A file's name below the root of the log: what stays the same when the log is moved."""
         path, root = path.partition("?")[0], self._root.partition("?")[0]

@@ -447,6 +447,10 @@ class DailyConfig(Section):
     changed: Literal["refuse", "retrain-from"] = "refuse"
     """A trained day whose files are gone or have another size: stop and ask, or go back to before it and train from there."""
 
+    compare: Literal["size", "rows"] = "size"
+    """How a trained day's files are told from others: by name and size, or also by the number of rows, which opens them all.
+    What they contain is compared by `genctr verify`."""
+
     gap: Literal["wait", "skip", "stop"] = "wait"
     """A day that is missing while a later one is there: wait until `gap_hours` after its end and then stop, skip it then, or
     stop at once."""

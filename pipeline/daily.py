@@ -460,7 +460,8 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
     first = parse_days(config.data.days)[0]
-    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC))
+    rows = {"rows": days.rows} if config.daily.compare == "rows" else {}
+    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC), **rows)
 
 
 def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:

@@ -31,6 +31,7 @@ def decide(
     sizes: Callable[[str], Mapping[str, int]],
     config: DailyConfig,
     *,
+    rows: Callable[[str], Mapping[str, int]] = lambda day: {},
     first: str,
     until: str | None,
     now: datetime,
@@ -39,27 +40,33 @@ def decide(
 
     Args:
         history: what the ledger says. found: the complete days of the log. sizes: [bytes] of a day's files, by name.
+        rows: [rows] of them; nothing if they are not to be compared.
         first: the day to begin with. until: the last day to take up; None for all. now: for the deadline of missing days.
     """
     last = history.last
     if last is not None and not last.is_done:
         return Action("train", last.name, "it was begun")
     for day in found:
-        if history.files(day) and (action := _compared(history, day, sizes(day), config)):
+        if history.files(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
             return action
     return _next(history, found, config, first, until, now)
 
 
-def _compared(history: History, day: str, sizes: Mapping[str, int], config: DailyConfig) -> Action | None:
+def _compared(
+    history: History, day: str, sizes: Mapping[str, int], rows: Mapping[str, int], config: DailyConfig
+) -> Action | None:
     """Is a trained day what it was?"""
     trained, left = history.files(day), set(history.ignored.get(day, ()))
     for part in history.parts(day):
         quarantined = (part.trained or {})["quarantined"]
         left |= {name for name, own in quarantined.items() if sizes.get(name) == own["size"]}  # else it was mended
     gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
-    if gone:
-        told = "is gone" if gone[0] not in sizes else f"has {sizes[gone[0]]} bytes, had {trained[gone[0]]['size']}"
-        why = f"day {day} has changed since it was trained: {gone[0]} {told}"
+    told = [f"{name} is gone" for name in gone if name not in sizes]
+    told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if name in sizes]
+    had = {name: own["rows"] + own["skipped"] for name, own in trained.items()} if rows else {}
+    told += [f"{name} has {rows[name]} rows, had {had[name]}" for name in sorted(had) if rows.get(name, had[name]) != had[name]]
+    if told:
+        why = f"day {day} has changed since it was trained: {told[0]}"
         if config.changed == "retrain-from":
             return Action("rewind", day, why)
         return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")

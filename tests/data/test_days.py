@@ -406,3 +406,11 @@ def test_sizes_are_by_name_below_the_root(tmp_path: Path) -> None:
     sizes = Days(str(tmp_path / "log"), reader=ParquetReader()).sizes("2026-11-20")
     assert sorted(sizes) == ["day=2026-11-20/part-00000.parquet", "day=2026-11-20/part-00001.parquet"]
     assert all(size == (tmp_path / "log" / name).stat().st_size for name, size in sizes.items())
+
+
+def test_rows_are_by_name_below_the_root_too(tmp_path: Path) -> None:
+    folder = tmp_path / "log" / "day=2026-11-20"
+    write_day(str(folder), [pa.table({"a": [1]}), pa.table({"a": [2, 3]})])
+    (folder / "part-00002.parquet").write_bytes(b"PAR1")
+    rows = Days(str(tmp_path / "log"), reader=ParquetReader()).rows("2026-11-20")
+    assert rows == {f"day=2026-11-20/part-0000{at}.parquet": count for at, count in enumerate((1, 2, -1))}

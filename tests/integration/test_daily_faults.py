@@ -250,6 +250,27 @@ def test_a_full_disk_is_told_and_the_next_night_goes_on(config: Path, out: Path,
     assert_same_bits(tmp_path / "whole", out)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_disk_full_at_any_write(config: Path, tmp_path: Path) -> None:
+    assert daily(config, tmp_path / "whole").code in (0, 3)
+    number, code = 0, 2
+    while code == 2:
+        number += 1
+        out = tmp_path / f"run{number}"
+        with pytest.MonkeyPatch.context() as patch:
+            wrap = _full_from(number)
+            for name in ("replace", "rename", "fsync"):
+                patch.setattr(os, name, wrap(getattr(os, name)))
+            code = daily(config, out).code
+        if code == 2:
+            assert daily(config, out).code in (0, 3, 75)
+        assert_same_outcome(tmp_path / "whole", out)
+        shutil.rmtree(out)
+    assert code in (0, 3)
+    assert number > 100, "every write was the first that failed once"
+
+
 class Flaky(PathHandler):
     """`flaky://PATH` is a local path; one call in ten fails."""
 

@@ -114,3 +114,16 @@ def test_a_quarantined_file_is_late_once_it_is_mended() -> None:
     mended = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 9}}
     assert next_of(entries, ["2026-11-01"], as_it_was, late="append").kind == "wait"
     assert kind(next_of(entries, ["2026-11-01"], mended, late="append")) == ("train", "2026-11-01+1")
+
+
+def test_rows_are_compared_if_they_are_asked_for() -> None:
+    entries = done("2026-11-01")
+    entries[0]["files"] = {"2026-11-01/a": {"size": 5, "rows": 7, "skipped": 1}}
+    asked = {"first": "2026-11-01", "until": None, "now": NOON}
+    for rows, expected in ((8, "wait"), (7, "stop"), (-1, "stop")):
+        counted = {"2026-11-01/a": rows}
+        action = decide(
+            fold(entries), ["2026-11-01"], lambda day: {f"{day}/a": 5}, DailyConfig(), rows=lambda _, own=counted: own, **asked
+        )
+        assert action.kind == expected
+        assert expected == "wait" or f"has {rows} rows, had 8" in action.why
