@@ -161,19 +161,23 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
 
 
+def _stands_in(out: Path) -> tuple[str, int]:
+    """The day and the row of the newest checkpoint."""
+    marks = [path.parent.name for path in (out / "checkpoints").glob("step-*/checkpoint.json")]
+    meta = json.loads((out / "checkpoints" / max(marks) / "checkpoint.json").read_text())["meta"]
+    return meta["state"]["cursor"]["day"], len(meta["state"]["fresh"])
+
+
 def test_a_day_that_grows_while_it_is_trained_is_finished_as_it_was_begun(config: Path, out: Path) -> None:
-    night = Nightly(config, out, "--until", SECOND)
-    assert night.ended() in (0, 3)
-    marks = sum(1 for _ in (out / "checkpoints").glob("step-*"))
-    assert marks
-    night = Nightly(config, out, "--until", THIRD)
-    while sum(line.count('"train"') for line in (out / "log.jsonl").read_text().splitlines()) < 4:
-        time.sleep(0.01)
-    night.kill()
+    assert Nightly(config, out, "--until", SECOND).ended() in (0, 3)
+    for kill_at in range(10, 200, 2):
+        assert Nightly(config, out, "--until", THIRD, kill_at=kill_at).ended() == -9
+        if _stands_in(out) == (THIRD, 0):  # saved inside the day, before its last rows
+            break
     name = _add_late(config, THIRD)
-    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code in (0, 3, 75)
-    trained = [file for entry in ledger(out) if entry["event"] == "trained" for file in entry["files"]]
-    assert trained.count(name) == 1
+    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code in (0, 3)
+    trained = [(entry["day"], file) for entry in ledger(out) if entry["event"] == "trained" for file in entry["files"]]
+    assert [day for day, file in trained if file == name] == [f"{THIRD}+1"]
     assert_proven(out)
 
 
@@ -393,6 +397,16 @@ def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Pa
     assert daily(config, out).code in (0, 3)
     assert daily(config, tmp_path / "whole").code in (0, 3)
     assert_same_bits(tmp_path / "whole", out)
+
+
+def test_what_a_killed_export_has_left_is_no_part_of_the_bundle(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, tmp_path / "whole", "--until", SECOND).code in (0, 3)
+    for bundle in (tmp_path / "whole" / "published").glob("2026*"):
+        left = out / "published" / bundle.name
+        left.mkdir(parents=True)
+        (left / "table.0.99.0.safetensors").write_bytes(b"a shard of another number of ranks")
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    assert_same_outcome(tmp_path / "whole", out)
 
 
 def test_a_bundle_with_a_flipped_bit_is_refused_told_and_replaced(config: Path, out: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.jobs import assert_every_row_once, events
+from tests.integration.nightly import states, write_daily
 from tests.tiny import DAYS, ROOT, train, write_log
 
 
@@ -49,3 +50,19 @@ def test_torchx_scores_a_run(config: Path, tmp_path: Path) -> None:
     (evaluated,) = events(out, "evaluated")
     assert evaluated["day"] == DAYS[2]
     assert f"{evaluated['tasks']['is_click']['auc']:.4f}" in told
+
+
+def test_torchx_runs_a_night_and_the_next_finds_nothing_to_do(tmp_path: Path) -> None:
+    config, out = write_daily(tmp_path, days=2), tmp_path / "run"
+    line = ["launch/components.py:daily", "--config", config, "--out", out, "--ranks", 2]
+
+    first = torchx(tmp_path, *line, "--", "daily.gates={}")
+    second = torchx(tmp_path, *line, "--", "daily.gates={}")
+
+    assert "published" in first
+    assert "nothing to do" in second
+    assert set(states(out).values()) == {"published"}
+    scored = tmp_path / "scored"
+    data = config.parent / "log" / "day=2026-11-02"
+    torchx(tmp_path, "launch/components.py:score", "--bundle", out / "published", "--data", data, "--out", scored)
+    assert len(list(scored.glob("*.parquet"))) == len(list(data.glob("*.parquet")))
