@@ -61,10 +61,11 @@ def die_at(number: int) -> None:
             seen += 1
             if number == 2 * seen - 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            answer = real(*arguments, **options)
-            if number == 2 * seen:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return answer
+            try:
+                return real(*arguments, **options)
+            finally:
+                if number == 2 * seen:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 

@@ -170,7 +170,7 @@ def _stands_in(out: Path) -> tuple[str, int]:
 
 def test_a_day_that_grows_while_it_is_trained_is_finished_as_it_was_begun(config: Path, out: Path) -> None:
     assert Nightly(config, out, "--until", SECOND).ended() in (0, 3)
-    for kill_at in range(10, 200, 2):
+    for kill_at in range(9, 200, 2):
         assert Nightly(config, out, "--until", THIRD, kill_at=kill_at).ended() == -9
         if _stands_in(out) == (THIRD, 0):  # saved inside the day, before its last rows
             break
@@ -342,6 +342,19 @@ def test_a_store_that_fails_one_call_in_ten_delays_and_loses_nothing(
 
 
 # --- what the job itself keeps ---
+
+
+def test_verify_sees_a_row_that_is_another_though_nothing_else_is(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    assert_proven(out)
+    file = files(config, FIRST)[0]
+    table = pq.read_table(file, partitioning=None)
+    users = table["user_id"].to_pylist()
+    at = table.schema.get_field_index("user_id")
+    pq.write_table(table.set_column(at, "user_id", pa.array([users[0] + 1, *users[1:]], table.schema.field(at).type)), file)
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"{file.name} has other content" in done.err
 
 
 def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path) -> None:
