@@ -53,10 +53,11 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     if job.world.first:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
-        write_whole(f"{folder}/diagnosis.json", json.dumps({"step": step, "days": list(days), **told}, indent=1))
+        spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
+        found = {"step": step, "days": list(days), **told, "spectra": spectra}
+        write_whole(f"{folder}/diagnosis.json", json.dumps(found, indent=1))
         from pipeline.plots import draw  # matplotlib takes a second to load
 
-        spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None
         draw(folder, spectra=spectra, correlation=r, told=told, log=read_log(job.folder))
     return _report(told, f"{job.folder}/diagnosis")
