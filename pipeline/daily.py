@@ -148,12 +148,14 @@ class Daily:
 
     def _told_of_lost_checkpoints(self, state: TrainState) -> None:
         """Days that the ledger has as trained, and the newest checkpoint has not, are trained again."""
+        names = list(self.history.days)
         lost = [own.name for own in self.history.days.values() if own.trained is not None and own.trained["step"] > state.step]
         if lost:
             why = f"the checkpoint at the end of day {lost[-1]} is gone; the newest there is stands in {state.cursor.day}"
             if self._world.first:
                 sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
-            self._append("rewound", {"day": base_of(lost[0]), "why": why}, state.step)
+            gone = names[names.index(lost[0]) :]
+            self._append("rewound", {"day": lost[0], "gone": gone, "why": why}, state.step)
 
     def backfill(self, day: str, mark: str) -> None:
         """Go back to a checkpoint by its name or its pin's, to train again from `day` on.
@@ -167,7 +169,7 @@ class Daily:
             known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
             raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
         cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
-        before = [name for name, own in self.history.days.items() if base_of(name) < day and own.trained is not None]
+        before = _before(self.history, day)
         pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
         if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
             raise GenctrError(
@@ -183,7 +185,7 @@ class Daily:
             NeedsPerson: there is no such checkpoint any more.
         """
         job, history = self._job, self.history
-        before = [name for name, own in history.days.items() if base_of(name) < day and own.trained is not None]
+        before = _before(history, day)
         begins = not before and mark is None
         pin = f"{DAY_PIN}{before[-1]}" if before else ""
         mark = mark or (None if begins else job.checkpoints.pinned(pin))
@@ -197,7 +199,7 @@ class Daily:
             raise NeedsPerson(
                 f"{why}\n  it is the first day, and the stages before it are not kept\n  next: begin a new run folder"
             )
-        self._append("rewound", {"day": day, "step": step, "why": why.splitlines()[0]}, step)
+        self._append("rewound", {"day": day, "gone": history.since(day), "why": why.splitlines()[0]}, step)
         self._drop_abandoned()
         job.enter(len(job.stages) - 1)
         return restore(job)[0]
@@ -276,8 +278,10 @@ class Daily:
             {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"], "schema": meta["schema"]},
             state.step,
         )
-        pins = sorted(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN))
-        job.checkpoints.unpin(pins[: -self._config.keep_days])
+        kept = [f"{DAY_PIN}{day}" for day, own in self.history.days.items() if own.trained is not None][
+            -self._config.keep_days :
+        ]
+        job.checkpoints.unpin(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN) and pin not in kept)
         return state
 
     def _look(self, state: TrainState, begun: bool) -> FreshLook:
@@ -407,7 +411,8 @@ class Daily:
         elif action.files:
             wanted = list(action.files)
         elif "+" in name:
-            known = self.history.files(base_of(name))
+            history = self.history
+            known = history.files(base_of(name)).keys() | history.ignored.get(base_of(name), set())
             wanted = [own for own in names if own not in known]
         else:
             wanted = list(names)
@@ -452,6 +457,12 @@ class Daily:
             self._job.interrupt.before(TrainState(0, 0, Cursor(0, "", 0, 1)))
 
 
+def _before(history: History, day: str) -> list[str]:
+    """What was trained before the first of `day` or a later one, in order."""
+    gone = set(history.since(day))
+    return [name for name, own in history.days.items() if name not in gone and own.trained is not None]
+
+
 def last_day(config: RunConfig, until: str | None) -> str | None:
     """The last day to take up; None for all there are."""
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
@@ -476,7 +487,7 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
         action = next_action(history, config, days, last_day(config, until))
         actions.append(action)
         if action.kind == "rewind":
-            for name in [name for name in history.days if base_of(name) >= action.day]:
+            for name in history.since(action.day):
                 del history.days[name]
         elif action.kind == "leave":
             history.ignored.setdefault(action.day, set()).update(action.files)

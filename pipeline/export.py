@@ -16,6 +16,7 @@ from torchrec.distributed.types import ShardedTensor
 
 from data.cursor import Cursor
 from data.days import Day
+from data.document import finite
 from data.paths import PATHS, list_folder, remove_folder, write_whole
 from data.statistics import FILE
 from data.stream import FILE as FILE_COLUMN
@@ -155,4 +156,4 @@ def _write_rest(
         "files": files,
         "versions": {name: version(name) for name in ("genctr", "torch", "torchrec")},
     }
-    write_whole(f"{path}/{MANIFEST}", json.dumps(manifest, indent=1, sort_keys=True))
+    write_whole(f"{path}/{MANIFEST}", json.dumps(finite(manifest), indent=1, sort_keys=True, allow_nan=False))

@@ -15,7 +15,7 @@ same lines, however often the job was killed; times are in `log.jsonl`. A person
 | `rolled back` | `bundle`: back to this one, `from`, `reason`, `who`, `at` |
 | `skipped`  | a day that never came: `day`, `why` |
 | `late`     | files that came after their day was trained and are left: `day`, `files` |
-| `rewound`  | training went back: `day`: the first one to train again, `step`: the checkpoint's, `why` |
+| `rewound`  | training went back: `day`: the first one to train again, `step`: the checkpoint's, `gone`: all days (and parts) to train again, `why` |
 
 A day with late files that were trained has a second name, `2026-11-20+1`.
 """  # noqa: E501
@@ -101,6 +101,12 @@ class History:
     def serving(self) -> str | None:
         """The bundle that `current` is to name."""
         return self.served[-1] if self.served else None
+
+    def since(self, day: str) -> list[str]:
+        """What was taken up from the first of `day` or a later one on: late parts of earlier days too, if they came after."""
+        names = list(self.days)
+        first = next((at for at, name in enumerate(names) if base_of(name) >= day), len(names))
+        return names[first:]
 
     def parts(self, day: str) -> list[DayRecord]:
         """A day and its late parts, those that were trained."""
@@ -216,8 +222,7 @@ def fold(entries: Sequence[Mapping[str, Any]]) -> History:
     for entry in entries:
         event, day = entry["event"], entry.get("day", "")
         if event == "rewound":
-            gone = [name for name in history.days if base_of(name) >= day]
-            for name in gone:
+            for name in entry["gone"]:
                 del history.days[name]
             continue
         if event == "rolled back":

@@ -136,6 +136,19 @@ def test_late_files_are_appended_once(config: Path, out: Path) -> None:
     assert_proven(out)
 
 
+def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, tmp_path: Path) -> None:
+    assert daily(config, out, "--until", THIRD, *settings("daily.keep_days=4")).code in (0, 3)
+    _add_late(config, FIRST)
+    words = settings("daily.late=append", "daily.changed=retrain-from", "daily.keep_days=4")
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    files(config, SECOND)[0].unlink()
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    (rewound,) = [entry for entry in ledger(out) if entry["event"] == "rewound"]
+    assert rewound["gone"] == [SECOND, THIRD, f"{FIRST}+1"]
+    assert list(states(out)) == [FIRST, f"{FIRST}+1", SECOND, THIRD]
+    assert_proven(out)
+
+
 def test_late_files_are_left_and_that_is_written_down(config: Path, out: Path) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
     name = _add_late(config, FIRST)

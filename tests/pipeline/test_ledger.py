@@ -40,10 +40,19 @@ def test_a_day_in_the_middle_is_not_done(event: str) -> None:
 
 def test_what_was_rewound_is_forgotten_and_what_served_stays(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
-    ledger.append("rewound", {"day": "2026-11-01", "step": 0, "why": "it changed"})
+    gone = ledger.history().since("2026-11-01")
+    ledger.append("rewound", {"day": "2026-11-01", "step": 0, "gone": gone, "why": "it changed"})
     history = ledger.history()
     assert history.days == {}
     assert history.serving == "2026-11-01"
+
+
+def test_what_came_after_a_day_is_gone_with_it_late_parts_of_earlier_days_too() -> None:
+    trained = {"event": "trained", "files": {}, "quarantined": {}}
+    history = fold([{**trained, "day": day} for day in ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-01+1")])
+    assert history.since("2026-11-02") == ["2026-11-02", "2026-11-03", "2026-11-01+1"]
+    assert history.since("2026-11-04") == []
+    assert history.since("2026-11-01") == list(history.days)
 
 
 def test_a_rollback_serves_the_bundle_it_names_and_remembers_the_other(tmp_path: Path) -> None:
