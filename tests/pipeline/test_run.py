@@ -334,11 +334,12 @@ def test_another_config_is_refused_and_the_keys_are_named(
 
     done = train(config, out, *HARD, "train.epochs=2", "train.score_first=true", *overrides)
 
-    first, *lines, last = done.err.splitlines()
+    first, *lines, following, accept = done.err.splitlines()
     assert done.code == 2
     assert first == f"genctr: {out} was begun with another config:"
     assert lines == [f"  {line}" for line in told]
-    assert last == "  next: set these back, or give a new --out"
+    assert following == "  next: set these back, give a new --out, or confirm them and keep what fits:"
+    assert json.loads(accept.removeprefix("  daily.accept: ")) == told
     assert sorted((path, path.read_bytes()) for path in out.rglob("*") if path.is_file()) == before, "nothing is touched"
 
 
@@ -351,7 +352,7 @@ def test_another_schema_is_refused(config: Path, whole: Path, tmp_path: Path) ->
     done = train(config, out, *HARD, "train.epochs=2", "train.score_first=true", f"schema={schema}")
 
     assert done.code == 2
-    assert "  the schema: see schema.yaml there" in done.err
+    assert "  field price.transform: begun with 'log1p', now 'none'" in done.err
 
 
 def test_what_does_not_make_it_another_run_may_change(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
