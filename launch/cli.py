@@ -428,7 +428,9 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
     config, _ = load(arguments.config)
     out = arguments.out or f"runs/{config.name}"
-    print(SCHEDULES[arguments.kind](config=arguments.config, out=out, name=config.name, at=arguments.at, image=arguments.image))
+    own = {"config": arguments.config, "out": out, "name": config.name, "at": arguments.at, "image": arguments.image}
+    program = os.path.join(os.path.dirname(sys.executable), "genctr")
+    print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program))
     return 0
 
 
