@@ -3,12 +3,11 @@
     python benchmarks/reconstruction.py --seeds 5
 
 KuaiRand, two passes over twelve days, the day after is restored (about half of its values hidden, the label too). The reference
-is what guessing by how frequent values are costs on the same hidden values and candidates; a field is learnt if its loss is below.
-The weight is what the balance gave the field at the end of the training, the mean over all fields being 1.
+is what guessing by how frequent values are costs on the same hidden values and candidates; a field is learnt if its loss is
+below. The weight is what the balance gave the field at the end of the training, the mean over all fields being 1.
 """
 
 import argparse
-import json
 from pathlib import Path
 from statistics import mean
 
