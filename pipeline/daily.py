@@ -31,7 +31,7 @@ from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
-from pipeline.ledger import DayRecord, History, Ledger, base_of
+from pipeline.ledger import DayRecord, History, Ledger, base_of, next_date
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
@@ -464,7 +464,13 @@ def _before(history: History, day: str) -> list[str]:
 
 
 def last_day(config: RunConfig, until: str | None) -> str | None:
-    """The last day to take up; None for all there are."""
+    """The last day to take up; None for all there are.
+
+    Raises:
+        GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
+    """
+    if until is not None and next_date(until) is None and next_date(parse_days(config.data.days)[0]) is not None:
+        raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
 

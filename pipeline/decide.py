@@ -47,7 +47,7 @@ def decide(
     if last is not None and not last.is_done:
         return Action("train", last.name, "it was begun")
     for day in found:
-        if history.files(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
+        if history.was_taken_up(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
             return action
     return _next(history, found, config, first, until, now)
 
@@ -73,9 +73,9 @@ def _compared(
     late = tuple(sorted(sizes.keys() - trained.keys() - left))
     if not late:
         return None
-    why = f"{len(late)} files came to day {day} after it was trained, such as {late[0]}"
+    why = f"{len(late)} files came to day {day} after it was {'trained' if trained else 'skipped'}, such as {late[0]}"
     if config.late == "append":
-        return Action("train", f"{day}+{len(history.parts(day))}", why, late)
+        return Action("train", f"{day}+{len(history.names(day))}", why, late)
     if config.late == "ignore":
         return Action("leave", day, why, late)
     return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
@@ -87,6 +87,8 @@ def _next(history: History, found: Sequence[str], config: DailyConfig, first: st
     coming = [
         day for day in sorted(found) if (day > last if last is not None else day >= first) and (until is None or day <= until)
     ]
+    if next_date(first) is not None:
+        coming = [day for day in coming if next_date(day) is not None]  # a folder that is no date is no day of this log
     wanted = next_date(last) if last is not None else first
     if not coming:
         if until is not None and last is not None and last >= until:

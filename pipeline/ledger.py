@@ -108,9 +108,17 @@ class History:
         first = next((at for at, name in enumerate(names) if base_of(name) >= day), len(names))
         return names[first:]
 
+    def names(self, day: str) -> list[str]:
+        """A day and its late parts, by name."""
+        return [name for name in self.days if base_of(name) == day]
+
+    def was_taken_up(self, day: str) -> bool:
+        """Whether it was trained or skipped: what comes to it now is late."""
+        return any(self.days[name].trained is not None or self.days[name].skipped is not None for name in self.names(day))
+
     def parts(self, day: str) -> list[DayRecord]:
         """A day and its late parts, those that were trained."""
-        return [own for name, own in self.days.items() if base_of(name) == day and own.trained is not None]
+        return [self.days[name] for name in self.names(day) if self.days[name].trained is not None]
 
     def files(self, day: str) -> dict[str, dict[str, Any]]:
         """The files of a day that were trained, over its parts, by name."""
@@ -249,8 +257,9 @@ def base_of(name: str) -> str:
 
 
 def next_date(day: str) -> str | None:
-    """The day after, or None for days that are no dates."""
+    """The day after, or None for days that are no dates, such as `2026-11-05` is one."""
     try:
-        return str(date.fromisoformat(day) + timedelta(days=1))
+        own = date.fromisoformat(day)
     except ValueError:
         return None
+    return str(own + timedelta(days=1)) if str(own) == day else None

@@ -172,6 +172,14 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert daily(config, out, *settings("daily.gap_hours=0", "daily.gap=skip")).code in (0, 3)
     assert states(out)[SECOND] == "skipped"
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+    shutil.move(config.parent / "aside", config.parent / "log" / f"day={SECOND}")  # it comes after all
+    done = daily(config, out)
+    assert done.code == 4
+    assert f"files came to day {SECOND} after it was skipped" in done.err
+    assert daily(config, out, *settings("daily.late=append")).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH, f"{SECOND}+1"]
+    assert daily(config, out, *settings("daily.late=append")).code == 75
+    assert_proven(out)
 
 
 def _stands_in(out: Path) -> tuple[str, int]:
@@ -518,3 +526,12 @@ def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path)
     told = json.loads(news.read_text())
     assert (told["event"], told["run"]) == ("failed", str(out))
     assert files(config, FOURTH)[0].name in told["text"]
+
+
+@pytest.mark.parametrize("until", ["2026-11-2", "20261102", "yesterday"])
+def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -> None:
+    for words in (["--dry-run"], []):
+        done = daily(config, out, "--until", until, *words)
+        assert done.code == 2
+        assert f"--until {until!r} is no date" in done.err
+    assert not (out / "ledger.jsonl").exists()

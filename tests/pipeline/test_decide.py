@@ -127,3 +127,24 @@ def test_rows_are_compared_if_they_are_asked_for() -> None:
         )
         assert action.kind == expected
         assert expected == "wait" or f"has {rows} rows, had 8" in action.why
+
+
+def test_a_folder_that_is_no_date_is_none_of_the_days() -> None:
+    assert kind(next_of(done("2026-11-01"), ["2026-11-01", "tmp"], gap_hours=0)) == ("wait", "2026-11-02")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("hold", ("stop", "2026-11-02")), ("append", ("train", "2026-11-02+1")), ("ignore", ("leave", "2026-11-02"))],
+)
+def test_a_day_that_comes_after_it_was_skipped_is_late(policy: str, expected: tuple[str, str]) -> None:
+    skipped = {"event": "skipped", "day": "2026-11-02", "why": "it is missing"}
+    entries = [*done("2026-11-01"), skipped, *done("2026-11-03")]
+    found = ["2026-11-01", "2026-11-02", "2026-11-03"]
+    assert kind(next_of(entries, found, late=policy)) == expected
+    part = {"event": "trained", "day": "2026-11-02+1", "files": {"2026-11-02/a": {"size": 5}}, "quarantined": {}}
+    judged = {"event": "judged", "day": "2026-11-02+1", "publish": False, "bundle": "x", "answers": []}
+    assert next_of([*entries, part, judged], found, late=policy).kind == "wait"
+    more = {"2026-11-02": {"2026-11-02/a": 5, "2026-11-02/b": 3}}
+    if policy == "append":
+        assert kind(next_of([*entries, part, judged], found, more, late=policy)) == ("train", "2026-11-02+2")
