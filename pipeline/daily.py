@@ -476,9 +476,19 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
 
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
-    first = parse_days(config.data.days)[0]
-    rows = {"rows": days.rows} if config.daily.compare == "rows" else {}
-    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC), **rows)
+    names = parse_days(config.data.days)
+    named, last = set(names), names[-1] if open_end(config.data.days) else None
+    return decide(
+        history,
+        days.list(),
+        days.sizes,
+        config.daily,
+        rows=days.rows if config.daily.compare == "rows" else lambda day: {},
+        first=names[0],
+        until=until,
+        asked=lambda day: day in named or (last is not None and day > last),
+        now=datetime.now(UTC),
+    )
 
 
 def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
@@ -501,7 +511,12 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
             history.days[action.day] = DayRecord(action.day, skipped="planned")
         elif action.kind == "train":
             sizes = days.sizes(base_of(action.day))
-            files = {name: {"size": size} for name, size in sizes.items() if not action.files or name in action.files}
+            rows = days.rows(base_of(action.day)) if config.daily.compare == "rows" else {}
+            files = {
+                name: {"size": size, "rows": rows.get(name, 0), "skipped": 0}
+                for name, size in sizes.items()
+                if not action.files or name in action.files
+            }
             history.days[action.day] = DayRecord(action.day, trained={"files": files, "quarantined": {}}, bundle="planned")
     return actions
 

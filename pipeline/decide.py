@@ -34,6 +34,7 @@ def decide(
     rows: Callable[[str], Mapping[str, int]] = lambda day: {},
     first: str,
     until: str | None,
+    asked: Callable[[str], bool] = lambda day: True,
     now: datetime,
 ) -> Action:
     """The next action.
@@ -41,7 +42,8 @@ def decide(
     Args:
         history: what the ledger says. found: the complete days of the log. sizes: [bytes] of a day's files, by name.
         rows: [rows] of them; nothing if they are not to be compared.
-        first: the day to begin with. until: the last day to take up; None for all. now: for the deadline of missing days.
+        first: the day to begin with. until: the last day to take up; None for all. asked: whether a day between is to be taken
+            up at all. now: for the deadline of missing days.
     """
     last = history.last
     if last is not None and not last.is_done:
@@ -49,7 +51,10 @@ def decide(
     for day in found:
         if history.was_taken_up(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
             return action
-    return _next(history, found, config, first, until, now)
+    wanted = _wanted(history, first, until, asked)
+    dates = wanted is not None  # a folder that is no date is then no day of this log
+    coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or next_date(day) is not None)]
+    return _next(history, coming, config, wanted, until, now)
 
 
 def _compared(
@@ -81,15 +86,21 @@ def _compared(
     return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
 
 
-def _next(history: History, found: Sequence[str], config: DailyConfig, first: str, until: str | None, now: datetime) -> Action:
+def _wanted(history: History, first: str, until: str | None, asked: Callable[[str], bool]) -> str | None:
+    """The day that is to come after the last; None if days are no dates."""
+    last = history.last_day
+    wanted = next_date(last) if last is not None else first if next_date(first) is not None else None
+    while wanted is not None and not asked(wanted) and (until is None or wanted < until):
+        wanted = next_date(wanted)
+    return wanted
+
+
+def _next(
+    history: History, days: Sequence[str], config: DailyConfig, wanted: str | None, until: str | None, now: datetime
+) -> Action:
     """The day after the last."""
     last = history.last_day
-    coming = [
-        day for day in sorted(found) if (day > last if last is not None else day >= first) and (until is None or day <= until)
-    ]
-    if next_date(first) is not None:
-        coming = [day for day in coming if next_date(day) is not None]  # a folder that is no date is no day of this log
-    wanted = next_date(last) if last is not None else first
+    coming = [day for day in days if (last is None or day > last) and (until is None or day <= until)]
     if not coming:
         if until is not None and last is not None and last >= until:
             return Action("wait", until, f"day {until} is done, the last that was asked for")

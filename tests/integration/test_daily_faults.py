@@ -535,3 +535,20 @@ def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -
         assert done.code == 2
         assert f"--until {until!r} is no date" in done.err
     assert not (out / "ledger.jsonl").exists()
+
+
+def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> None:
+    words = settings("daily.gap_hours=0", f"data.days=[{FIRST}, {THIRD}..]")
+    done = daily(config, out, "--dry-run", *words)
+    assert [line.split()[:2] for line in done.out.splitlines()] == [
+        ["train", FIRST],
+        ["train", THIRD],
+        ["train", FOURTH],
+        ["wait", "2026-11-05"],
+    ]
+
+
+def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
+    done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 5
