@@ -20,6 +20,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
+from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
@@ -523,7 +524,7 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
 
 def publish_folder(publish: str | None, folder: str) -> str:
     """Where bundles go: as the config says, or beside the run."""
-    return (publish or f"{folder}/published").rstrip("/")
+    return plain(publish or f"{folder}/published")
 
 
 def _forget(state: Any, *, tables: bool) -> None:

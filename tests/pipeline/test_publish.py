@@ -30,19 +30,20 @@ def make(folder: Path, name: str) -> None:
     (own / "manifest.json").write_text(json.dumps(manifest))
 
 
-def publish(folder: str) -> None:
+def publish(folder: str, uri: str) -> None:
     for number in range(100):
         name = f"day-{number:03}"
         make(Path(folder), name)
-        switch(folder, name)
-        prune(folder, keep=3, needed={name}, known=[])
+        switch(uri, name)
+        prune(uri, keep=3, needed={name}, known=[])
     (Path(folder) / "done").touch()
 
 
-def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path, scheme: str) -> None:
     make(tmp_path, "day-")
     switch(str(tmp_path), "day-")
-    writer = SERVER.Process(target=publish, args=(str(tmp_path),))
+    writer = SERVER.Process(target=publish, args=(str(tmp_path), f"{scheme}{tmp_path}"))
     writer.start()
     seen, reads = [], 0
     while not (tmp_path / "done").exists():
