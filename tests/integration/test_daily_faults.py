@@ -552,3 +552,15 @@ def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
     done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
     assert done.code == 0
     assert len(done.out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("kept", ["float32", "int8"])
+def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str) -> None:
+    words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", f"daily.tables={kept}", "daily.gates={}")]
+    assert daily(config, tmp_path / "one", *words).code == 0
+    serving = (tmp_path / "shared" / "current.json").read_bytes()
+    assert daily(config, tmp_path / "same", *words).code == 0, "the same bits are the same model"
+    done = daily(config, tmp_path / "other", *words, *settings("seed=8"))
+    assert done.code == 2
+    assert "is another model's" in done.err
+    assert (tmp_path / "shared" / "current.json").read_bytes() == serving
