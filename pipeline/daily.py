@@ -228,6 +228,11 @@ class Daily:
         job, name = self._job, action.day
         record = self.history.days.get(name, DayRecord(name))
         day = self._open(name, record, action, state, restored)
+        if not day.rows:  # of late files; a whole day of that kind is refused
+            nothing = {job.source.days.below_root(own.path): {"size": own.size, "why": "it has no rows"} for own in day.files}
+            quarantined = self._quarantined(day) | nothing
+            self._append("late", {"day": base_of(name), "files": [], "quarantined": quarantined}, state.step)
+            return state
         if state.cursor.day != name or (state.cursor.row == 0 and record.trained is None):
             state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), fresh={}, scores={})
         if record.trained is None:
@@ -247,7 +252,7 @@ class Daily:
         stream = job.source.stream(day, shuffle=True)
         if not begun or stream.steps_left(state.cursor):
             files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
-            quarantined = self._world.agree(lambda: self._quarantined(day))
+            quarantined = self._quarantined(day)
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
             facts["schema"] = digest(job.schema)
@@ -410,13 +415,15 @@ class Daily:
         elif begun and "files" in restored:
             wanted = [file for file, _, _ in restored["files"]]
         elif action.files:
-            wanted = list(action.files)
+            wanted = [own for own in action.files if own not in self._quarantined(opened)]
         elif "+" in name:
             history = self.history
             known = history.files(base_of(name)).keys() | history.ignored.get(base_of(name), set())
             wanted = [own for own in names if own not in known]
         else:
             wanted = list(names)
+        if not wanted and record.scored is not None:
+            raise NeedsPerson(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
         if missing := [own for own in wanted if own not in names]:
             raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
         return opened.only(name, [names[own] for own in wanted])
@@ -424,7 +431,7 @@ class Daily:
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
         days = self._job.source.days
         names = {days.below_root(path): why for path, why in day.quarantined.items()}
-        sizes = days.sizes(base_of(day.name)) if names else {}
+        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {})
         return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:

@@ -61,10 +61,7 @@ def _compared(
     history: History, day: str, sizes: Mapping[str, int], rows: Mapping[str, int], config: DailyConfig
 ) -> Action | None:
     """Is a trained day what it was?"""
-    trained, left = history.files(day), set(history.ignored.get(day, ()))
-    for part in history.parts(day):
-        quarantined = (part.trained or {})["quarantined"]
-        left |= {name for name, own in quarantined.items() if sizes.get(name) == own["size"]}  # else it was mended
+    trained = history.files(day)
     gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
     told = [f"{name} is gone" for name in gone if name not in sizes]
     told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if name in sizes]
@@ -75,7 +72,7 @@ def _compared(
         if config.changed == "retrain-from":
             return Action("rewind", day, why)
         return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")
-    late = tuple(sorted(sizes.keys() - trained.keys() - left))
+    late = tuple(sorted(sizes.keys() - trained.keys() - history.left(day, sizes)))
     if not late:
         return None
     why = f"{len(late)} files came to day {day} after it was {'trained' if trained else 'skipped'}, such as {late[0]}"

@@ -182,6 +182,29 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert_proven(out)
 
 
+@pytest.mark.parametrize("kind", ["unreadable", "the same as another", "without rows"])
+def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(config: Path, out: Path, kind: str) -> None:
+    words = settings("data.bad_files=quarantine", "daily.late=append")
+    assert daily(config, out, "--until", SECOND, *words).code in (0, 3)
+    late = config.parent / "log" / f"day={FIRST}" / "part-late.parquet"
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    if kind == "unreadable":
+        late.write_bytes(b"PAR1 and nothing else")
+    elif kind == "without rows":
+        pq.write_table(rows.slice(0, 0), late)
+    else:
+        shutil.copy(files(config, FIRST)[0], late)
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD]
+    (told,) = [entry for entry in ledger(out) if entry["event"] == "late"]
+    assert list(told["quarantined"]) == [f"day={FIRST}/{late.name}"]
+    assert_proven(out)
+    pq.write_table(rows.slice(0, 17), late)  # mended
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, f"{FIRST}+1"]
+    assert_proven(out)
+
+
 def _stands_in(out: Path) -> tuple[str, int]:
     """The day and the row of the newest checkpoint."""
     marks = [path.parent.name for path in (out / "checkpoints").glob("step-*/checkpoint.json")]
