@@ -40,6 +40,12 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
         raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
 
 
+def plain(path: str) -> str:
+    """The path of a `file://` URI, without a slash at its end; another path as it is. A file on disk is made whole by a rename,
+    and locked, however it is called."""
+    return (filesystem(path)[1] if path.startswith("file://") else path).rstrip("/")
+
+
 class ArrowHandler(PathHandler):
     """Serves `PATHS` from Arrow's filesystems.
 
@@ -159,7 +165,7 @@ def write_whole(path: str, content: str | bytes) -> None:
 
     On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
     """
-    mode = "w" if isinstance(content, str) else "wb"
+    mode, path = "w" if isinstance(content, str) else "wb", plain(path)
     if "://" in path:
         patiently(path, lambda: _put(path, mode, content))
         return

@@ -213,6 +213,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from data.paths import plain
     from pipeline.config import load
     from pipeline.world import launched, world
 
@@ -222,7 +223,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from pipeline.build import build
     from pipeline.run import run
 
-    folder = arguments.out or f"runs/{config.name}"
+    folder = plain(arguments.out or f"runs/{config.name}")
     with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
         results = run(job, quiet=arguments.quiet)
         if here.first:
@@ -291,11 +292,12 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _daily(arguments: argparse.Namespace) -> int:
     from data.days import parse_days
+    from data.paths import plain
     from pipeline.config import load
     from pipeline.world import launched, world
 
     config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
-    folder = arguments.out or f"runs/{config.name}"
+    folder = plain(arguments.out or f"runs/{config.name}")
     if (arguments.backfill is None) != (arguments.mark is None):
         raise GenctrError("--backfill A..B and --from CHECKPOINT go together")
     again = parse_days(arguments.backfill) if arguments.backfill else []

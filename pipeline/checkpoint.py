@@ -42,7 +42,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import WriteResult
 
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem, list_folder, remove_folder, write_whole
+from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
 
 MARKER = "checkpoint.json"
 FORMAT = 1
@@ -92,7 +92,7 @@ class Checkpoints:
 
     def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
         assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
-        self.root = (filesystem(root)[1] if root.startswith("file://") else root).rstrip("/")
+        self.root = plain(root)
         self._keep, self._asynchronous = keep, asynchronous
         # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
         # would mix with the batches. DCP needs a CPU group anyway.

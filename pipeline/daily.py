@@ -20,6 +20,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
+from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
@@ -31,7 +32,7 @@ from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
-from pipeline.ledger import DayRecord, History, Ledger, base_of
+from pipeline.ledger import DayRecord, History, Ledger, base_of, next_date
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
@@ -227,6 +228,11 @@ class Daily:
         job, name = self._job, action.day
         record = self.history.days.get(name, DayRecord(name))
         day = self._open(name, record, action, state, restored)
+        if not day.rows:  # of late files; a whole day of that kind is refused
+            nothing = {job.source.days.below_root(own.path): {"size": own.size, "why": "it has no rows"} for own in day.files}
+            quarantined = self._quarantined(day) | nothing
+            self._append("late", {"day": base_of(name), "files": [], "quarantined": quarantined}, state.step)
+            return state
         if state.cursor.day != name or (state.cursor.row == 0 and record.trained is None):
             state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), fresh={}, scores={})
         if record.trained is None:
@@ -246,7 +252,7 @@ class Daily:
         stream = job.source.stream(day, shuffle=True)
         if not begun or stream.steps_left(state.cursor):
             files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
-            quarantined = self._world.agree(lambda: self._quarantined(day))
+            quarantined = self._quarantined(day)
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
             facts["schema"] = digest(job.schema)
@@ -389,7 +395,7 @@ class Daily:
         """Let go of old bundles, and tell the monitoring; again at the start, should a kill have come between."""
         history = self._own.history()
         needed = {history.serving} if history.serving else set()
-        known = {entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"}
+        known = [entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"]
         prune(self._folder, keep=self._config.keep, needed=needed, known=known)
         write_metrics(self._job.folder, history)
 
@@ -409,13 +415,15 @@ class Daily:
         elif begun and "files" in restored:
             wanted = [file for file, _, _ in restored["files"]]
         elif action.files:
-            wanted = list(action.files)
+            wanted = [own for own in action.files if own not in self._quarantined(opened)]
         elif "+" in name:
             history = self.history
             known = history.files(base_of(name)).keys() | history.ignored.get(base_of(name), set())
             wanted = [own for own in names if own not in known]
         else:
             wanted = list(names)
+        if not wanted and record.scored is not None:
+            raise NeedsPerson(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
         if missing := [own for own in wanted if own not in names]:
             raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
         return opened.only(name, [names[own] for own in wanted])
@@ -423,7 +431,7 @@ class Daily:
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
         days = self._job.source.days
         names = {days.below_root(path): why for path, why in day.quarantined.items()}
-        sizes = days.sizes(base_of(day.name)) if names else {}
+        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {})
         return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:
@@ -464,15 +472,31 @@ def _before(history: History, day: str) -> list[str]:
 
 
 def last_day(config: RunConfig, until: str | None) -> str | None:
-    """The last day to take up; None for all there are."""
+    """The last day to take up; None for all there are.
+
+    Raises:
+        GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
+    """
+    if until is not None and next_date(until) is None and next_date(parse_days(config.data.days)[0]) is not None:
+        raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
 
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
-    first = parse_days(config.data.days)[0]
-    rows = {"rows": days.rows} if config.daily.compare == "rows" else {}
-    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC), **rows)
+    names = parse_days(config.data.days)
+    named, last = set(names), names[-1] if open_end(config.data.days) else None
+    return decide(
+        history,
+        days.list(),
+        days.sizes,
+        config.daily,
+        rows=days.rows if config.daily.compare == "rows" else lambda day: {},
+        first=names[0],
+        until=until,
+        asked=lambda day: day in named or (last is not None and day > last),
+        now=datetime.now(UTC),
+    )
 
 
 def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
@@ -495,14 +519,19 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
             history.days[action.day] = DayRecord(action.day, skipped="planned")
         elif action.kind == "train":
             sizes = days.sizes(base_of(action.day))
-            files = {name: {"size": size} for name, size in sizes.items() if not action.files or name in action.files}
+            rows = days.rows(base_of(action.day)) if config.daily.compare == "rows" else {}
+            files = {
+                name: {"size": size, "rows": rows.get(name, 0), "skipped": 0}
+                for name, size in sizes.items()
+                if not action.files or name in action.files
+            }
             history.days[action.day] = DayRecord(action.day, trained={"files": files, "quarantined": {}}, bundle="planned")
     return actions
 
 
 def publish_folder(publish: str | None, folder: str) -> str:
     """Where bundles go: as the config says, or beside the run."""
-    return (publish or f"{folder}/published").rstrip("/")
+    return plain(publish or f"{folder}/published")
 
 
 def _forget(state: Any, *, tables: bool) -> None:

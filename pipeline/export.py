@@ -17,6 +17,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day
 from data.document import finite
+from data.errors import GenctrError
 from data.paths import PATHS, list_folder, remove_folder, write_whole
 from data.statistics import FILE
 from data.stream import FILE as FILE_COLUMN
@@ -36,9 +37,19 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
 
     Args:
         day: the sample is of its first rows. step: [steps] trained. facts: what the manifest also says: scores, parent.
+
+    Raises:
+        GenctrError: what is there whole is another model.
     """
     path = f"{folder}/{name}"
-    if not job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
+    if job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
+        bundle = job.world.agree(lambda: Bundle(path))
+        if job.world.total(torch.tensor([int(_differs(job, bundle))])).any():
+            raise GenctrError(
+                f"{path} is there already, and is another model's: does another run publish here?\n"
+                "  next: give daily.publish a folder of its own, or take this bundle away"
+            )
+    else:
         job.world.agree(lambda: _begin(path))
         written, tables = _write_tables(job, path)
         expected, sample = _sample(job, day)
@@ -46,6 +57,36 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
         dist.all_gather_object(gathered, (written, tables))
         job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, {"day": day.name, "step": step, **facts}))
     return job.world.agree(lambda: Bundle(path))
+
+
+@torch.no_grad()
+def _differs(job: Job, bundle: Bundle) -> bool:
+    """Whether a bundle has other bits than the model, as far as this rank holds it."""
+    try:
+        dense, as_bytes = bundle.dense(), bundle.manifest["tables_kept"] == "int8"
+        for key, value in job.sharded.model.state_dict().items():
+            name = key.removeprefix(INSIDE)
+            if isinstance(value, ShardedTensor) and key.startswith(INSIDE):
+                for shard in value.local_shards():
+                    row, column = shard.metadata.shard_offsets
+                    for begin, end in pieces(*shard.tensor.shape):
+                        own = shard.tensor[begin:end].detach().cpu().float().contiguous()
+                        there = torch.zeros_like(own)
+                        bundle.fill(name, there, row + begin, column)
+                        if as_bytes:
+                            own = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(own))
+                        if not _same(own, there):
+                            return True
+            elif isinstance(value, Tensor) and key.startswith(INSIDE) and not _same(value.detach().cpu(), dense[name]):
+                return True
+    except (GenctrError, KeyError, RuntimeError):  # it is damaged, or of another shape
+        return True
+    return False
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits; nan is nan."""
+    return one.dtype == other.dtype and torch.equal(*(own.contiguous().reshape(-1).view(torch.uint8) for own in (one, other)))
 
 
 def _begin(path: str) -> None:

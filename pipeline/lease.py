@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from data.errors import GenctrError
-from data.paths import PATHS, write_whole
+from data.paths import PATHS, plain, write_whole
 
 FILE = "lease.json"
 
@@ -40,7 +40,7 @@ class Lease:
     """
 
     def __init__(self, folder: str, *, seconds: float) -> None:
-        self._path = f"{folder}/{FILE}"
+        self._path = f"{plain(folder)}/{FILE}"
         self._seconds = seconds
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()

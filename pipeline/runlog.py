@@ -41,7 +41,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.document import finite
 from data.errors import BadInput
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, plain
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
@@ -61,7 +61,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = _plain(folder)
+        self._folder = plain(folder)
         self._path = f"{self._folder}/{FILE}"
         self._silent = dist.is_initialized() and dist.get_rank() != 0
         self._local = "://" not in self._folder
@@ -119,13 +119,9 @@ def read_log(folder: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: a line that is not an event, other than the last.
     """
-    lines = _read(f"{_plain(folder)}/{FILE}").split("\n")
+    lines = _read(f"{plain(folder)}/{FILE}").split("\n")
     lines.pop()  # what follows the last line break: nothing, or a line cut short
     return [_parsed(line, number, folder) for number, line in enumerate(lines)]
-
-
-def _plain(folder: str) -> str:
-    return (filesystem(folder)[1] if folder.startswith("file://") else folder).rstrip("/")
 
 
 def _read(path: str) -> str:

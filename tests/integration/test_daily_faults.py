@@ -180,6 +180,37 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert daily(config, out, *settings("daily.gap_hours=0", "daily.gap=skip")).code in (0, 3)
     assert states(out)[SECOND] == "skipped"
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+    shutil.move(config.parent / "aside", config.parent / "log" / f"day={SECOND}")  # it comes after all
+    done = daily(config, out)
+    assert done.code == 4
+    assert f"files came to day {SECOND} after it was skipped" in done.err
+    assert daily(config, out, *settings("daily.late=append")).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH, f"{SECOND}+1"]
+    assert daily(config, out, *settings("daily.late=append")).code == 75
+    assert_proven(out)
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "the same as another", "without rows"])
+def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(config: Path, out: Path, kind: str) -> None:
+    words = settings("data.bad_files=quarantine", "daily.late=append")
+    assert daily(config, out, "--until", SECOND, *words).code in (0, 3)
+    late = config.parent / "log" / f"day={FIRST}" / "part-late.parquet"
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    if kind == "unreadable":
+        late.write_bytes(b"PAR1 and nothing else")
+    elif kind == "without rows":
+        pq.write_table(rows.slice(0, 0), late)
+    else:
+        shutil.copy(files(config, FIRST)[0], late)
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD]
+    (told,) = [entry for entry in ledger(out) if entry["event"] == "late"]
+    assert list(told["quarantined"]) == [f"day={FIRST}/{late.name}"]
+    assert_proven(out)
+    pq.write_table(rows.slice(0, 17), late)  # mended
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, f"{FIRST}+1"]
+    assert_proven(out)
 
 
 def _stands_in(out: Path) -> tuple[str, int]:
@@ -519,3 +550,41 @@ def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path)
     told = json.loads(news.read_text())
     assert (told["event"], told["run"]) == ("failed", str(out))
     assert files(config, FOURTH)[0].name in told["text"]
+
+
+@pytest.mark.parametrize("until", ["2026-11-2", "20261102", "yesterday"])
+def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -> None:
+    for words in (["--dry-run"], []):
+        done = daily(config, out, "--until", until, *words)
+        assert done.code == 2
+        assert f"--until {until!r} is no date" in done.err
+    assert not (out / "ledger.jsonl").exists()
+
+
+def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> None:
+    words = settings("daily.gap_hours=0", f"data.days=[{FIRST}, {THIRD}..]")
+    done = daily(config, out, "--dry-run", *words)
+    assert [line.split()[:2] for line in done.out.splitlines()] == [
+        ["train", FIRST],
+        ["train", THIRD],
+        ["train", FOURTH],
+        ["wait", "2026-11-05"],
+    ]
+
+
+def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
+    done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("kept", ["float32", "int8"])
+def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str) -> None:
+    words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", f"daily.tables={kept}", "daily.gates={}")]
+    assert daily(config, tmp_path / "one", *words).code == 0
+    serving = (tmp_path / "shared" / "current.json").read_bytes()
+    assert daily(config, tmp_path / "same", *words).code == 0, "the same bits are the same model"
+    done = daily(config, tmp_path / "other", *words, *settings("seed=8"))
+    assert done.code == 2
+    assert "is another model's" in done.err
+    assert (tmp_path / "shared" / "current.json").read_bytes() == serving
