@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done; 1 `doctor` or `verify` found something, or a rank died; 2 something a person can mend, told on
+        Exit code: 0 done; 1 `doctor`, `verify` or `plan` found something, or a rank died; 2 something to mend, told on
         standard error; of `daily` also 3 a model was held back; 4 a person has to decide what to do about the log; 5 another
         job works on the run; 75 nothing to do yet.
     """
@@ -91,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
     train.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     train.set_defaults(command=_train)
+
+    plan = commands.add_parser("plan", help="plan before you pay: memory, time and price of a run on ranks that are not there")
+    plan.add_argument("config", metavar="RUN.yaml")
+    plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="PATH=VALUE")
+    plan.add_argument("--ranks", type=int, metavar="N", help="processes, one a card; default train.ranks")
+    plan.add_argument("--hosts", type=int, default=1, metavar="N", help="machines, with as many ranks each")
+    plan.add_argument("--device", metavar="NAME", help="h100, h200, a100, a100-40gb or cpu; default train.hardware.device, cpu")
+    plan.add_argument("--out", metavar="DIR", help="run folder of a job that has begun: the sizes of its vocabularies")
+    plan.add_argument("--vocab-rows", default="", metavar="N|TABLE=N,…", help="guessed sizes of vocabularies not yet fitted")
+    plan.add_argument("--usd-per-hour", type=float, metavar="PRICE", help="of one host, for the price of a billion rows")
+    plan.add_argument("--save", metavar="FILE", help="write the plan here, for train.plan")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    plan.set_defaults(command=_plan)
 
     evaluate = commands.add_parser("evaluate", help="score days with a trained run")
     evaluate.add_argument("run", metavar="RUN_DIR")
@@ -229,6 +242,32 @@ def _train(arguments: argparse.Namespace) -> int:
         if here.first:
             _print_scores(results["days"], results["test"], best=job.best_reachable())
             print(f"{results['rows']} rows trained in {results['step']} steps; the run is in {folder}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    from data.statistics import Statistics
+    from launch.plans import show, vocabulary_sizes
+    from pipeline.config import load
+    from pipeline.devices import find_device
+    from pipeline.paper import Ask, on_paper, saved_plan
+
+    config, schema = load(arguments.config, arguments.overrides)
+    hardware = config.train.hardware
+    device = find_device(arguments.device or hardware.device or "cpu", hardware)
+    ask = Ask(device, arguments.ranks or config.train.ranks, arguments.hosts, vocabulary_sizes(arguments.vocab_rows))
+    fitted = Statistics.load(f"{arguments.out}/statistics").vocabularies if arguments.out else {}
+    papers = on_paper(config, schema, ask, {name: len(values) for name, values in fitted.items()})
+    if arguments.json:
+        print(json.dumps([paper.to_json(arguments.usd_per_hour) for paper in papers], indent=2))
+    else:
+        show(papers, usd_per_hour=arguments.usd_per_hour)
+    if not all(paper.fits for paper in papers):
+        return 1
+    if arguments.save:
+        saved_plan(papers).save(arguments.save)
+        print(f"a job keeps to it with train.plan: {arguments.save}", file=sys.stderr)
     return 0
 
 

@@ -45,6 +45,7 @@ class Adam:
             for whole-table Adam lambda w is added to g, as `torch.optim.Adam` has it.
         moves: the rows whose m, v and w move: those looked up in the step (lazy Adam), or all of the table, g = 0 for the rest.
         decays: the rows that decay.
+        clip: largest absolute value of a coordinate of the gradient of a looked-up vector, before those of a row are summed.
     """
 
     beta1: float
@@ -53,6 +54,7 @@ class Adam:
     weight_decay: float
     moves: Rows
     decays: Rows
+    clip: float | None = None
 
 
 class AdamTables(nn.Module):
@@ -107,6 +109,8 @@ class AdamTables(nn.Module):
     @torch.no_grad()
     def update(self, indices: Tensor, offsets: Tensor, grad: Tensor) -> None:
         """Move the tables by one step, given the gradient of what `forward` returned."""
+        if self.rule.clip is not None:
+            grad = grad.clamp(-self.rule.clip, self.rule.clip)
         rows, summed = self._summed(indices.long(), offsets.long(), grad)
         flat = (self.tables.weights_host, self.tables.momentum1_host, self.second)
         whole = [state.detach().view(-1, self.width) for state in flat]

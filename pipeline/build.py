@@ -5,13 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
 import torch
 from torch import nn
-from torchrec.distributed.train_pipeline import TrainPipelineBase, TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist, TrainPipelineBase, TrainPipelineSparseDist
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
@@ -30,24 +30,29 @@ from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
 from models.losses import LOSSES
 from pipeline.checkpoint import Checkpoints
+from pipeline.communication import check_communication
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
+from pipeline.devices import device_here
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
-from pipeline.model import build_denoiser, build_model, build_reader
+from pipeline.model import META, build_denoiser, build_model, build_reader
 from pipeline.parts import Interrupt
+from pipeline.plan import SavedPlan
 from pipeline.plugins import bind, find
 from pipeline.pretrain import FieldMeters, PretrainTask
 from pipeline.runlog import RunLog
 from pipeline.schedule import Schedule
-from pipeline.shard import Init, Sharded, TableOptions, shard
+from pipeline.shard import Init, Sharded, Spread, TableOptions, device_problem, hosts_here, shard
 from pipeline.task import RankTask
 from pipeline.trainer import Pipe
 from pipeline.world import World
 
 MAY_CHANGE = {
     *("schema_file", "data.root", "data.lanes", "data.prefetch"),
-    *("train.ranks", "train.device", "train.epochs", "train.max_steps"),
+    *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.plan", "train.pipeline"),
 }
-"""What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding."""
+"""What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""
+
+PIPES = {"base": TrainPipelineBase, "sparse_dist": TrainPipelineSparseDist, "prefetch": PrefetchTrainPipelineSparseDist}
 
 STATISTICS = f"statistics/{FILE}"
 
@@ -161,10 +166,11 @@ class Job:
         torch.manual_seed(config.seed)
         self.sharded = shard(
             build_task(self.stage, self.source, self.folder, world),
-            tables={spec.name: _options(config.tables.of(spec.name)) for spec in self.source.features.tables},
+            tables=build_table_options(config, self.source.features),
             device=world.device,
             batch_rows=config.train.batch_rows,
             seed=config.seed,
+            spread=self._spread(),
         )
         dense, others = build_dense_optimizers(config, self.sharded)
         self.optimizer = CombinedOptimizer([("tables", self.sharded.fused), ("dense", dense), *others])
@@ -178,14 +184,22 @@ class Job:
             freeze=self.stage.freeze,
         )
 
-    def pipe(self) -> Pipe:
-        """A train pipeline for one day's batches: overlapping copies and id exchange on a GPU, nothing to overlap on a CPU.
+    def _spread(self) -> Spread:
+        """What the stage says of all its tables together; a saved plan is read once, for all ranks."""
+        train = self.config.train
+        path = train.plan or ""
+        saved = self.world.agree(lambda: SavedPlan.load(path)) if path else None
+        spread = build_spread(self.config, self.source.features)
+        device = device_here(self.world.device, train.hardware)
+        bandwidths = device.bandwidths if device is not None else {}
+        return replace(spread, bandwidths=bandwidths, saved=saved, path=path, stage=self.stage.name)
 
-        A denoiser's look-ups depend on what it hides, which no pipeline can know a batch ahead.
-        """
-        overlaps = self.world.device.type == "cuda" and not self.config.model.denoises
-        kind = TrainPipelineSparseDist if overlaps else TrainPipelineBase
-        pipe: Pipe = kind(self.sharded.model, self.optimizer, self.world.device)
+    def pipe(self) -> Pipe:
+        """A train pipeline for one day's batches: by itself, overlapping on a GPU, where there is something to overlap."""
+        name = self.config.train.pipeline
+        if name == "auto":
+            name = "sparse_dist" if self.world.device.type == "cuda" and not self.config.model.denoises else "base"
+        pipe: Pipe = PIPES[name](self.sharded.model, self.optimizer, self.world.device)
         return pipe
 
     def day_meters(self) -> DayMeters:
@@ -259,8 +273,58 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
     Raises:
         GenctrError: the folder was begun with another config or schema, or a part has no such name or option.
     """
+    for stage in config.resolved():
+        check_stage(stage, world.device)
+        _check_plan(stage, world)
     world.agree(lambda: _prepare(folder, config, schema))
     return Job(config, schema, folder, world, at)
+
+
+def check_stage(stage: Stage, device: torch.device) -> None:
+    """Refuse what a device cannot do, before a row is read.
+
+    Raises:
+        GenctrError: it cannot.
+    """
+    config, here = stage.config, f"stage {stage.name}: " if stage.name != "rank" else ""
+    train, denoises = config.train, config.model.denoises
+    check_communication(train.communication, device)
+    for name in ("", *config.tables.only):
+        if problem := device_problem(_options(config.tables.of(name)), device):
+            raise GenctrError(f"{here}{f'tables.only.{name}' if name else 'tables'}: {problem}")
+    problem = ""
+    if train.dense.precision == "bf16" and device.type == "cpu":
+        problem = "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32"
+    elif train.dense.precision == "bf16" and stage.task == "pretrain":
+        problem = "train.dense.precision: a pre-training computes its softmaxes in fp32\n  next: set it to fp32 for this stage"
+    elif train.pipeline == "prefetch" and device.type == "cpu":
+        problem = "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU set it to auto"
+    elif train.pipeline in ("sparse_dist", "prefetch") and denoises:
+        problem = (
+            f"train.pipeline: a denoiser's look-ups depend on what it hides, which {train.pipeline} cannot know a step ahead\n"
+            "  next: set it to auto"
+        )
+    if problem:
+        raise GenctrError(here + problem)
+
+
+def _check_plan(stage: Stage, world: World) -> None:
+    """See that the ranks are those of the stage's saved plan, if it has one."""
+    path = stage.config.train.plan
+    if path is not None:
+        saved = world.agree(lambda: SavedPlan.load(path))
+        saved.check_cluster(path, device=world.device.type, ranks=world.ranks, hosts=hosts_here())
+
+
+def build_table_options(config: RunConfig, features: Features) -> dict[str, TableOptions]:
+    """How every table learns and where it lives."""
+    return {spec.name: _options(config.tables.of(spec.name)) for spec in features.tables}
+
+
+def build_spread(config: RunConfig, features: Features) -> Spread:
+    """What the config says of all tables together."""
+    train = config.train
+    return Spread(lookups=features.lengths, communication=train.communication, prefetch=train.pipeline == "prefetch")
 
 
 def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankTask | PretrainTask:
@@ -269,15 +333,39 @@ def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankT
     if stage.task == "pretrain":
         frequencies = Frequencies.load(_frequencies(folder, stage))
         return build_pretrain_task(config, features, tasks, frequencies, ranks=world.ranks)
+    bf16 = stage.config.train.dense.precision == "bf16"
+    return build_rank_task(config, features, tasks, ranks=world.ranks, bf16=bf16)
+
+
+def build_rank_task(
+    config: ModelConfig,
+    features: Features,
+    tasks: tuple[str, ...],
+    *,
+    ranks: int,
+    bf16: bool = False,
+    device: torch.device = META,
+) -> RankTask:
+    """What one step of a ranking computes.
+
+    Args:
+        bf16: whether matrix products are computed in that. device: of the tables.
+    """
     make_loss = find("genctr.losses", config.loss, LOSSES)
     loss = bind(f"loss {config.loss}", make_loss, config.loss_options)
-    return RankTask(build_model(config, features, tasks), tasks=tasks, loss=loss, ranks=world.ranks)
+    return RankTask(build_model(config, features, tasks, device=device), tasks=tasks, loss=loss, ranks=ranks, bf16=bf16)
 
 
 def build_pretrain_task(
-    config: ModelConfig, features: Features, tasks: tuple[str, ...], frequencies: Frequencies, *, ranks: int
+    config: ModelConfig,
+    features: Features,
+    tasks: tuple[str, ...],
+    frequencies: Frequencies,
+    *,
+    ranks: int,
+    device: torch.device = META,
 ) -> PretrainTask:
-    """What one step of a pre-training computes."""
+    """What one step of a pre-training computes; `device`: of the tables."""
     own = config.denoiser
     counts = [
         TableCounts(
@@ -285,7 +373,7 @@ def build_pretrain_task(
         )
         for spec in features.tables
     ]
-    model = build_denoiser(config, features, tasks, restores=True)
+    model = build_denoiser(config, features, tasks, restores=True, device=device)
     shares = {task: torch.from_numpy((frequencies.counts[task] + 1) / (frequencies.counts[task].sum() + 2)) for task in tasks}
     return PretrainTask(
         model,
@@ -335,6 +423,10 @@ def _options(config: TableConfig) -> TableOptions:
         betas=(config.beta1, config.beta2),
         init=Init(config.init.kind, config.init.scale),
         sharding=config.sharding,
+        kernel=config.kernel,
+        cache=config.cache,
+        precision=config.precision,
+        clip=config.clip,
     )
 
 
@@ -438,8 +530,8 @@ def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
         for key in before.keys() | now.keys()
         if before.get(key) != now.get(key)
         and key not in MAY_CHANGE
-        and not key.startswith(("checkpoint.", "daily."))
-        and not key.endswith(".sharding")
+        and not key.startswith(("checkpoint.", "daily.", "train.hardware."))
+        and not key.endswith((".sharding", ".kernel", ".cache"))
     )
     lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
     return [*lines, *_schema_changes(begun_schema, schema)]

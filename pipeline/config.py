@@ -292,6 +292,20 @@ class TableConfig(Section):
     )
     """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
 
+    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
+    """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
+    with a part of it on the card; key_value, on disk with a part of it on the card, for `genctr plan` alone so far. auto: fused
+    if it fits, else as little in main memory as it takes."""
+
+    cache: float = Field(default=0.2, gt=0, le=1)
+    """[1] share of a table that fused_uvm_caching and key_value keep on the card."""
+
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """How a number of the table is kept; its optimizer's are always fp32."""
+
+    clip: float | None = Field(default=None, gt=0)
+    """[1] largest absolute value of a coordinate of the gradient of a looked-up vector; null does not clip."""
+
 
 class TablesConfig(TableConfig):
     """The settings of all tables, and of single ones."""
@@ -342,6 +356,9 @@ class DenseConfig(Section):
     clip_norm: float | None = Field(default=None, gt=0)
     """[1] largest norm of the dense gradient; null does not clip."""
 
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What matrix products are computed in; weights, losses and tables stay fp32. bf16 on CUDA only."""
+
 
 class ScheduleConfig(Section):
     """How the learning rates of tables and dense weights move, as a factor of the step alone."""
@@ -375,6 +392,44 @@ class EarlyStopConfig(Section):
     """[1] learning rates are multiplied by this after each epoch without improvement."""
 
 
+class HardwareConfig(Section):
+    """What a rank has, for `genctr plan`; null is what is known of the device (`pipeline/devices.py`). Training asks the
+    machine itself."""
+
+    device: str | None = None
+    """Name of the device: h100, h200, a100, a100-40gb or cpu; null is the one of this machine."""
+
+    hbm_gib: float | None = Field(default=None, gt=0)
+    """[GiB] of the card."""
+
+    ddr_gib: float | None = Field(default=None, gt=0)
+    """[GiB] of main memory, of one rank."""
+
+    ssd_gib: float | None = Field(default=None, gt=0)
+    """[GiB] of the machine's own disks, of one rank."""
+
+    hbm_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] of the card's memory."""
+
+    ddr_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] of main memory."""
+
+    ssd_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] of the disks."""
+
+    link_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] between card and main memory."""
+
+    intra_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] one way to another rank of the same host."""
+
+    inter_gb_s: float | None = Field(default=None, gt=0)
+    """[GB/s] one way to a rank of another host."""
+
+    tflops: float | None = Field(default=None, gt=0)
+    """[TFLOP/s] of matrix products in the precision of train.dense."""
+
+
 class TrainConfig(Section):
     """How long, how fast, on how many ranks."""
 
@@ -383,6 +438,20 @@ class TrainConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; auto is cuda if there is one."""
+
+    plan: str | None = None
+    """A plan of `genctr plan --save` that says who holds which shard; null plans when the job starts."""
+
+    communication: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """What looked-up vectors and their gradients travel between ranks in. int8: vectors with a scale per 32 numbers, gradients
+    as fp16. bf16 on CUDA only."""
+
+    pipeline: Literal["auto", "base", "sparse_dist", "prefetch"] = "auto"
+    """How steps overlap. base: not. sparse_dist: a step's ids travel while the one before computes. prefetch: besides, rows of
+    tables in main memory are fetched ahead (CUDA and fused_uvm_caching only). auto: sparse_dist on CUDA, else base."""
+
+    hardware: HardwareConfig = HardwareConfig()
+    """What a rank has, for `genctr plan`."""
 
     batch_rows: PositiveInt = 4096
     """[rows] one step trains, over all ranks together: the same step for any number of ranks."""
@@ -578,8 +647,8 @@ PRETRAIN_TABLES = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05
 tables, and next to zero its gradient is huge."""
 
 
-PRETRAIN_TRAIN = {"score_first": False, "epochs": 1}
-"""And one pass: id tables over-fit in pre-training as they do on clicks."""
+PRETRAIN_TRAIN = {"score_first": False, "epochs": 1, "dense": {"precision": "fp32"}}
+"""And one pass: id tables over-fit in pre-training as they do on clicks. Softmaxes are not for bf16."""
 
 
 class RunConfig(Section):

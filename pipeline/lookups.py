@@ -72,8 +72,9 @@ class PooledTables(ShardedEmbeddingBagCollection):
         env: ShardingEnv,
         device: torch.device | None,
         module_fqn: str | None,
+        codecs: dict[str, QuantizedCommCodecs] | None = None,
     ) -> None:
-        super().__init__(module, params, env, device=device, module_fqn=module_fqn)
+        super().__init__(module, params, env, device=device, module_fqn=module_fqn, qcomm_codecs_registry=codecs)
         self._has_mean_pooling_callback = False  # theirs
         configs = module.embedding_bag_configs()
         self._averaged = [
@@ -145,7 +146,7 @@ class PooledSharder(EmbeddingBagCollectionSharder):
         module_fqn: str | None = None,
     ) -> PooledTables:
         """Spread a collection."""
-        return PooledTables(module, params, env, device, module_fqn)
+        return PooledTables(module, params, env, device, module_fqn, self.qcomm_codecs_registry)
 
     @property
     def sharded_module_type(self) -> type[PooledTables]:
@@ -165,7 +166,8 @@ class UnpooledSharder(EmbeddingCollectionSharder):
         module_fqn: str | None = None,
     ) -> UnpooledTables:
         """Spread a collection."""
-        return UnpooledTables(module, params, env, device=device, module_fqn=module_fqn)
+        codecs = self.qcomm_codecs_registry
+        return UnpooledTables(module, params, env, device=device, module_fqn=module_fqn, qcomm_codecs_registry=codecs)
 
     @property
     def sharded_module_type(self) -> type[UnpooledTables]:

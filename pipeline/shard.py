@@ -1,12 +1,11 @@
 """Spread the embedding tables over the ranks: each with its optimizer and first values, the same under any plan."""
 
 import hashlib
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,12 +13,8 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import WeightDecayMo
 from torch import Tensor, nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardedTensor, ShardingPlan
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_filter
@@ -28,11 +23,13 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from data.errors import GenctrError
 from models.sparse import LINEAR, SECOND
 from pipeline import adam
-from pipeline.lookups import PooledSharder, UnpooledSharder
+from pipeline.communication import make_sharders
+from pipeline.lookups import SUMMED_OVER_RANKS
+from pipeline.plan import EVERYWHERE, Cluster, SavedPlan, Wish, make_plan
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
-EVERYWHERE = ("table_wise", "row_wise", "column_wise")  # what TorchRec can do with unpooled tables as well
+ANYWHERE = ("table_wise", "row_wise", "table_row_wise", *WITHIN_A_ROW)
 
 BLOCK_ROWS = 65_536
 """[rows] of a table that are drawn from one generator; part of what a seed means."""
@@ -70,6 +67,10 @@ class TableOptions:
         betas: of the Adams.
         init: the first values.
         sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so.
+        kernel: where the table lives; auto: with the computation if it fits, on CUDA else partly in main memory.
+        cache: [1] share of it kept on the card, if it lives elsewhere.
+        precision: of its numbers; fp16 on CUDA only, where FBGEMM rounds what it stores at random.
+        clip: largest absolute value of a coordinate of the gradient of a looked-up vector.
     """
 
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"] = "rowwise_adagrad"
@@ -82,6 +83,31 @@ class TableOptions:
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )
+    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
+    cache: float = 0.2
+    precision: Literal["fp32", "fp16"] = "fp32"
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What is said of all tables together.
+
+    Args:
+        lookups: [ids] a row has, by field; 1 where it is not said. The planner's estimates use it.
+        communication: what vectors and gradients travel in.
+        prefetch: whether rows of tables in main memory are fetched a step ahead.
+        bandwidths: [bytes/ms] of the device by TorchRec's names; none: what it assumes by itself.
+        saved: a plan to keep to; None makes one. path: where it was read from. stage: which of its stages.
+    """
+
+    lookups: Mapping[str, float] = field(default_factory=dict)
+    communication: str = "fp32"
+    prefetch: bool = False
+    bandwidths: Mapping[str, float] = field(default_factory=dict)
+    saved: SavedPlan | None = None
+    path: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +135,15 @@ class Sharded:
         self.fused.zero_grad()  # hands the rates to the kernels; a fused optimizer has no gradients to clear
 
 
-def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, seed: int) -> Sharded:
+def shard(
+    model: nn.Module,
+    *,
+    tables: Mapping[str, TableOptions],
+    device: torch.device,
+    batch_rows: int,
+    seed: int,
+    spread: Spread | None = None,
+) -> Sharded:
     """Plan, spread and initialise the model's tables.
 
     Every rank calls it with the same arguments; the process group exists. On W ranks a table's first values, and up to float
@@ -123,34 +157,97 @@ def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch
         device: where this rank computes.
         batch_rows: [rows] of a step over all ranks; the planner's estimates use it.
         seed: of the tables' first values.
+        spread: what is said of all tables together.
 
     Raises:
-        GenctrError: settings that the device or the sharding cannot keep, or tables that do not fit into memory.
+        GenctrError: settings that the device or the sharding cannot keep, tables that do not fit into memory, or a saved plan
+            of other tables.
     """
-    chosen: dict[str, TableOptions] = {}
-    for collection in _collections(model):
-        for config, parameter in _tables(collection):
-            options = _options(config.name, tables)
-            _check(config, options, device, pooled=isinstance(collection, EmbeddingBagCollection))
-            _apply_optimizer_in_backward(
-                OPTIMIZERS[options.optimizer], [parameter], _settings(config, options, device), register_hook=False
+    spread = spread or Spread()
+    chosen, wishes = prepare(model, tables=tables, device=device, spread=spread)
+    for name, options in chosen.items():
+        if options.kernel == "key_value":
+            raise GenctrError(
+                f"table {name!r}: key_value is planned only: checkpoints cannot hold what is on disk\n"
+                "  next: set kernel to auto or fused_uvm_caching, or take more ranks"
             )
-            chosen[config.name] = options
-
-    sharders = [PooledSharder(), UnpooledSharder()]
-    plan = _plan(model, sharders, chosen, device, batch_rows)
+    sharders = make_sharders(spread.communication, device, batch_rows)
+    if spread.saved is not None:
+        plan = spread.saved.tables(spread.path, spread.stage, model, wishes)
+    else:
+        plan = make_plan(model, sharders, wishes, _cluster(device, spread.bandwidths), batch_rows).plan
     with adam.our_kernels(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="torchrec")  # of torchrec's own use of torch
-        spread = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
-    _initialise(spread, chosen, seed)
-    fused = spread.fused_optimizer
+        parallel = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
+    _initialise(parallel, chosen, seed)
+    fused = parallel.fused_optimizer
     return Sharded(
-        model=spread,
+        model=parallel,
         fused=fused,
-        dense_parameters=dict(in_backward_optimizer_filter(spread.named_parameters())),
+        dense_parameters=dict(in_backward_optimizer_filter(parallel.named_parameters())),
         plan=plan,
         rates=tuple(group["lr"] for group in fused.param_groups),
     )
+
+
+def prepare(
+    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, spread: Spread
+) -> tuple[dict[str, TableOptions], dict[str, Wish]]:
+    """Give every table its optimizer and precision, as a plan has to know them; needs no process group.
+
+    Args:
+        model, tables, device, spread: as of `shard`; the device may be one that this machine has not.
+
+    Returns:
+        the options of every table, and what a plan may do with it.
+
+    Raises:
+        GenctrError: settings that the device or the sharding cannot keep.
+    """
+    chosen: dict[str, TableOptions] = {}
+    wishes: dict[str, Wish] = {}
+    for collection in _collections(model):
+        pooled = isinstance(collection, EmbeddingBagCollection)
+        for config, holder in _tables(collection):
+            options = _options(config.name, tables)
+            averaged = pooled and config.pooling == PoolingType.MEAN
+            _check(config, options, device, pooled=pooled, averaged=averaged)
+            if options.precision == "fp16":
+                config.data_type = DataType.FP16
+                holder.weight = nn.Parameter(holder.weight.half())
+            _apply_optimizer_in_backward(
+                OPTIMIZERS[options.optimizer], [holder.weight], _settings(config, options, device), register_hook=False
+            )
+            chosen[config.name] = options
+            wishes[config.name] = Wish(
+                optimizer=options.optimizer,
+                width=config.embedding_dim,
+                precision=options.precision,
+                shardings=_shardings(options, device, pooled=pooled, averaged=averaged),
+                kernels=_kernels(options, device),
+                cache=options.cache,
+                prefetch=spread.prefetch,
+                lookups=tuple(spread.lookups.get(name, 1.0) for name in config.feature_names),
+            )
+    return chosen, wishes
+
+
+def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool) -> tuple[str, ...]:
+    """How a table may be spread. Splitting columns would change row-wise Adagrad, and slows a CPU down."""
+    if options.sharding != "auto":
+        return (options.sharding,)
+    if options.clip is not None and averaged:
+        return ("table_wise",)
+    if device.type == "cpu":
+        return ("table_wise", "row_wise")
+    kinds = ANYWHERE if pooled else EVERYWHERE
+    return tuple(kind for kind in kinds if options.optimizer != "rowwise_adagrad" or kind not in WITHIN_A_ROW)
+
+
+def _kernels(options: TableOptions, device: torch.device) -> tuple[str, ...]:
+    if options.kernel != "auto":
+        return (options.kernel,)
+    return ("fused",) if device.type == "cpu" else ("fused", "fused_uvm_caching", "fused_uvm")
 
 
 def _collections(model: nn.Module) -> Iterator[EmbeddingBagCollection | EmbeddingCollection]:
@@ -159,12 +256,19 @@ def _collections(model: nn.Module) -> Iterator[EmbeddingBagCollection | Embeddin
             yield module
 
 
-def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterator[tuple[BaseEmbeddingConfig, nn.Parameter]]:
+class Holder(Protocol):
+    """What holds the weight of one table."""
+
+    weight: nn.Parameter
+
+
+def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterator[tuple[BaseEmbeddingConfig, "Holder"]]:
+    """Every table's config, and the module that holds its weight."""
     pooled = isinstance(collection, EmbeddingBagCollection)
     configs = collection.embedding_bag_configs() if pooled else collection.embedding_configs()
     holders = collection.embedding_bags if pooled else collection.embeddings
     for config in configs:
-        yield config, holders[config.name].weight
+        yield config, holders[config.name]
 
 
 def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
@@ -174,7 +278,7 @@ def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
     return tables[owner]
 
 
-def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, *, pooled: bool) -> None:
+def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool) -> None:
     """Refuse what would be silently ignored or would change with the plan."""
     assert config.embedding_dim % 4 == 0, "FBGEMM's tables are multiples of 4 wide"
     optimizer, sharding = options.optimizer, options.sharding
@@ -191,8 +295,20 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
         problem = f"rowwise_adagrad keeps one moment per row, which {sharding} would split: set sharding to row_wise"
     elif not pooled and sharding not in ("auto", *EVERYWHERE):
         problem = f"attention reads its rows unpooled, which {sharding} cannot: choose from {', '.join(EVERYWHERE)}"
+    elif options.clip is not None and averaged and sharding in SUMMED_OVER_RANKS:
+        problem = f"clip and a mean do not go together under {sharding}: set sharding to table_wise, or clip to null"
+    problem = problem or device_problem(options, device)
     if problem:
         raise GenctrError(f"table {config.name!r}: {problem}")
+
+
+def device_problem(options: TableOptions, device: torch.device) -> str:
+    """What a device cannot keep of where and how a table is, or nothing."""
+    if device.type == "cpu" and options.kernel not in ("auto", "fused"):
+        return f"kernel {options.kernel} needs a CUDA device: on a CPU set it to auto"
+    if device.type == "cpu" and options.precision == "fp16":
+        return "fp16 on a CPU loses small updates, which are not rounded at random there: set precision to fp32"
+    return ""
 
 
 def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device) -> dict[str, Any]:
@@ -200,6 +316,8 @@ def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.
     settings: dict[str, Any] = {"lr": options.lr}
     if options.optimizer != "sgd":
         settings["eps"] = options.eps
+    if options.clip is not None:
+        settings |= {"gradient_clipping": True, "max_gradient": options.clip}
     if options.optimizer == "rowwise_adagrad" and options.weight_decay:
         settings |= {"weight_decay": options.weight_decay, "weight_decay_mode": WeightDecayMode.L2}
     if OPTIMIZERS[options.optimizer] is not Adam:
@@ -214,56 +332,25 @@ def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.
         weight_decay=options.weight_decay,
         moves="all" if options.optimizer == "adam" else "touched",
         decays="all" if options.decay == "table" else "touched",
+        clip=options.clip,
     )
     return settings | {"rule": rule, "width": config.embedding_dim}
-
-
-def _plan(
-    model: nn.Module, sharders: list[Any], tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int
-) -> ShardingPlan:
-    """TorchRec's plan, made on every rank alike: one rank planning for all would leave the others waiting if it fails.
-
-    Tables on auto stay whole or are split by rows; splitting columns would change row-wise Adagrad. On CPU they are split only
-    if they do not fit whole: there row-wise is 1.4 to 1.9 times slower, which TorchRec's estimates do not know.
-    """
-    for auto in (["table_wise"], ["table_wise", "row_wise"]) if device.type == "cpu" else (["table_wise", "row_wise"],):
-        try:
-            return _planner(model, tables, device, batch_rows, auto).plan(model, sharders)
-        except PlannerError as error:
-            problem = error
-    raise GenctrError(f"the tables cannot be spread over {dist.get_world_size()} ranks\n{problem}")
-
-
-def _planner(
-    model: nn.Module, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, auto: list[str]
-) -> EmbeddingShardingPlanner:
-    ranks, memory = dist.get_world_size(), _memory(device)
-    topology = TopologyFactory.create_topology(
-        TrainerConfig(world_size=ranks, local_world_size=_ranks_here()),
-        HardwareConfig(ddr_cap_bytes=memory) if device.type == "cpu" else HardwareConfig(hbm_cap_bytes=memory),
-        KernelConfig(compute_device=device.type),
-    )
-    widths = {config.name: config.embedding_dim for found in _collections(model) for config, _ in _tables(found)}
-    constraints = {
-        name: ParameterConstraints(
-            sharding_types=auto if options.sharding == "auto" else [options.sharding],
-            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-            min_partition=math.ceil(widths[name] / ranks),
-        )
-        for name, options in tables.items()
-    }
-    return EmbeddingShardingPlanner(
-        topology=topology,
-        batch_size=math.ceil(batch_rows / ranks),
-        constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # MEMORY_SHARE already leaves room
-        stats=[],
-    )
 
 
 def _ranks_here() -> int:
     """How many ranks share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size()))
+
+
+def hosts_here() -> int:
+    """How many machines the ranks are on, as many on each."""
+    return dist.get_world_size() // _ranks_here()
+
+
+def _cluster(device: torch.device, bandwidths: Mapping[str, float]) -> Cluster:
+    """The ranks of this job, and what each of them has."""
+    ddr = _memory(torch.device("cpu")) if device.type == "cuda" else 0
+    return Cluster(device.type, dist.get_world_size(), hosts_here(), _memory(device), ddr, bandwidths=bandwidths)
 
 
 def _memory(device: torch.device) -> int:

@@ -1,0 +1,121 @@
+"""The tables of `genctr plan`: what every rank holds, where every table is, how long a step takes, what would fit."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import GenctrError
+from pipeline.paper import Paper, RankLine
+from pipeline.plan import TablePlan
+
+GIB = 2**30
+
+
+def vocabulary_sizes(text: str) -> dict[str, int]:
+    """What `--vocab-rows` says: a number for all tables, or one for each; "" stands for any.
+
+    Raises:
+        GenctrError: it says something else.
+    """
+    sizes = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.rpartition("=")
+        if not number.strip().replace("_", "").isdigit():
+            raise GenctrError(f"--vocab-rows {part!r}: write a number for all vocabularies, or TABLE=NUMBER,TABLE=NUMBER")
+        sizes[name.strip()] = int(number)
+    return sizes
+
+
+def show(papers: Sequence[Paper], *, usd_per_hour: float | None = None) -> None:
+    """Print the plans of a run's stages."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+    for paper in papers:
+        ask = paper.ask
+        named = f"stage {paper.stage}: " if len(papers) > 1 else ""
+        console.print(
+            f"{named}{ask.ranks} ranks of {ask.device.name} on {ask.hosts} {'host' if ask.hosts == 1 else 'hosts'}, "
+            f"{paper.batch_rows:,} rows a step"
+        )
+        console.print(
+            f"tables and their optimizers {_gib(paper.needed)}; a rank has {_gib(paper.budget)} for them, beside a network of "
+            f"{paper.network.weights:,} weights, {_gib(paper.network.bytes)} with its optimizer"
+        )
+        if paper.fits:
+            _show_plan(console, paper, usd_per_hour)
+        else:
+            _show_advice(console, paper)
+        for warning in paper.warnings:
+            console.print(f"note: {warning}")
+
+
+def _show_plan(console: Console, paper: Paper, usd_per_hour: float | None) -> None:
+    table = _table("table", "rows", "width", "optimizer", "GiB", "sharding", "kernel", "ranks")
+    for name, own in sorted(paper.tables.items(), key=lambda item: -paper.bytes[item[0]]):
+        table.add_row(
+            *(name, f"{own.rows:,}", f"{own.width} {own.precision}", own.optimizer, f"{paper.bytes[name] / GIB:,.3f}"),
+            *(own.sharding, own.kernel, _held_by(own)),
+        )
+    console.print(table)
+
+    cuda = paper.ask.device.kind == "cuda"
+    elsewhere = ["main memory GiB", "disk GiB"] if cuda else []
+    table = _table("ranks", "card GiB" if cuda else "memory GiB", "of", *elsewhere, "look-ups ms")
+    for alike in _alike(paper.ranks):
+        line = paper.ranks[alike[0]]
+        others = [f"{line.ddr / GIB:.2f}", f"{line.ssd / GIB:.2f}"] if cuda else []
+        share = f"{line.memory / paper.budget:.0%}"
+        table.add_row(_numbers(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}")
+    console.print(table)
+
+    times = paper.times
+    assert times is not None
+    parts = {**times.__dict__, "a step": times.step}
+    table = _table(*(f"{'look-ups' if name == 'lookup' else name} ms" for name in parts), "rows/s")
+    table.add_row(*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}")
+    console.print(table)
+    if usd_per_hour is not None:
+        hosts = paper.ask.hosts
+        console.print(
+            f"{paper.usd_per_billion(usd_per_hour):,.2f} USD a billion rows, at {usd_per_hour * hosts:,.2f} USD an hour"
+        )
+
+
+def _show_advice(console: Console, paper: Paper) -> None:
+    console.print("[bold]it does not fit[/bold]; each of these by itself:")
+    table = _table("what", "fits", "fullest rank GiB", "a step ms", "how")
+    for own in paper.advice:
+        figures = (f"{own.most / GIB:.1f}", f"{own.step:.1f}") if own.fits else ("", "")
+        table.add_row(own.what, "yes" if own.fits else "no", *figures, own.settings)
+    console.print(table)
+    if not any(own.fits for own in paper.advice):
+        console.print("none is enough: take fewer rows, narrower tables or larger cards, or several of these together")
+
+
+def _table(*headings: str) -> Table:
+    table = Table()
+    for heading in headings:
+        left = heading in ("table", "optimizer", "sharding", "kernel", "ranks", "what", "fits", "how")
+        table.add_column(heading, justify="left" if left else "right")
+    return table
+
+
+def _held_by(own: TablePlan) -> str:
+    return _numbers(sorted({shard[0] for shard in own.shards}))
+
+
+def _alike(lines: Sequence[RankLine]) -> list[list[int]]:
+    """Ranks next to each other that hold as much."""
+    return [list(ranks) for _, ranks in groupby(range(len(lines)), key=lambda rank: lines[rank])]
+
+
+def _numbers(ranks: Sequence[int]) -> str:
+    """0-7 for eight of them, 0, 3 for two apart."""
+    runs = [list(run) for _, run in groupby(ranks, key=lambda rank: rank - ranks.index(rank))]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:,.2f} GiB"

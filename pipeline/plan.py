@@ -1,0 +1,392 @@
+"""The plan, who holds which shard: TorchRec's planner for a job or on paper, and plans kept in a file that a job is held to."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import nn
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    PlannerError,
+    ShardingOption,
+    Topology,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import (
+    CacheParams,
+    EmbeddingModuleShardingPlan,
+    KeyValueParams,
+    ModuleSharder,
+    ParameterSharding,
+    ShardingPlan,
+)
+from torchrec.modules.embedding_configs import DataType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+
+from data.document import finite
+from data.errors import GenctrError
+from data.paths import PATHS, write_whole
+
+FORMAT = 1
+MIB = 2**20
+
+EVERYWHERE = ("table_wise", "row_wise", "column_wise")
+"""What TorchRec can do with unpooled tables as well."""
+
+BETWEEN_HOSTS = ("table_row_wise", "table_column_wise", "grid_shard")
+"""What differs from its part only where there are several hosts."""
+
+CACHED = ("fused_uvm_caching", "key_value")
+"""Kernels of tables that are elsewhere, with a part of them on the card."""
+
+NARROWEST = 32
+"""[columns] of the narrowest shard that a CUDA table is cut into without being told: narrower ones are slow to look up."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The ranks, and what a plan has to go by.
+
+    Args:
+        device: what torch calls it, cpu or cuda.
+        ranks, hosts: as many on every host.
+        memory: [bytes] of a rank that tables may take, where they are computed with: the card's, or a CPU's.
+        ddr, ssd: [bytes] of a rank's main memory and disk that CUDA tables may take besides.
+        bandwidths: [bytes/ms] by TorchRec's names; none: what it assumes by itself.
+    """
+
+    device: str
+    ranks: int
+    hosts: int
+    memory: int
+    ddr: int = 0
+    ssd: int = 0
+    bandwidths: Mapping[str, float] = field(default_factory=dict)
+
+    def topology(self) -> Topology:
+        """The same in TorchRec's words."""
+        cuda = self.device == "cuda"
+        return TopologyFactory.create_topology(
+            TrainerConfig(world_size=self.ranks, local_world_size=self.ranks // self.hosts),
+            HardwareConfig(
+                hbm_cap_bytes=self.memory if cuda else None,
+                ddr_cap_bytes=self.ddr if cuda else self.memory,
+                ssd_cap_bytes=self.ssd,
+                **self.bandwidths,
+            ),
+            KernelConfig(compute_device=self.device, use_hardware_based_bandwidth=bool(self.bandwidths)),
+        )
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of one table.
+
+    Args:
+        optimizer: its name, for the record.
+        width: [columns] stored. precision: fp32 or fp16.
+        shardings, kernels: what may be chosen; the first kernels are preferred.
+        cache: [1] share of it kept on the card, where it lives elsewhere. prefetch: whether that is fetched a step ahead.
+        lookups: [ids] a row has of each of its fields.
+    """
+
+    optimizer: str
+    width: int
+    precision: str
+    shardings: tuple[str, ...]
+    kernels: tuple[str, ...]
+    cache: float
+    prefetch: bool
+    lookups: tuple[float, ...]
+
+
+class DoesNotFit(GenctrError):
+    """The tables do not fit, or cannot be spread as asked."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan, and what TorchRec expects of it.
+
+    Args:
+        plan: as DistributedModelParallel takes it. options: every table's shards with their storage and times.
+    """
+
+    plan: ShardingPlan
+    options: list[ShardingOption]
+
+
+def make_plan(
+    model: nn.Module, sharders: list[ModuleSharder[nn.Module]], wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int
+) -> Made:
+    """TorchRec's plan. The same arguments give the same plan, on every rank of a job and on paper.
+
+    Args:
+        model: with its collections on meta. wishes: by table name. batch_rows: [rows] of a step over all ranks.
+
+    Raises:
+        DoesNotFit: there is none.
+    """
+    problem: PlannerError | None = None
+    for allowed in _ladder(wishes, cluster):
+        planner = _planner(model, allowed, cluster, batch_rows)
+        try:
+            plan = planner.plan(model, sharders)
+        except PlannerError as error:
+            problem = error
+        else:
+            assert planner._best_plan is not None
+            return Made(plan, planner._best_plan)
+    raise DoesNotFit(f"the tables cannot be spread over {cluster.ranks} ranks\n{problem}")
+
+
+def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, Wish]]:
+    """What may be chosen, from the best on: the planner is asked anew only if nothing of it fits.
+
+    On CPU tables stay whole if they fit: there row-wise is 1.4 to 1.9 times slower, which TorchRec's estimates do not know.
+    On CUDA they stay on the card if they fit: a plan with every kernel in it takes longer to find and is not better.
+    """
+    if cluster.device == "cpu":
+        whole = {
+            name: replace(wish, shardings=("table_wise",)) for name, wish in wishes.items() if "table_wise" in wish.shardings
+        }
+        if any(len(wishes[name].shardings) > 1 for name in whole):
+            yield {**wishes, **whole}
+        yield dict(wishes)
+        return
+    for kernels in range(1, max(len(wish.kernels) for wish in wishes.values()) + 1):
+        yield {name: replace(wish, kernels=wish.kernels[:kernels]) for name, wish in wishes.items()}
+
+
+def _planner(model: nn.Module, wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int) -> EmbeddingShardingPlanner:
+    rows = {name: parameter.shape[0] for _, name, parameter in tables_of(model)}
+    return EmbeddingShardingPlanner(
+        topology=cluster.topology(),
+        batch_size=math.ceil(batch_rows / cluster.ranks),
+        constraints={name: _constraints(wish, cluster, rows[name]) for name, wish in wishes.items()},
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # the caller has left room already
+        stats=[],
+    )
+
+
+def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraints:
+    several = cluster.hosts > 1 or len(wish.shardings) == 1
+    narrow = math.ceil(wish.width / cluster.ranks)
+    if cluster.device == "cuda":
+        narrow = max(narrow, min(NARROWEST, wish.width))
+    constraints = ParameterConstraints(
+        sharding_types=[kind for kind in wish.shardings if several or kind not in BETWEEN_HOSTS],
+        compute_kernels=list(wish.kernels),
+        min_partition=narrow,
+        pooling_factors=list(wish.lookups),
+        output_dtype=DataType.FP32 if wish.precision == "fp16" else None,
+    )
+    if "fused_uvm_caching" in wish.kernels:
+        constraints.cache_params = CacheParams(load_factor=wish.cache, prefetch_pipeline=wish.prefetch)
+    if "key_value" in wish.kernels:
+        cached = wish.cache * rows * wish.width * (2 if wish.precision == "fp16" else 4) / cluster.ranks
+        constraints.key_value_params = KeyValueParams(max_l1_cache_size=math.ceil(cached / MIB))
+    return constraints
+
+
+def tables_of(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Every table of a model: the path of its collection, its name, its weights."""
+    for path, module in model.named_modules():
+        if isinstance(module, EmbeddingBagCollection | EmbeddingCollection):
+            pooled = isinstance(module, EmbeddingBagCollection)
+            configs = module.embedding_bag_configs() if pooled else module.embedding_configs()
+            holders = module.embedding_bags if pooled else module.embeddings
+            for config in configs:
+                yield path, config.name, holders[config.name].weight
+
+
+Shard = tuple[int, int, int, int, int]
+"""Of a table: rank, first row, first column, rows, columns."""
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """Where one table is. The first five are what it is, the others where.
+
+    Args:
+        rows: [rows]. width: [columns]. precision, optimizer: by name.
+        sharding, kernel: by TorchRec's names. cache: [1] share of it on the card, if it lives elsewhere.
+        shards: each with its place.
+    """
+
+    rows: int
+    width: int
+    precision: str
+    optimizer: str
+    sharding: str
+    kernel: str
+    cache: float | None
+    prefetch: bool
+    shards: tuple[Shard, ...]
+
+    def differences(self, name: str, rows: int, wish: Wish) -> list[str]:
+        """What a job's table is other than this one, a line each."""
+        job = {"rows": rows, "width": wish.width, "precision": wish.precision, "optimizer": wish.optimizer}
+        return [
+            f"table {name}, {key}: the plan has {getattr(self, key)}, this job {value}"
+            for key, value in job.items()
+            if getattr(self, key) != value
+        ] + [
+            f"table {name}, {key}: the plan has {chosen}, this job allows {', '.join(allowed)}"
+            for key, chosen, allowed in (("sharding", self.sharding, wish.shardings), ("kernel", self.kernel, wish.kernels))
+            if chosen not in allowed
+        ]
+
+
+Stages = Mapping[str, Mapping[str, TablePlan]]
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """A plan in a file: JSON, for the ranks it was made for and no others.
+
+    Args:
+        device: what torch calls it. name: what it was planned for. ranks, hosts: of the cluster.
+        stages: of every stage of the run, its tables by name.
+    """
+
+    device: str
+    name: str
+    ranks: int
+    hosts: int
+    stages: Stages
+
+    def save(self, path: str) -> None:
+        """Write it, whole or not at all."""
+        values = {"format": FORMAT, "shard": "rank, first row, first column, rows, columns", **asdict(self)}
+        if "/" in path:
+            PATHS.mkdirs(path.rpartition("/")[0])
+        text = json.dumps(finite(values), indent=1, allow_nan=False)
+        write_whole(
+            path, re.sub(r"\[\s*([\d,\s]+?)\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+        )  # a shard a line
+
+    @classmethod
+    def load(cls, path: str) -> "SavedPlan":
+        """What `save` wrote.
+
+        Raises:
+            GenctrError: it is not there, or is no plan.
+        """
+        try:
+            with PATHS.open(path, "r") as file:
+                values = json.load(file)
+            if values.pop("format") != FORMAT:
+                raise ValueError("it is of another version of genctr")
+            del values["shard"]
+            stages = {stage: {name: _table(own) for name, own in tables.items()} for stage, tables in values["stages"].items()}
+            return cls(**{**values, "stages": stages})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise GenctrError(
+                f"train.plan: {path} cannot be read as a plan: {error}\n  next: genctr plan RUN.yaml --save {path}"
+            ) from error
+
+    def check_cluster(self, path: str, *, device: str, ranks: int, hosts: int) -> None:
+        """See that a job's ranks are those of the plan.
+
+        Raises:
+            GenctrError: they are not.
+        """
+        job = {"device": device, "ranks": ranks, "hosts": hosts}
+        wrong = [
+            f"{key}: the plan has {getattr(self, key)}, this job {value}"
+            for key, value in job.items()
+            if getattr(self, key) != value
+        ]
+        if wrong:
+            raise _another(path, wrong, ranks, hosts)
+
+    def tables(self, path: str, stage: str, model: nn.Module, wishes: Mapping[str, Wish]) -> ShardingPlan:
+        """The plan of one stage, as DistributedModelParallel takes it.
+
+        Raises:
+            GenctrError: the stage's tables are not those of the plan.
+        """
+        known = self.stages.get(stage, {})
+        found = {name: (place, parameter.shape[0]) for place, name, parameter in tables_of(model)}
+        wrong = [f"stage {stage}: the plan has {', '.join(self.stages) or 'none'}"] if stage not in self.stages else []
+        if not wrong:
+            wrong = [f"table {name}: not in the plan" for name in found if name not in known]
+            wrong += [f"table {name}: only in the plan" for name in known if name not in found]
+        for name, own in known.items():
+            if name in found:
+                wrong += own.differences(name, found[name][1], wishes[name]) or _holes(name, own, self.ranks)
+        if wrong:
+            raise _another(path, wrong, self.ranks, self.hosts)
+        plan: dict[str, Any] = {}
+        for name, (place, _) in found.items():
+            module = plan.setdefault(place, EmbeddingModuleShardingPlan())
+            module[name] = self._sharding(known[name])
+        return ShardingPlan(plan)
+
+    def _sharding(self, own: TablePlan) -> ParameterSharding:
+        local = self.ranks // self.hosts
+        return ParameterSharding(
+            sharding_type=own.sharding,
+            compute_kernel=own.kernel,
+            ranks=[shard[0] for shard in own.shards],
+            sharding_spec=EnumerableShardingSpec(
+                [
+                    ShardMetadata([top, left], [rows, columns], placement(self.device, rank, local))
+                    for rank, top, left, rows, columns in own.shards
+                ]
+            ),
+            cache_params=CacheParams(load_factor=own.cache, prefetch_pipeline=own.prefetch) if own.cache is not None else None,
+            output_dtype=DataType.FP32 if own.precision == "fp16" else None,
+        )
+
+
+def table_plans(options: list[ShardingOption], wishes: Mapping[str, Wish]) -> dict[str, TablePlan]:
+    """What is kept of a plan."""
+    kept = {}
+    for option in options:
+        wish, (rows, width) = wishes[option.name], option.tensor.shape
+        cached = option.compute_kernel in CACHED
+        kept[option.name] = TablePlan(
+            rows=rows,
+            width=width,
+            precision=wish.precision,
+            optimizer=wish.optimizer,
+            sharding=option.sharding_type,
+            kernel=option.compute_kernel,
+            cache=wish.cache if cached else None,
+            prefetch=cached and wish.prefetch,
+            shards=tuple((shard.rank, *shard.offset, *shard.size) for shard in option.shards),
+        )
+    return kept
+
+
+def _table(values: Mapping[str, Any]) -> TablePlan:
+    return TablePlan(**{**values, "shards": tuple((*map(int, shard),) for shard in values["shards"])})
+
+
+def _holes(name: str, own: TablePlan, ranks: int) -> list[str]:
+    """What of a table no rank holds, or no rank of this world."""
+    held = sum(rows * columns for _, _, _, rows, columns in own.shards)
+    wrong = [] if held == own.rows * own.width else [f"table {name}: its shards have {held} of {own.rows * own.width} numbers"]
+    return wrong + [
+        f"table {name}: a shard is on rank {shard[0]} of {ranks}" for shard in own.shards if not 0 <= shard[0] < ranks
+    ]
+
+
+def _another(path: str, wrong: list[str], ranks: int, hosts: int) -> GenctrError:
+    shown = "\n".join(f"  {line}" for line in wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+    return GenctrError(
+        f"train.plan: {path} was made for another job\n{shown}\n"
+        f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --save {path}"
+    )
