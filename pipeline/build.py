@@ -335,6 +335,7 @@ def _options(config: TableConfig) -> TableOptions:
         betas=(config.beta1, config.beta2),
         init=Init(config.init.kind, config.init.scale),
         sharding=config.sharding,
+        precision=config.precision,
     )
 
 

@@ -292,6 +292,10 @@ class TableConfig(Section):
     )
     """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
 
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """Of the stored numbers. fp16 takes half the memory, is rounded at random so that small steps count, and holds no row in
+    memory before it is trained; on CPU, with optimizer sgd or rowwise_adagrad. Bundles hold fp32 all the same."""
+
 
 class TablesConfig(TableConfig):
     """The settings of all tables, and of single ones."""

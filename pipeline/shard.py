@@ -19,7 +19,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterCons
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardedTensor, ShardingPlan
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_filter
@@ -28,11 +28,15 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from data.errors import GenctrError
 from models.sparse import LINEAR, SECOND
 from pipeline import adam
+from pipeline.half import FirstValues, Half
+from pipeline.kernels import our_kernels
 from pipeline.lookups import PooledSharder, UnpooledSharder
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
 EVERYWHERE = ("table_wise", "row_wise", "column_wise")  # what TorchRec can do with unpooled tables as well
+
+HALF_OPTIMIZERS = ("sgd", "rowwise_adagrad")
 
 BLOCK_ROWS = 65_536
 """[rows] of a table that are drawn from one generator; part of what a seed means."""
@@ -70,6 +74,7 @@ class TableOptions:
         betas: of the Adams.
         init: the first values.
         sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so.
+        precision: of the stored numbers. fp16 is for sgd and rowwise_adagrad: see `pipeline/half.py`.
     """
 
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"] = "rowwise_adagrad"
@@ -82,6 +87,7 @@ class TableOptions:
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )
+    precision: Literal["fp32", "fp16"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class Sharded:
         dense_parameters: everything else, by name; for an optimizer of the caller's.
         plan: who holds which shard.
         rates: the tables' own learning rates, in the order of `fused.param_groups`.
+        first: of the tables whose blank rows stand for their first values, by table name.
     """
 
     model: DistributedModelParallel
@@ -101,6 +108,16 @@ class Sharded:
     dense_parameters: dict[str, nn.Parameter]
     plan: ShardingPlan
     rates: tuple[float, ...]
+    first: Mapping[str, FirstValues]
+
+    def seen(self, table: str, part: Tensor, rows: Tensor, column: int = 0) -> Tensor:
+        """Some stored rows of a table as its look-ups see them, in fp32 on CPU.
+
+        Args:
+            part: the rows, or some columns of them from `column` on. rows: their numbers in the whole table.
+        """
+        part = part.detach().cpu()
+        return self.first[table].filled(part, table, rows, column) if table in self.first else part.float()
 
     def set_lr(self, scale: float) -> None:
         """Multiply every table's own learning rate by `scale`, from the next backward on."""
@@ -128,21 +145,27 @@ def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch
         GenctrError: settings that the device or the sharding cannot keep, or tables that do not fit into memory.
     """
     chosen: dict[str, TableOptions] = {}
+    first: dict[str, FirstValues] = {}
     for collection in _collections(model):
-        for config, parameter in _tables(collection):
+        for config, _ in _tables(collection):
             options = _options(config.name, tables)
             _check(config, options, device, pooled=isinstance(collection, EmbeddingBagCollection))
-            _apply_optimizer_in_backward(
-                OPTIMIZERS[options.optimizer], [parameter], _settings(config, options, device), register_hook=False
-            )
+            config.init_fn = _leave  # TorchRec's own, which would write every row
+            if options.precision == "fp16":
+                _halve(collection, config)
+                first[config.name] = FirstValues(options.init.kind, _scale(options.init, config.num_embeddings), seed)
             chosen[config.name] = options
+        for config, parameter in _tables(collection):
+            options = chosen[config.name]
+            settings = _settings(config, options, device, first.get(config.name))
+            _apply_optimizer_in_backward(OPTIMIZERS[options.optimizer], [parameter], settings, register_hook=False)
 
     sharders = [PooledSharder(), UnpooledSharder()]
     plan = _plan(model, sharders, chosen, device, batch_rows)
-    with adam.our_kernels(), warnings.catch_warnings():
+    with our_kernels(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="torchrec")  # of torchrec's own use of torch
         spread = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
-    _initialise(spread, chosen, seed)
+    _initialise(spread, {name: options for name, options in chosen.items() if name not in first}, seed)
     fused = spread.fused_optimizer
     return Sharded(
         model=spread,
@@ -150,6 +173,7 @@ def shard(model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch
         dense_parameters=dict(in_backward_optimizer_filter(spread.named_parameters())),
         plan=plan,
         rates=tuple(group["lr"] for group in fused.param_groups),
+        first=first,
     )
 
 
@@ -165,6 +189,17 @@ def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterato
     holders = collection.embedding_bags if pooled else collection.embeddings
     for config in configs:
         yield config, holders[config.name].weight
+
+
+def _leave(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _halve(collection: EmbeddingBagCollection | EmbeddingCollection, config: BaseEmbeddingConfig) -> None:
+    """Have a table, still on `meta`, stored as fp16."""
+    config.data_type = DataType.FP16
+    holders = collection.embedding_bags if isinstance(collection, EmbeddingBagCollection) else collection.embeddings
+    holders[config.name].weight = nn.Parameter(holders[config.name].weight.detach().half())
 
 
 def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
@@ -187,6 +222,10 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
         problem = "rowwise_adagrad ignores weight decay on CPU: set weight_decay to 0, or optimizer to adam or lazy_adam"
     elif optimizer == "adam" and device.type != "cpu":
         problem = "adam over whole tables is for CPU: on CUDA set optimizer to lazy_adam"
+    elif options.precision == "fp16" and optimizer not in HALF_OPTIMIZERS:
+        problem = f"{optimizer} has no fp16 tables: set precision to fp32, or optimizer to {' or '.join(HALF_OPTIMIZERS)}"
+    elif options.precision == "fp16" and device.type != "cpu":
+        problem = "fp16 tables are for CPU: on CUDA set precision to fp32"
     elif optimizer == "rowwise_adagrad" and sharding in WITHIN_A_ROW:
         problem = f"rowwise_adagrad keeps one moment per row, which {sharding} would split: set sharding to row_wise"
     elif not pooled and sharding not in ("auto", *EVERYWHERE):
@@ -195,13 +234,18 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
         raise GenctrError(f"table {config.name!r}: {problem}")
 
 
-def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device) -> dict[str, Any]:
+def _settings(
+    config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, first: FirstValues | None
+) -> dict[str, Any]:
     """What TorchRec hands to the table's kernel; tables whose settings differ are never in one kernel."""
     settings: dict[str, Any] = {"lr": options.lr}
     if options.optimizer != "sgd":
         settings["eps"] = options.eps
     if options.optimizer == "rowwise_adagrad" and options.weight_decay:
         settings |= {"weight_decay": options.weight_decay, "weight_decay_mode": WeightDecayMode.L2}
+    if first is not None:
+        assert options.optimizer == "sgd" or options.optimizer == "rowwise_adagrad", "checked before"
+        return settings | {"rule": Half(options.optimizer, options.eps, first), "width": config.embedding_dim}
     if OPTIMIZERS[options.optimizer] is not Adam:
         return settings
     beta1, beta2 = options.betas
@@ -282,12 +326,15 @@ def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptio
     """Give every local shard its part of the tables' first values.
 
     A table's values are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block); a shard
-    draws the blocks it overlaps, one at a time, and keeps its rows and columns of them.
+    draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables` draws its
+    own.
     """
     for key, value in model.state_dict().items():
         if not isinstance(value, ShardedTensor):
             continue
         name = key.split(".")[-2]  # ….embedding_bags.<name>.weight or ….embeddings.<name>.weight
+        if name not in tables:
+            continue
         rows, width = value.metadata().size
         init = tables[name].init
         for local in value.local_shards():
@@ -302,8 +349,12 @@ def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptio
 def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    scale = rows**-0.5 if init.scale is None else init.scale
+    scale = _scale(init, rows)
     block = torch.empty(height, width)
     if init.kind == "normal":
         return block.normal_(0.0, scale, generator=generator)
     return block.uniform_(-scale, scale, generator=generator)
+
+
+def _scale(init: Init, rows: int) -> float:
+    return float(rows**-0.5) if init.scale is None else init.scale
