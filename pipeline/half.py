@@ -239,7 +239,7 @@ def _is_blank(stored: Tensor) -> Tensor:
     Shape:
         (N, D) fp16 -> (N,)
     """
-    return ~stored.contiguous().view(torch.int16).any(1)
+    return stored.contiguous().view(torch.int64).eq(0).all(1)
 
 
 def _marked(rows: Tensor) -> Tensor:
