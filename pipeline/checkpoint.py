@@ -6,16 +6,19 @@
     root/best.json                       a pin: the folder named in it is kept
 
 `torch.distributed.checkpoint` (DCP) does the sharding, the resharding and the files. Ours are the order of events that makes
-a checkpoint whole or absent, the copy that lets training go on while it is written, and the refusal to run what a file says.
+a checkpoint whole or absent, the copy that lets training go on while it is written, the pieces in which tables of any size are
+written and read with little memory, and the refusal to run what a file says.
 """
 
 import copy
 import errno
 import io
 import json
+import math
 import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -48,6 +51,15 @@ MARKER = "checkpoint.json"
 FORMAT = 1
 FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
 SHOWN = 5
+
+PIECE_BYTES = 1 << 26
+"""[bytes] of a shard that are written and read at a time: DCP copies each of them, and would copy a shard as a whole."""
+
+PAGE_BYTES = 4096
+"""[bytes] of memory that the system hands out at a time."""
+
+COPY_SHARE = 0.8
+"""[1] of the free memory that the copy for a save in the background may take."""
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
 
 Anything = TypeVar("Anything")
@@ -78,7 +90,9 @@ class Checkpoints:
     new one is whole. A step that was saved before is saved beside it (`step-0000123-2`), for the same reason.
 
     A save in the background first copies the local shards (memory: one more copy of them until it is written), then writes
-    from another thread over a process group of its own. If it fails, the next call raises.
+    from another thread over a process group of its own. If it fails, the next call raises. Where the copy does not fit into
+    memory, that is told and training waits. Reading and writing take PIECE_BYTES beside the shards, and what was zero and is
+    zero in the file stays untouched memory.
 
     Args:
         root: folder or URI, through `data.paths.PATHS`. A store behind a scheme (`s3://`) must put an object whole when it is
@@ -99,6 +113,7 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._running: tuple[str, Future[Any]] | None = None
+        self._told_to_wait = False
 
     def save(self, step: int, *, tensors: dict[str, Any], meta: dict[str, Any], pin: str | None = None) -> str:
         """Save, or begin to save, and return the name of the new checkpoint.
@@ -114,8 +129,9 @@ class Checkpoints:
         mark = self._on_rank_0(lambda: self._new_folder(step))
         marker = json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
         writer = _Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        tensors = _in_pieces(tensors)
         with self._told(mark):
-            if self._asynchronous:
+            if self._asynchronous and self._has_room(tensors):
                 future = dcp_async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_LocalCopies())
                 self._running = mark, cast(Future[Any], future)
             else:
@@ -210,6 +226,20 @@ class Checkpoints:
             raise CheckpointError(
                 f"checkpoint {mark} is damaged: {_one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
             ) from failure
+
+    def _has_room(self, tensors: dict[str, Any]) -> bool:
+        """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, _free_memory()))
+        need, free = max(rooms, key=lambda room: room[0] - room[1])
+        fits = need <= free * COPY_SHARE
+        if not fits and not self._told_to_wait and self._rank == 0:
+            sys.stderr.write(
+                f"genctr: training waits for every save: to go on it would copy {need / 2**30:.1f} GiB on a machine, and "
+                f"{free / 2**30:.1f} GiB are free\n"
+            )
+        self._told_to_wait |= not fits
+        return fits
 
     # Rank 0, alone.
 
@@ -387,6 +417,56 @@ def _wanted_sizes(tensors: dict[str, Any], metadata: Metadata) -> dict[str, torc
     }
 
 
+def _free_memory() -> float:
+    """[bytes] that programs can still take on this machine; no limit where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")
+
+
+def _bytes(value: Any) -> int:
+    """[bytes] of all local tensors in nested state dicts."""
+    if isinstance(value, dict):
+        return sum(_bytes(part) for part in value.values())
+    if isinstance(value, ShardedTensor):
+        return sum(shard.tensor.nbytes for shard in value.local_shards())
+    return value.nbytes if isinstance(value, Tensor) else 0
+
+
+def _in_pieces(value: Any) -> Any:
+    """Nested state dicts whose shards are cut by rows into pieces of at most PIECE_BYTES; views, nothing is copied."""
+    if isinstance(value, dict):
+        return {key: _in_pieces(part) for key, part in value.items()}
+    return _cut_shards(value) if isinstance(value, ShardedTensor) else value
+
+
+def _cut_shards(tensor: ShardedTensor) -> ShardedTensor:
+    whole = tensor.metadata()
+    bytes_of_row = math.prod(whole.size[1:]) * whole.tensor_properties.dtype.itemsize
+    most = max(PIECE_BYTES // bytes_of_row, 1)
+    if all(shard.shard_sizes[0] <= most for shard in whole.shards_metadata):
+        return tensor
+
+    def cut(shard: ShardMetadata) -> Iterator[tuple[int, ShardMetadata]]:
+        (top, *left), (height, *width) = shard.shard_offsets, shard.shard_sizes
+        for start in range(0, max(height, 1), most):
+            size = [min(most, height - start), *width]
+            yield start, ShardMetadata([top + start, *left], size, shard.placement)
+
+    mine = [
+        Shard(shard.tensor[start : start + piece.shard_sizes[0]], piece)
+        for shard in tensor.local_shards()
+        for start, piece in cut(shard.metadata)
+    ]
+    pieces = [piece for shard in whole.shards_metadata for _, piece in cut(shard)]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        mine, ShardedTensorMetadata(pieces, whole.size, whole.tensor_properties), process_group=tensor._process_group
+    )
+
+
 class _LocalCopies(AsyncStager):
     """Copies the local shards to CPU memory, so that training may go on while they are written.
 
@@ -557,10 +637,39 @@ def _member(kind: Any, name: Any) -> Enum:
 
 
 class _SafeLoadPlanner(DefaultLoadPlanner):
-    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load."""
+    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load.
+
+    Large tensors in CPU memory are filled page by page, and a page of zeros that is one already is not written: the memory of
+    rows that were never trained stays untouched.
+    """
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        target: Tensor = super().resolve_tensor(read_item)
+        return torch.empty_like(target) if _is_paged(target) else target
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        target: Tensor = super().resolve_tensor(read_item).detach()
+        if _is_paged(target):
+            _copy_pages(tensor, target)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         safe = io.BytesIO()
         torch.save(torch.load(value, weights_only=True), safe)
         safe.seek(0)
         super().load_bytes(read_item, safe)
+
+
+def _is_paged(target: Tensor) -> bool:
+    return target.device.type == "cpu" and target.nbytes >= 256 * PAGE_BYTES and target.is_contiguous()
+
+
+def _copy_pages(source: Tensor, target: Tensor) -> None:
+    given, there = source.view(-1).view(torch.uint8), target.view(-1).view(torch.uint8)
+    whole = len(given) // PAGE_BYTES * PAGE_BYTES
+    pages, filled = (data[:whole].view(-1, PAGE_BYTES) for data in (given, there))
+    written = (pages.any(1) | filled.any(1)).nonzero().flatten()
+    if len(written) == len(pages):
+        there.copy_(given)
+        return
+    filled.index_copy_(0, written, pages.index_select(0, written))
+    there[whole:] = given[whole:]

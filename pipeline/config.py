@@ -301,7 +301,9 @@ class TableConfig(Section):
     """[1] share of a table that fused_uvm_caching and key_value keep on the card."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
-    """How a number of the table is kept; its optimizer's are always fp32."""
+    """Of the stored numbers; its optimizer's are always fp32. fp16 takes half the memory and is rounded at random, so that
+    small steps count; on a CPU it holds no row in memory before it is trained, and needs optimizer sgd or rowwise_adagrad.
+    Bundles hold fp32 all the same."""
 
     clip: float | None = Field(default=None, gt=0)
     """[1] largest absolute value of a coordinate of the gradient of a looked-up vector; null does not clip."""

@@ -108,7 +108,8 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
             row, column = shard.metadata.shard_offsets
             rows, columns = shard.tensor.shape
             for begin, end in pieces(rows, columns):
-                own = shard.tensor[begin:end].detach().cpu().float().contiguous()
+                numbers = torch.arange(row + begin, row + end)
+                own = job.sharded.seen(key.split(".")[-2], shard.tensor[begin:end], numbers, column).contiguous()
                 content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
                 file = f"table.{number}.{row + begin}.{column}.safetensors"
                 write_whole(f"{path}/{file}", content)
