@@ -484,12 +484,13 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
 
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
-    names = parse_days(config.data.days)
+    names, found = parse_days(config.data.days), days.list()
     named, last = set(names), names[-1] if open_end(config.data.days) else None
+    sizes = days.sizes_of(day for day in found if history.was_taken_up(day))
     return decide(
         history,
-        days.list(),
-        days.sizes,
+        found,
+        lambda day: sizes[day],
         config.daily,
         rows=days.rows if config.daily.compare == "rows" else lambda day: {},
         first=names[0],
