@@ -89,6 +89,7 @@ class Daily:
         self._world.agree(self._read)
         if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
             raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+        judge(Evidence(), self._config.gates)  # a gate that nobody knows is told now, not when a day has been trained
 
     def _read(self) -> None:
         self._ledger = Ledger(self._job.folder)

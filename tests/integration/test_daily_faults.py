@@ -67,6 +67,33 @@ def test_a_corrupt_file_stops_the_day_and_the_mended_day_is_trained(config: Path
     assert_proven(out)
 
 
+def test_a_bad_file_may_be_quarantined_in_the_night_it_comes(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    files(config, SECOND)[1].write_bytes(b"PAR1")
+    assert daily(config, out).code == 2
+    done = daily(config, out, *settings("data.bad_files=quarantine"))
+    assert done.code in (0, 3), done.err
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+
+
+def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path) -> None:
+    for file in files(config, SECOND):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("is_click")
+        pq.write_table(table.set_column(at, "is_click", pa.nulls(len(table), pa.int8()).fill_null(0)), file)
+    words = settings("daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", SECOND, *words).code == 3
+    assert states(out) == {FIRST: "published", SECOND: "held"}
+    assert "no number" in genctr("status", out, "--gates").out
+
+
+@pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.row_decay={usr_id: 0.9}"])
+def test_a_name_that_nobody_knows_is_told_before_a_day_is_trained(config: Path, out: Path, word: str) -> None:
+    done = daily(config, out, *settings(word))
+    assert done.code == 2
+    assert not (out / "ledger.jsonl").exists()
+
+
 def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(config: Path, out: Path) -> None:
     file = files(config, SECOND)[1]
     good = file.read_bytes()
