@@ -387,10 +387,15 @@ def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from pipeline.build import load_run
     from pipeline.ledger import Ledger
 
+    load_run(arguments.run)  # a mistyped folder is told, not shown as one where nothing happened
+    ledger = Ledger(arguments.run, mend=False)
+    if ledger.mended:
+        print(f"genctr: {ledger.mended}", file=sys.stderr)
     if arguments.json:
-        for entry in Ledger(arguments.run, mend=False).entries:
+        for entry in ledger.entries:
             print(json.dumps(entry))
     else:
         _print_status(arguments.run, gates=arguments.gates)
@@ -409,6 +414,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from data.document import read_document
     from data.schema import Schema
     from pipeline.build import build_source, load_run, stage_schema
+    from pipeline.checkpoint import Checkpoints
     from pipeline.daily import publish_folder
     from pipeline.ledger import Ledger
     from pipeline.verify import verify
@@ -421,8 +427,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         schema = read_document(f"{arguments.run}/schemas/{digest}.yaml", Schema)
         return build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
 
-    history = Ledger(arguments.run, mend=False).history()
-    proof = verify(source_of, history, publish_folder(config.daily.publish, arguments.run), say=print)
+    checkpoints = Checkpoints(f"{arguments.run}/checkpoints", keep=1, asynchronous=False)
+    mark = checkpoints.latest()
+    newest = checkpoints.read_meta(mark) if mark is not None else None
+    ledger, folder = Ledger(arguments.run, mend=False), publish_folder(config.daily.publish, arguments.run)
+    proof = verify(source_of, ledger, newest, folder, say=print)
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)

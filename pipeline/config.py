@@ -801,6 +801,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     for name in config.tables.only:
         if name not in tables:
             raise BadDocument(f"{path}: tables.only.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    for name in config.daily.row_decay:
+        if name not in tables and name.removesuffix("_linear").removesuffix("_second") not in tables:
+            raise BadDocument(f"{path}: daily.row_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
     return config, schema
 
 

@@ -89,6 +89,7 @@ class Daily:
         self._world.agree(self._read)
         if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
             raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+        judge(Evidence(), self._config.gates)  # a gate that nobody knows is told now, not when a day has been trained
 
     def _read(self) -> None:
         self._ledger = Ledger(self._job.folder)
@@ -484,12 +485,13 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
 
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
-    names = parse_days(config.data.days)
+    names, found = parse_days(config.data.days), days.list()
     named, last = set(names), names[-1] if open_end(config.data.days) else None
+    sizes = days.sizes_of(day for day in found if history.was_taken_up(day))
     return decide(
         history,
-        days.list(),
-        days.sizes,
+        found,
+        lambda day: sizes[day],
         config.daily,
         rows=days.rows if config.daily.compare == "rows" else lambda day: {},
         first=names[0],

@@ -25,6 +25,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import count, takewhile
 from typing import Any
 
 from data.document import finite
@@ -110,8 +111,9 @@ class History:
         return names[first:]
 
     def names(self, day: str) -> list[str]:
-        """A day and its late parts, by name."""
-        return [name for name in self.days if base_of(name) == day]
+        """A day and its late parts, by name; these are numbered without a gap."""
+        parts = takewhile(self.days.__contains__, (f"{day}+{number}" for number in count(1)))
+        return [*([day] if day in self.days else []), *parts]
 
     def was_taken_up(self, day: str) -> bool:
         """Whether it was trained or skipped: what comes to it now is late."""
@@ -205,8 +207,9 @@ class Ledger:
         for number, line in enumerate(lines):
             wrong = _damage(line, number, _hash(good))
             if wrong and number == len(lines) - 1:
-                self.mended = f"the last line of {self._path} is damaged ({wrong}): it is taken off, what it said is done again"
+                self.mended = f"the last line of {self._path} is damaged ({wrong})"
                 if self._mend:
+                    self.mended += ": it is taken off, what it said is done again"
                     write_whole(self._path, "".join(good))
             elif wrong:
                 raise LedgerError(f"{self._path}, line {number + 1}: {wrong}\n  next: bring the file back from a copy")

@@ -15,6 +15,7 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
+from pipeline.ledger import Ledger
 from tests.integration.jobs import assert_same_bits
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
 from tests.tiny import Done, genctr
@@ -72,6 +73,33 @@ def test_a_corrupt_file_stops_the_day_and_the_mended_day_is_trained(config: Path
     assert daily(config, out).code in (0, 3)
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
     assert_proven(out)
+
+
+def test_a_bad_file_may_be_quarantined_in_the_night_it_comes(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    files(config, SECOND)[1].write_bytes(b"PAR1")
+    assert daily(config, out).code == 2
+    done = daily(config, out, *settings("data.bad_files=quarantine"))
+    assert done.code in (0, 3), done.err
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+
+
+def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path) -> None:
+    for file in files(config, SECOND):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("is_click")
+        pq.write_table(table.set_column(at, "is_click", pa.nulls(len(table), pa.int8()).fill_null(0)), file)
+    words = settings("daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", SECOND, *words).code == 3
+    assert states(out) == {FIRST: "published", SECOND: "held"}
+    assert "no number" in genctr("status", out, "--gates").out
+
+
+@pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.row_decay={usr_id: 0.9}"])
+def test_a_name_that_nobody_knows_is_told_before_a_day_is_trained(config: Path, out: Path, word: str) -> None:
+    done = daily(config, out, *settings(word))
+    assert done.code == 2
+    assert not (out / "ledger.jsonl").exists()
 
 
 def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(config: Path, out: Path) -> None:
@@ -405,6 +433,43 @@ def test_verify_sees_a_row_that_is_another_though_nothing_else_is(config: Path, 
     assert f"{file.name} has other content" in done.err
 
 
+def test_verify_says_which_rows_were_not_trained_or_twice(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    name = _add_late(config, FIRST)
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"{name} was not trained: it came later" in done.err
+    assert daily(config, out, "--until", SECOND, *settings("daily.late=append")).code in (0, 3)
+    assert_proven(out)
+    twice = Ledger(str(out))
+    entry = next(own for own in twice.entries if own["event"] == "trained" and own["day"] == FIRST)
+    twice.append("trained", {**entry, "day": f"{FIRST}+2", "n": len(twice.entries), "prev": twice.mark["prev"]})
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"{next(iter(entry['files']))} was trained in another part of the day too" in done.err
+
+
+@pytest.mark.parametrize("lines", [0, 3, -1])
+def test_verify_sees_a_ledger_that_lost_lines(config: Path, out: Path, lines: int) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    path = out / "ledger.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:lines]) if lines >= 0 else whole[:-30])
+    assert lines >= 0 or "the last line" in genctr("status", out).err
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert "the last line" in done.err if lines < 0 else "the newest checkpoint has seen" in done.err
+
+
+def test_verify_sees_that_a_trained_day_is_in_no_checkpoint(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
+    shutil.rmtree(out / "checkpoints" / newest)
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"no checkpoint is left that has day {SECOND}" in done.err
+
+
 def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path, whole: Path) -> None:
     shutil.copytree(whole, out)
     path = out / "ledger.jsonl"
@@ -538,6 +603,14 @@ def test_a_dry_run_says_what_and_why_and_does_nothing(config: Path, out: Path) -
     assert done.code == 0
     assert [line.split()[:2] for line in done.out.splitlines()] == [["train", FIRST], ["train", SECOND], ["wait", SECOND]]
     assert not out.exists()
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    for words in (["status"], ["verify"], ["approve", "--reason", "x"], ["rollback", "--reason", "x"]):
+        done = genctr(words[0], tmp_path / "typo", *([FIRST] if words[0] == "approve" else []), *words[1:])
+        assert done.code == 2
+        assert "no run folder" in done.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path) -> None:
