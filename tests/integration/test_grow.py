@@ -104,7 +104,7 @@ def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     words = ["--until", SECOND, "--set", 'daily.accept=["field user_id.rows: begun with 101, now 301"]']
     second = Nightly(config, out, *words, ranks=2)
     assert second.ended() in (0, 3), second.text
-    assert Nightly(config, out, *words, ranks=2).ended() == 75
+    assert Nightly(config, out, *words, ranks=2).ended() == 0  # nothing to do, which is no failure to a launcher
     assert len(events(out, "grown")) == 1
     assert list(states(out)) == [FIRST, SECOND]
     assert genctr("verify", out).code == 0
