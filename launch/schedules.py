@@ -5,7 +5,9 @@ a failure; one job at a time, and a restart resumes.
 """
 
 import json
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from textwrap import dedent
 
@@ -19,15 +21,15 @@ THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 def cron(*, config: str, out: str, name: str, at: str, image: str) -> str:
     """A crontab: every half hour from `at` on, so that a late day is taken up when it comes."""
     hour, minute = _time(at)
-    variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
-    command = _command(config, out).replace("%", r"\%")
+    variables = "\n".join(f"{key}={value}" for key, value in _surroundings().items())
+    command = f"cd {shlex.quote(os.getcwd())} && {_command(config, out)}".replace("%", r"\%")
     return f"# genctr {name}: crontab -e\n{variables}\n{minute % 30},{minute % 30 + 30} {hour}-23 * * * {command} --quiet\n"
 
 
 def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
     """A service and its timer, in one text; the comments say where to cut."""
     hour, minute = _time(at)
-    variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
+    variables = "\n".join(f"Environment={key}={value}" for key, value in _surroundings().items()).replace("%", "%%")
     command = _command(config, out).replace("%", "%%")
     return (
         dedent("""\
@@ -58,7 +60,15 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
         [Install]
         WantedBy=timers.target
     """)
-        .format(name=name, here="/", variables=variables, command=command, hour=hour, minute=minute, first=minute % 30)
+        .format(
+            name=name,
+            here=os.getcwd().replace("%", "%%"),
+            variables=variables,
+            command=command,
+            hour=hour,
+            minute=minute,
+            first=minute % 30,
+        )
         .rstrip("\n")
         + "\n"
     )
@@ -70,12 +80,14 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str) -> str:
     container = {
         "name": "daily",
         "image": image,
-        "command": ["genctr", "daily", config, "--out", out, "--quiet"],
+        # Kubernetes knows no code but 0 that is no failure.
+        "command": ["sh", "-c", '"$@"; code=$?; case $code in 3|75) exit 0;; esac; exit $code', "sh"],
+        "args": ["genctr", "daily", config, "--out", out, "--quiet"],
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
         "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
     }
     done = {"action": "Ignore", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [137, 143]}}
-    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 3, 4, 5, 75]}}
+    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
     job = {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [done, asks]},
@@ -107,7 +119,9 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str) -> str:
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
         {variables}
-        sbatch --begin="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)" "$0"
+        # A script that is requeued has done this before: each time it would be one night's job more.
+        night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
+        [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
         srun --ntasks=1 {command} --quiet
         code=$?
         # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.
@@ -160,6 +174,11 @@ SCHEDULES: dict[str, Callable[..., str]] = {
     "slurm": slurm,
     "airflow": airflow,
 }
+
+
+def _surroundings() -> dict[str, str]:
+    """What a shell has and cron and systemd have not: where `genctr` is. Relative paths begin where this is printed."""
+    return {**THREADS, "PATH": f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin"}
 
 
 def _command(config: str, out: str) -> str:

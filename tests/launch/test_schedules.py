@@ -5,6 +5,7 @@ import configparser
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_cron() -> None:
     (job,) = [line for line in lines if re.match(r"[\d*]", line)]
     minutes, hours, *rest, command = job.split(None, 5)
     assert (minutes, hours, rest) == ("15,45", "2-23", ["*", "*", "*"])
-    assert command == "genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert command == f"cd {Path.cwd()} && genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert f"PATH={Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin" in lines
     assert all(re.fullmatch(r"#.*|\w+=\S+", line) for line in lines if line != job)
 
 
@@ -69,6 +71,8 @@ def test_systemd() -> None:
     service, timer = found["genctr-feed.service"]["Service"], found["genctr-feed.timer"]["Timer"]
     assert service["ExecStart"] == "/usr/bin/env genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
     assert service["SuccessExitStatus"] == "3 75"
+    assert service["WorkingDirectory"] == str(Path.cwd()), "where relative paths begin"
+    assert f"Environment=PATH={Path(sys.executable).parent}:" in units()["genctr-feed.service"]
     assert timer["OnCalendar"] == "*-*-* 02..23:15/30:00"
 
 
@@ -92,11 +96,31 @@ def test_kubernetes_models_take_it() -> None:
     assert job.spec.concurrency_policy == "Forbid"
     assert job.spec.schedule == "15,45 2-23 * * *"
     pod = job.spec.job_template.spec.template.spec
-    assert pod.containers[0].command == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
+    assert pod.containers[0].args == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
     assert pod.restart_policy == "Never"
     back = client.ApiClient().sanitize_for_serialization(job)
     back["metadata"].pop("creationTimestamp", None)
     assert back == document, "the schema knows every key of it"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2), (1, 1)])
+def test_kubernetes_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
+    (tmp_path / "genctr").write_text(f"#!/bin/sh\n[ \"$2\" = 'conf/my run.yaml' ] && exit {code}\nexit 9\n")
+    (tmp_path / "genctr").chmod(0o755)
+    job = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))["spec"]["jobTemplate"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    words = [*container["command"], *container["args"]]
+    assert subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False).returncode == expected
+
+
+def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) -> None:
+    for name, does in (("sbatch", f"echo once >> {tmp_path}/queued"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    for again in ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_RESTART_COUNT": "2"}):
+        own = {"PATH": f"{tmp_path}:/usr/bin:/bin", **again}
+        assert subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=False).returncode == 0
+    assert (tmp_path / "queued").read_text() == "once\n"
 
 
 def test_slurm_is_a_script_of_bash() -> None:
