@@ -79,12 +79,14 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: s
     container = {
         "name": "daily",
         "image": image,
-        "command": ["genctr", "daily", config, "--out", out, "--quiet"],
+        # Kubernetes knows no code but 0 that is no failure.
+        "command": ["sh", "-c", '"$@"; code=$?; case $code in 3|75) exit 0;; esac; exit $code', "sh"],
+        "args": ["genctr", "daily", config, "--out", out, "--quiet"],
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
         "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
     }
     done = {"action": "Ignore", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [137, 143]}}
-    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 3, 4, 5, 75]}}
+    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
     job = {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [done, asks]},
@@ -117,7 +119,9 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
         {variables}
-        sbatch --begin="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)" "$0"
+        # A script that is requeued has done this before: each time it would be one night's job more.
+        night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
+        [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
         srun --ntasks=1 {command} --quiet
         code=$?
         # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.

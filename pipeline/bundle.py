@@ -85,7 +85,7 @@ class Bundle:
         try:
             self.manifest: dict[str, Any] = json.loads(content)
             self._understand()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"the manifest makes no sense: {_line(error)}", f"{path}/{MANIFEST}") from error
         self._check_files()
 

@@ -312,8 +312,8 @@ class Daily:
             return None
         try:
             bundle = Bundle(f"{self._folder}/{history.serving}")
-            if bundle.schema != self._job.source.schema:
-                raise BundleError("it has another schema", bundle.path)
+            if (bundle.schema, bundle.model) != (self._job.source.schema, self._job.config.model):
+                raise BundleError("it has another schema or model", bundle.path, "nothing: the next one that serves can be")
             bundle.verify()
         except BundleError as error:
             sys.stderr.write(f"genctr: the new model is not compared with what serves: {error}\n")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torchrec.distributed.types import ShardedTensor
@@ -29,10 +30,14 @@ class Grown:
 
 
 def fits(job: Job, mark: str) -> bool:
-    """Whether a checkpoint's model has the names and sizes of the job's."""
-    here, _ = flatten_state_dict({"model": job.sharded.model.state_dict()})
-    sizes = {name.removeprefix("model."): _size(value) for name, value in here.items() if _is_tensor(value)}
-    return sizes == job.checkpoints.sizes(mark, "model")
+    """Whether a checkpoint's model and optimizers have the names and sizes of the job's. All ranks call it."""
+    states = {"model": job.sharded.model.state_dict(), "optimizer": job.optimizer.state_dict()}
+    for part, state in states.items():
+        flat, _ = flatten_state_dict({part: state})
+        here = {name.removeprefix(f"{part}."): _size(value) for name, value in flat.items() if _is_tensor(value)}
+        if _over_ranks(here) != job.checkpoints.sizes(mark, part):
+            return False
+    return True
 
 
 def load_grown(job: Job, mark: str) -> Grown:
@@ -53,13 +58,15 @@ def load_grown(job: Job, mark: str) -> Grown:
         here = {name.removeprefix(f"{part}."): value for name, value in flat.items() if _is_tensor(value)}
         there = job.checkpoints.sizes(mark, part)
         same = {name: value for name, value in here.items() if there.get(name) == _size(value)}
-        if same:
+        if _over_ranks(dict.fromkeys(same)):
             job.checkpoints.restore(mark, {part: same}, some=True)
         more = {name for name, value in here.items() if name in there and _is_longer(name, value, there[name])}
-        for name in more:
+        # An optimizer has the tables of its own rank only, and to restore takes all ranks: each restores what any of them has.
+        for name in sorted(_over_ranks(dict.fromkeys(more))):
             before = torch.zeros(there[name])
             job.checkpoints.restore(mark, {part: {name: before}}, some=True)
-            _enlarge(here[name], before, hashed=_is_hashed(job, name))
+            if name in more:
+                _enlarge(here[name], before, hashed=_is_hashed(job, name))
         if part == "model":
             told["kept"], told["enlarged"] = sorted(same), sorted(more)
             told["fresh"], told["left"] = sorted(here.keys() - same.keys() - more), sorted(there.keys() - here.keys())
@@ -108,6 +115,13 @@ def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> 
     size = _size(value)
     grows = isinstance(value, ShardedTensor) or ".head." in name
     return grows and len(size) > 0 and len(size) == len(before) and size[0] > before[0] and size[1:] == before[1:]
+
+
+def _over_ranks(own: dict[str, Any]) -> dict[str, Any]:
+    """What all ranks have, on every rank."""
+    every: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    return {name: value for part in every for name, value in part.items()}
 
 
 def _is_tensor(value: Any) -> bool:

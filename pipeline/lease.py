@@ -123,9 +123,9 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """This machine since it was started; process numbers begin anew with each start."""
+    """Where process numbers mean the same: this machine since it was started, and of its containers this one."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return f"{socket.gethostname()}/{file.read().strip()}"
+        return f"{socket.gethostname()}/{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
 

@@ -108,11 +108,31 @@ def test_kubernetes_models_take_it() -> None:
     assert job.spec.concurrency_policy == "Forbid"
     assert job.spec.schedule == "15,45 2-23 * * *"
     pod = job.spec.job_template.spec.template.spec
-    assert pod.containers[0].command == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
+    assert pod.containers[0].args == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
     assert pod.restart_policy == "Never"
     back = client.ApiClient().sanitize_for_serialization(job)
     back["metadata"].pop("creationTimestamp", None)
     assert back == document, "the schema knows every key of it"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2), (1, 1)])
+def test_kubernetes_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
+    (tmp_path / "genctr").write_text(f"#!/bin/sh\n[ \"$2\" = 'conf/my run.yaml' ] && exit {code}\nexit 9\n")
+    (tmp_path / "genctr").chmod(0o755)
+    job = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))["spec"]["jobTemplate"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    words = [*container["command"], *container["args"]]
+    assert subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False).returncode == expected
+
+
+def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) -> None:
+    for name, does in (("sbatch", f"echo once >> {tmp_path}/queued"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    for again in ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_RESTART_COUNT": "2"}):
+        own = {"PATH": f"{tmp_path}:/usr/bin:/bin", **again}
+        assert subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=False).returncode == 0
+    assert (tmp_path / "queued").read_text() == "once\n"
 
 
 def test_slurm_is_a_script_of_bash() -> None:

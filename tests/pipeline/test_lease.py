@@ -98,3 +98,19 @@ def test_an_unreadable_lease_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "lease.json").write_text("{")
     with Lease(str(tmp_path), seconds=60):
         pass
+
+
+def test_a_process_of_another_container_on_this_machine_is_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readlink = os.readlink
+    with monkeypatch.context() as there:
+        there.setattr(os, "readlink", lambda path: "pid:[1]" if path == "/proc/self/ns/pid" else readlink(path))
+        there.setattr(os, "getpid", lambda: 999_999_999)  # its own number, which nobody has here
+        there.setattr("pipeline.lease._born", lambda _: "17")
+        with Lease(str(tmp_path), seconds=60):
+            held = (tmp_path / "lease.json").read_text()
+    (tmp_path / "lease.json").write_text(held)
+    since = time.monotonic()
+    with Lease(str(tmp_path), seconds=0.5):
+        assert time.monotonic() - since >= 0.5, "it was given the time to beat"
