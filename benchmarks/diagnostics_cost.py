@@ -48,20 +48,21 @@ def measured(job, name: str, steps: int) -> str:
     every = job.config.train.diagnose_every_steps
     watch = Watch(job, every_steps=every)
     streams = [job.source.stream(job.source.open(day)) for day in job.source.train_days]
-    batches, pipe = (batch for stream in streams for batch in stream.batches(stream.start())), job.pipe()
+    batches = (batch for stream in streams for batch in stream.batches(stream.start()))
     plain, cursor = [], streams[0].start()
-    for _ in range(steps):
-        since = time.perf_counter()
-        pipe.progress(batches)
-        plain.append(time.perf_counter() - since)
-    step = statistics.median(plain)
-    looked, total = every - watch.steps, 0.0
-    for at in range(looked, every):
-        since = time.perf_counter()
-        watch.before(TrainState(at, 0, cursor))
-        output = pipe.progress(batches)
-        watch.after(TrainState(at + 1, 0, cursor), output)
-        total += time.perf_counter() - since - step
+    with job.pipe() as pipe:
+        for _ in range(steps):
+            since = time.perf_counter()
+            pipe.progress(batches)
+            plain.append(time.perf_counter() - since)
+        step = statistics.median(plain)
+        looked, total = every - watch.steps, 0.0
+        for at in range(looked, every):
+            since = time.perf_counter()
+            watch.before(TrainState(at, 0, cursor))
+            output = pipe.progress(batches)
+            watch.after(TrainState(at + 1, 0, cursor), output)
+            total += time.perf_counter() - since - step
     return f"| {name} | {step * 1e3:.1f} | {total:.2f} | {every} | {total / (every * step):.1%} |"
 
 

@@ -99,25 +99,25 @@ def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
     task = getattr(task, "module", task)
     ranker = task.ranker
     dense = job.optimizer.optimizers[1][1]
-    pipe = job.pipe()
-    for repeat in range(repeats):
-        batch = batches[repeat % len(batches)]
-        timer("gemm", multiply)
-        looked = timer("sparse forward", lambda batch=batch: ranker.sparse(batch.bags, batch.sequences))
-        leaves = {name: vector.detach().requires_grad_() for name, vector in looked.vectors.items()}
-        sparse_vectors, looked.vectors = looked.vectors, leaves
+    with job.pipe() as pipe:
+        for repeat in range(repeats):
+            batch = batches[repeat % len(batches)]
+            timer("gemm", multiply)
+            looked = timer("sparse forward", lambda batch=batch: ranker.sparse(batch.bags, batch.sequences))
+            leaves = {name: vector.detach().requires_grad_() for name, vector in looked.vectors.items()}
+            sparse_vectors, looked.vectors = looked.vectors, leaves
 
-        def forward_backward(batch: Batch = batch, looked: object = looked) -> None:
-            emb, linear = ranker.embed(looked, batch.numbers, batch.vectors)
-            logits = ranker.head(ranker.decoder(emb, linear))
-            task.loss(logits[:, 0], batch.labels[:, 0], batch.weights[:, 0], batch.rows).backward()
+            def forward_backward(batch: Batch = batch, looked: object = looked) -> None:
+                emb, linear = ranker.embed(looked, batch.numbers, batch.vectors)
+                logits = ranker.head(ranker.decoder(emb, linear))
+                task.loss(logits[:, 0], batch.labels[:, 0], batch.weights[:, 0], batch.rows).backward()
 
-        dense.zero_grad()
-        timer("dense forward and backward", forward_backward)
-        grads = [leaf.grad for leaf in leaves.values()]
-        timer("sparse backward and update", partial(torch.autograd.backward, list(sparse_vectors.values()), grads))
-        timer("dense optimizer", dense.step)
-        timer("whole step", lambda batch=batch: _step(pipe, batch))
+            dense.zero_grad()
+            timer("dense forward and backward", forward_backward)
+            grads = [leaf.grad for leaf in leaves.values()]
+            timer("sparse backward and update", partial(torch.autograd.backward, list(sparse_vectors.values()), grads))
+            timer("dense optimizer", dense.step)
+            timer("whole step", lambda batch=batch: _step(pipe, batch))
     return timer
 
 

@@ -66,7 +66,8 @@ class TwinFocus(BCE):
     def __call__(self, output: Output, task: str, labels_B: Tensor, weights_B: Tensor, rows: int) -> dict[str, Tensor]:
         """Return {task, task/easy, task/hard}."""
         sign_B = 2 * labels_B - 1
-        easy_B, hard_B = (logsigmoid(sign_B * logit_B) for logit_B in output.branches[task])  # ln e, ln h
+        branches = output.branches[task]  # by index: training pipelines trace losses symbolically
+        easy_B, hard_B = logsigmoid(sign_B * branches[0]), logsigmoid(sign_B * branches[1])  # ln e, ln h
         easy = ((self.c + easy_B.exp()) ** self.gamma * -easy_B * weights_B).sum() / rows
         hard = ((2 - self.c - hard_B.exp()).clamp(min=0) ** self.gamma * -hard_B * weights_B).sum() / rows
         both = {f"{task}/easy": self.alpha * easy, f"{task}/hard": (1 - self.alpha) * hard}

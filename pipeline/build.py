@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -195,13 +196,21 @@ class Job:
         bandwidths = device.bandwidths if device is not None else {}
         return replace(spread, bandwidths=bandwidths, saved=saved, path=path, stage=self.stage.name)
 
-    def pipe(self) -> Pipe:
-        """A train pipeline for one day's batches: by itself, overlapping on a GPU, where there is something to overlap."""
+    @contextmanager
+    def pipe(self) -> Iterator[Pipe]:
+        """A train pipeline for one day's batches: by itself, overlapping on a GPU, where there is something to overlap.
+
+        A pipeline that reads ahead puts itself into the model, which nothing else can call before it is taken out.
+        """
         name = self.config.train.pipeline
         if name == "auto":
             name = "sparse_dist" if self.world.device.type == "cuda" and not self.config.model.denoises else "base"
-        pipe: Pipe = PIPES[name](self.sharded.model, self.optimizer, self.world.device)
-        return pipe
+        pipe = PIPES[name](self.sharded.model, self.optimizer, self.world.device)
+        try:
+            yield pipe
+        finally:
+            if isinstance(pipe, TrainPipelineSparseDist):
+                pipe.detach()
 
     def day_meters(self) -> DayMeters:
         """New meters of scored days: what the stage's task is judged by."""
@@ -334,7 +343,7 @@ def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankT
     if stage.task == "pretrain":
         frequencies = Frequencies.load(_frequencies(folder, stage))
         return build_pretrain_task(config, features, tasks, frequencies, ranks=world.ranks)
-    bf16 = stage.config.train.dense.precision == "bf16"
+    bf16 = world.device.type if stage.config.train.dense.precision == "bf16" else None
     return build_rank_task(config, features, tasks, ranks=world.ranks, bf16=bf16)
 
 
@@ -344,13 +353,13 @@ def build_rank_task(
     tasks: tuple[str, ...],
     *,
     ranks: int,
-    bf16: bool = False,
+    bf16: str | None = None,
     device: torch.device = META,
 ) -> RankTask:
     """What one step of a ranking computes.
 
     Args:
-        bf16: whether matrix products are computed in that. device: of the tables.
+        bf16: see `RankTask`. device: of the tables.
     """
     make_loss = find("genctr.losses", config.loss, LOSSES)
     loss = bind(f"loss {config.loss}", make_loss, config.loss_options)

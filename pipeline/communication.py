@@ -1,20 +1,38 @@
 """What ranks send each other: looked-up vectors and their gradients, in fewer bytes if asked."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
-from torchrec.distributed.types import CommOp, ModuleSharder
+from fbgemm_gpu.quantize_comm import QuantizationContext
+from fbgemm_gpu.quantize_comm import QuantizedCommCodec as FbgemmCodec
+from fbgemm_gpu.split_embedding_configs import SparseType
+from torch import nn
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torchrec.distributed.types import CommOp, ModuleSharder, QuantizedCommCodecs
 
 from data.errors import GenctrError
 from pipeline.lookups import PooledSharder, UnpooledSharder
 
-PRECISIONS = {
-    "fp16": (CommType.FP16, CommType.FP16),
-    "bf16": (CommType.BF16, CommType.BF16),
-    "int8": (CommType.INT8, CommType.FP16),
-}
-"""What vectors travel in, and their gradients."""
+PRECISIONS = {"fp16": CommType.FP16, "bf16": CommType.BF16}
+
+PARTS = (32, 16)
+"""[numbers] that share a scale and an offset, 8 bytes, in int8: the most that divide every vector."""
+
+
+class PartsCodec(FbgemmCodec):
+    """FBGEMM's int8, with as many numbers to a scale as divide every vector.
+
+    Its own 32 divide only some numbers of rows, and the last rows of a day are any number.
+    """
+
+    def __init__(self, part: int) -> None:
+        super().__init__(SparseType.INT8)
+        self._part = part
+
+    def create_context(self) -> QuantizationContext:
+        """A message's notes."""
+        return QuantizationContext(row_dim=self._part)
 
 
 def check_communication(name: str, device: torch.device) -> None:
@@ -27,24 +45,39 @@ def check_communication(name: str, device: torch.device) -> None:
         raise GenctrError("train.communication: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16, int8 or fp32")
 
 
-def make_sharders(name: str, device: torch.device, batch_rows: int) -> list[ModuleSharder[torch.nn.Module]]:
+def make_sharders(name: str, batch_rows: int, widths: Mapping[str, int]) -> list[ModuleSharder[nn.Module]]:
     """TorchRec's sharders of both kinds of collection, with what they send in `name`.
 
     Gradients of a mean over `batch_rows` rows are small numbers, where fp16 has few digits or none: they are multiplied by the
     power of two next to it while they travel, which changes no digit.
 
     Args:
-        name: fp32, fp16, bf16 or int8.
+        name: fp32, fp16, bf16 or int8. widths: [columns] of every table.
+
+    Raises:
+        GenctrError: vectors that int8 cannot carry.
     """
-    check_communication(name, device)
     if name == "fp32":
         return [PooledSharder(), UnpooledSharder()]
-    forward, backward = PRECISIONS[name]
-    scale = 2.0 ** round(math.log2(batch_rows)) if backward == CommType.FP16 else None
-    config = QCommsConfig(forward_precision=forward, backward_precision=backward, backward_loss_scale=scale)
-    codecs = get_qcomm_codecs_registry(config, device=device)
-    if codecs is not None and forward == CommType.INT8:
-        # Parts of int8 sums cannot be added up: those travel as fp16.
-        sums = QCommsConfig(forward_precision=CommType.FP16, backward_precision=backward, backward_loss_scale=scale)
-        codecs |= get_qcomm_codecs_registry(sums, [CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER], device) or {}
+    precision = PRECISIONS.get(name, CommType.FP16)
+    scale = 2.0 ** round(math.log2(batch_rows)) if precision == CommType.FP16 else None
+    half = get_qcomm_codecs(QCommsConfig(precision, precision, backward_loss_scale=scale))
+    # Sums over ranks cannot be made of int8 numbers with different scales: the parts of bags travel as fp16.
+    vectors = half if name != "int8" else QuantizedCommCodecs(PartsCodec(_part(widths)), half.backward)
+    codecs = {
+        CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name: vectors,
+        CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL.name: vectors,
+        CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name: half,
+    }
     return [PooledSharder(qcomm_codecs_registry=codecs), UnpooledSharder(qcomm_codecs_registry=codecs)]
+
+
+def _part(widths: Mapping[str, int]) -> int:
+    for part in PARTS:
+        if all(width % part == 0 for width in widths.values()):
+            return part
+    name, width = next((name, width) for name, width in widths.items() if width % PARTS[-1])
+    raise GenctrError(
+        f"train.communication: int8 has a scale for every {PARTS[-1]} numbers, and table {name!r} is {width} wide\n"
+        "  next: set it to fp16, or give tables widths that are multiples of 16"
+    )

@@ -288,7 +288,7 @@ class _Planner:
     def _make(self, config: RunConfig, ask: Ask) -> tuple[Made, dict[str, Wish]]:
         task, wishes = self._prepared(config)
         batch_rows = config.train.batch_rows
-        sharders = make_sharders(config.train.communication, torch.device(ask.device.kind), batch_rows)
+        sharders = make_sharders(config.train.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
         return make_plan(task, sharders, wishes, self._cluster(ask), batch_rows), wishes
 
     def _needed(self, config: RunConfig) -> dict[str, int]:

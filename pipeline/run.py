@@ -202,8 +202,8 @@ def train_rows(
 
 
 def _train(job: Job, stream: DayStream, state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
-    with closing(stream.batches(state.cursor)) as batches:
-        return train(job.pipe(), batches, state, parts, max_steps)
+    with closing(stream.batches(state.cursor)) as batches, job.pipe() as pipe:
+        return train(pipe, batches, state, parts, max_steps)
 
 
 def _cut(day: Day) -> str:

@@ -186,7 +186,7 @@ def shard(
                 f"table {name!r}: key_value is planned only: checkpoints cannot hold what is on disk\n"
                 "  next: set kernel to auto or fused_uvm_caching, or take more ranks"
             )
-    sharders = make_sharders(spread.communication, device, batch_rows)
+    sharders = make_sharders(spread.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
     if spread.saved is not None:
         plan = spread.saved.tables(spread.path, spread.stage, model, wishes)
     else:
@@ -229,6 +229,11 @@ def prepare(
             options = _options(config.name, tables)
             averaged = pooled and config.pooling == PoolingType.MEAN
             _check(config, options, device, pooled=pooled, averaged=averaged)
+            if spread.communication == "int8" and options.sharding in WITHIN_A_ROW:
+                raise GenctrError(
+                    f"table {config.name!r}: int8 has a scale for every part of a vector, which {options.sharding} would cut\n"
+                    "  next: set sharding to auto, or train.communication to fp16"
+                )
             config.init_fn = _leave  # TorchRec's own, which would write every row
             if options.precision == "fp16":
                 config.data_type = DataType.FP16
@@ -242,7 +247,7 @@ def prepare(
                 optimizer=options.optimizer,
                 width=config.embedding_dim,
                 precision=options.precision,
-                shardings=_shardings(options, device, pooled=pooled, averaged=averaged),
+                shardings=_shardings(options, device, pooled=pooled, averaged=averaged, spread=spread),
                 kernels=_kernels(options, device),
                 cache=options.cache,
                 prefetch=spread.prefetch,
@@ -251,8 +256,8 @@ def prepare(
     return chosen, wishes, first
 
 
-def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool) -> tuple[str, ...]:
-    """How a table may be spread. Splitting columns would change row-wise Adagrad, and slows a CPU down."""
+def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool, spread: Spread) -> tuple[str, ...]:
+    """How a table may be spread. Splitting columns would change row-wise Adagrad and cut int8's parts, and slows a CPU down."""
     if options.sharding != "auto":
         return (options.sharding,)
     if options.clip is not None and averaged:
@@ -260,7 +265,8 @@ def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, ave
     if device.type == "cpu":
         return ("table_wise", "row_wise")
     kinds = ANYWHERE if pooled else EVERYWHERE
-    return tuple(kind for kind in kinds if options.optimizer != "rowwise_adagrad" or kind not in WITHIN_A_ROW)
+    whole = options.optimizer == "rowwise_adagrad" or spread.communication == "int8"
+    return tuple(kind for kind in kinds if not (whole and kind in WITHIN_A_ROW))
 
 
 def _kernels(options: TableOptions, device: torch.device) -> tuple[str, ...]:

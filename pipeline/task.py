@@ -1,5 +1,6 @@
 """What one step trains: a batch in, a loss and an output out."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from models.losses import Loss
-from models.output import Output
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,25 @@ class RankTask(nn.Module):
         tasks: task names, in the order of the label columns.
         loss: of each task.
         ranks: [ranks] of the process group.
-        bf16: whether the model's matrix products are computed in that, by torch's autocast; weights and losses stay fp32.
+        bf16: the kind of device on which the model's matrix products are computed in that, by torch's autocast; None: in fp32.
+            Weights and losses stay fp32.
     """
 
-    def __init__(self, model: nn.Module, *, tasks: tuple[str, ...], loss: Loss, ranks: int, bf16: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, tasks: tuple[str, ...], loss: Loss, ranks: int, bf16: str | None = None) -> None:
         super().__init__()
         self.model = model
         self.tasks, self.loss, self.ranks, self.bf16 = tasks, loss, ranks, bf16
 
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return the scalar to differentiate, and the output with everything detached."""
-        with torch.autocast(batch.numbers.device.type, torch.bfloat16, enabled=self.bf16):
+        # TorchRec's pipelines trace this method symbolically: what the head returns can be asked by name, not looped over.
+        with nullcontext() if self.bf16 is None else torch.autocast(self.bf16, torch.bfloat16):
             output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
-        if self.bf16:
-            output = _in_fp32(output)
-        losses: dict[str, Tensor] = {}
-        for i, task in enumerate(self.tasks):
-            losses |= self.loss(output, task, batch.labels[:, i], batch.weights[:, i], batch.rows)
-        losses |= {name: loss_B.sum() * (weight / batch.rows) for name, (loss_B, weight) in output.aux.items()}
+            losses: dict[str, Tensor] = {}
+            for i, task in enumerate(self.tasks):
+                losses |= self.loss(output, task, batch.labels[:, i], batch.weights[:, i], batch.rows)
+            losses |= {name: loss_B.sum() * (weight / batch.rows) for name, (loss_B, weight) in output.aux.items()}
+        losses = {name: loss.float() for name, loss in losses.items()}
         total = torch.stack(list(losses.values())).sum() * self.ranks
-        logits = {task: logit.detach() for task, logit in output.logits.items()}
+        logits = {task: output.logits[task].detach().float() for task in self.tasks}
         return total, StepOutput(batch, logits, {name: loss.detach() for name, loss in losses.items()}, output.seen)
-
-
-def _in_fp32(output: Output) -> Output:
-    """The same output with everything that a loss sums up in fp32."""
-    return Output(
-        {task: logit.float() for task, logit in output.logits.items()},
-        {task: (easy.float(), hard.float()) for task, (easy, hard) in output.branches.items()},
-        {name: (loss.float(), weight) for name, (loss, weight) in output.aux.items()},
-        {name: seen.float() for name, seen in output.seen.items()},
-    )

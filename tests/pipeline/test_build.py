@@ -195,8 +195,8 @@ def test_a_clipped_gradient_moves_the_dense_weights_no_further_than_its_norm(con
 
 
 def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> None:
-    with built(config, tmp_path / "run") as job:
-        assert type(job.pipe()) is TrainPipelineBase
+    with built(config, tmp_path / "run") as job, job.pipe() as pipe:
+        assert type(pipe) is TrainPipelineBase
 
 
 @pytest.mark.parametrize(

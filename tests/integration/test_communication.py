@@ -1,0 +1,138 @@
+"""What travels in fewer bytes teaches the same to three digits; what a device cannot send or overlap is refused at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from torchrec.distributed import comm_ops
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from data.errors import GenctrError
+from pipeline.build import build
+from pipeline.config import load
+from pipeline.run import run
+from pipeline.world import World
+from tests.helpers import on_ranks
+from tests.tiny import SCHEMA, built, write_log
+
+STEADY = ("model.options.dropout=0", "model.dim=16", "train.log_every_steps=1000", "train.diagnose_every_steps=0")
+PLANS = ("table_wise", "row_wise")
+SENT = ("fp32", "fp16", "int8")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Days whose rows do not divide by batches, and a history that is read unpooled."""
+    folder = tmp_path_factory.mktemp("sent")
+    path = write_log(folder)
+    schema = yaml.safe_load(SCHEMA.read_text())
+    (history,) = (field for field in schema["fields"] if field["name"] == "history")
+    history["pool"] = "attention"
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema))
+    values = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**values, "schema": str(folder / "schema.yaml")}))
+    return path
+
+
+def trained(rank: int, config: str, out: str, overrides: list[str]) -> tuple[float, int]:
+    """The loss on the test day after a training, and the bytes this rank sent of pooled vectors in one of its messages."""
+    sent: list[int] = []
+    theirs = dist.all_to_all_single
+
+    def watched(output: torch.Tensor, input: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if input.dtype != torch.int64:
+            sent.append(input.numel() * input.element_size())
+        return theirs(output, input, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comm_ops.dist, "all_to_all_single", watched)
+        job = build(*load(config, overrides), out, World(rank, dist.get_world_size(), torch.device("cpu")))
+        loss = run(job, quiet=True)["test"]["tasks"]["is_click"]["logloss"]
+        job.close()
+    return loss, sum(sent)
+
+
+def all_trained(rank: int, config: str, out: str) -> dict[tuple[str, str], tuple[float, int]]:
+    return {
+        (name, plan): trained(
+            rank, config, f"{out}/{name}-{plan}", [*STEADY, f"train.communication={name}", f"tables.sharding={plan}"]
+        )
+        for name in SENT
+        for plan in PLANS
+    } | {("pipelined", ""): trained(rank, config, f"{out}/pipelined", [*STEADY, "train.pipeline=sparse_dist"])}
+
+
+@pytest.fixture(scope="module")
+def results(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[float, int]]:
+    first, second = on_ranks(2, all_trained, str(config), str(tmp_path_factory.mktemp("runs")))
+    assert {key: own[0] for key, own in first.items()} == {key: own[0] for key, own in second.items()}
+    return first
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("name", "apart"), [("fp16", 2e-4), ("int8", 2e-3)])
+def test_fewer_bytes_teach_the_same(results, name: str, apart: float, plan: str) -> None:
+    full, fewer = results["fp32", plan][0], results[name, plan][0]
+
+    assert 0 < abs(fewer - full) < apart, "as near, but not the same: something else did travel"
+
+
+def test_table_wise_vectors_and_gradients_travel_in_the_bytes_that_were_asked_for(results) -> None:
+    """A vector of 16 numbers: 64 bytes, 32, or 16 and 8 for its scale; its gradient 64, 32 and 32."""
+    full = results["fp32", "table_wise"][1]
+
+    assert results["fp16", "table_wise"][1] == full / 2
+    assert results["int8", "table_wise"][1] < full / 2
+
+
+def test_ids_that_travel_a_step_ahead_change_no_bit(results) -> None:
+    assert results["pipelined", ""][0] == results["fp32", "table_wise"][0]
+
+
+def test_the_pipeline_that_was_asked_for_is_made(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path, "train.pipeline=sparse_dist") as job, job.pipe() as pipe:
+        assert isinstance(pipe, TrainPipelineSparseDist)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["train.communication=bf16"], "train.communication: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16"),
+        (
+            ["train.dense.precision=bf16"],
+            "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32",
+        ),
+        (["train.pipeline=prefetch"], "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU"),
+        (["tables.kernel=fused_uvm"], "tables: kernel fused_uvm needs a CUDA device: on a CPU set it to auto"),
+        (["tables.kernel=key_value"], "tables: kernel key_value needs a CUDA device"),
+        (["tables.only={item_id: {kernel: fused_uvm_caching}}"], "tables.only.item_id: kernel fused_uvm_caching needs a CUDA"),
+        (["tables.precision=fp16"], "tables: fp16 on a CPU loses small updates"),
+        (
+            ["model={paradigm: diffusion, dim: 4}", "train.pipeline=sparse_dist"],
+            "a denoiser's look-ups depend on what it hides",
+        ),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_refused_before_a_row_is_read(config: Path, tmp_path: Path, overrides, told: str) -> None:
+    with pytest.raises(GenctrError) as error, built(config, tmp_path / "run", "data.root=/nowhere", *overrides):
+        pass
+
+    assert told in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model.dim=4"], "int8 has a scale for every 16 numbers, and table 'user_id' is 4 wide\n  next: set it to fp16"),
+        (["model.dim=16", "tables.sharding=column_wise", "tables.optimizer=adagrad"], "which column_wise would cut"),
+    ],
+)
+def test_vectors_that_int8_cannot_carry_are_refused(config: Path, tmp_path: Path, overrides, told: str) -> None:
+    with pytest.raises(GenctrError) as error, built(config, tmp_path, "train.communication=int8", *overrides):
+        pass
+
+    assert told in str(error.value)

@@ -1,0 +1,192 @@
+"""Plans on paper: bytes are those counted by hand, what does not fit is told with what would, bad questions are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.errors import GenctrError
+from pipeline.config import HardwareConfig, load
+from pipeline.devices import DEVICES, GIB, find_device
+from pipeline.paper import Ask, Paper, on_paper, saved_plan
+
+H100, CPU = DEVICES["h100"], DEVICES["cpu"]
+FIELDS = [
+    {"name": "user", "kind": "id", "ids": "hash", "rows": 1000, "dim": 8},
+    {"name": "tab", "kind": "id", "ids": "vocab"},
+]
+BILLIONS = [{"name": f"t{i}", "kind": "id", "ids": "hash", "rows": 10**9, "dim": 128} for i in range(10)]
+
+
+def planned(
+    folder: Path, ask: Ask, *overrides: str, fields: list[dict[str, Any]] = FIELDS, known: dict[str, int] | None = None
+) -> list[Paper]:
+    (folder / "schema.yaml").write_text(yaml.safe_dump({"name": "s", "label": {"column": "y"}, "fields": fields}))
+    run = {
+        "schema": "schema.yaml",
+        "data": {"root": "/log", "days": ["2026-11-01"], "lanes": 1024},
+        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [6]}},
+        "train": {"batch_rows": 65536},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    return on_paper(*load(str(folder / "run.yaml"), overrides), ask, known or {"tab": 98})
+
+
+@pytest.mark.parametrize(
+    ("settings", "user"),
+    [
+        (("tables.optimizer=rowwise_adagrad",), 1000 * 8 * 4 + 1000 * 4),  # a moment a row
+        (("tables.optimizer=lazy_adam",), 3 * 1000 * 8 * 4),  # two a number
+        (("tables.optimizer=adagrad",), 2 * 1000 * 8 * 4),
+        (("tables.optimizer=sgd",), 1000 * 8 * 4),
+        (("tables.precision=fp16",), 1000 * 8 * 2 + 1000 * 4),  # moments stay fp32
+    ],
+)
+def test_a_table_is_counted_with_its_optimizer(tmp_path: Path, settings: tuple[str, ...], user: int) -> None:
+    [paper] = planned(tmp_path, Ask(H100, 2, 1), *settings)
+
+    assert paper.bytes["user"] == user
+    assert paper.fits
+
+
+def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path) -> None:
+    [paper] = planned(tmp_path, Ask(CPU, 2, 1), fields=[{**FIELDS[0], "rows": 10**7}])
+
+    held = sum(line.memory for line in paper.ranks)
+    batch = 65536 * (8 + 8 * 4)  # an id in, a vector out
+    assert paper.needed == 10**7 * (8 * 4 + 4)
+    assert paper.needed < held <= paper.needed + 2 * batch
+
+
+def test_the_network_and_its_rows_leave_less_room(tmp_path: Path) -> None:
+    [small] = planned(tmp_path, Ask(H100, 1, 1))
+    [large] = planned(tmp_path, Ask(H100, 1, 1), "model.options.hidden=[2000,2000]", "train.batch_rows=1048576")
+
+    assert small.budget == int(0.85 * 80 * GIB)
+    # 4 M weights five times, and 2000 numbers a row twice: 16.9e9 bytes, more than the tenth that is left for them.
+    assert large.budget < 0.95 * 80 * GIB - 5 * 4 * 4e6 - 2**20 * 2 * 2000 * 4
+
+
+@pytest.mark.parametrize(
+    ("known", "guessed", "rows"), [({"tab": 98}, {}, 100), ({}, {"": 48}, 50), ({}, {"tab": 8, "": 48}, 10)]
+)
+def test_a_vocabulary_has_the_size_that_is_fitted_or_guessed(tmp_path: Path, known, guessed, rows) -> None:
+    """Two rows more than values: for a missing one, and for one not seen."""
+    known = known or {"other": 3}
+
+    [paper] = planned(tmp_path, Ask(CPU, 1, 1, guessed), known=known)
+
+    assert paper.tables["tab"].rows == rows
+
+
+def test_a_vocabulary_of_no_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        GenctrError, match=r"^tab: a vocabulary has no size before it is fitted\n.*--out DIR.*--vocab-rows tab=1000000"
+    ):
+        planned(tmp_path, Ask(CPU, 1, 1), known={"other": 3})
+
+
+def test_ranks_that_no_job_could_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GenctrError, match=r"^10 ranks do not divide by 4 hosts\n  expected: .* such as 8 or 12$"):
+        planned(tmp_path, Ask(H100, 10, 4))
+    with pytest.raises(GenctrError, match=r"^2048 ranks cannot share 1024 lanes.*\n  next: --set data\.lanes=2048"):
+        planned(tmp_path, Ask(H100, 2048, 256))
+
+
+def test_ten_tables_of_a_billion_rows_go_on_64_cards_partly_in_main_memory(tmp_path: Path) -> None:
+    """5.12e12 bytes of weights and .04e12 of moments are 75.1 GiB a rank: more than the 68 GiB there are for tables."""
+    [paper] = planned(tmp_path, Ask(H100, 64, 8), fields=BILLIONS)
+
+    assert paper.needed == 10 * 10**9 * (128 * 4 + 4)
+    assert paper.fits
+    assert {own.kernel for own in paper.tables.values()} == {"fused", "fused_uvm_caching"}
+    assert max(line.memory for line in paper.ranks) <= paper.budget
+    assert any("fused_uvm_caching" in warning for warning in paper.warnings)
+
+
+def test_what_does_not_fit_is_told_with_what_would(tmp_path: Path) -> None:
+    [paper] = planned(tmp_path, Ask(H100, 64, 8), "tables.kernel=fused", fields=BILLIONS)
+
+    assert not paper.fits
+    assert "spread over 64 ranks" in paper.problem
+    fits = {advice.settings: advice.fits for advice in paper.advice}
+    assert fits["--set tables.precision=fp16"]  # 37.8 GiB a rank
+    assert fits["--set tables.kernel=fused_uvm_caching"]
+    assert fits["--ranks 72 --hosts 9"]  # 5.16e12 bytes are 66.8 GiB on each of 72
+
+
+def test_what_is_advised_fits(tmp_path: Path) -> None:
+    [paper] = planned(tmp_path, Ask(H100, 64, 8), "tables.kernel=fused", "tables.precision=fp16", fields=BILLIONS)
+    [more] = planned(tmp_path, Ask(H100, 72, 9), "tables.kernel=fused", fields=BILLIONS)
+
+    assert paper.fits
+    assert more.fits
+
+
+def test_tables_too_large_for_a_cpu_are_told_with_the_hosts_that_it_takes(tmp_path: Path) -> None:
+    """A table of 20e6 x 128 x 4 bytes with Adam is 30.7e9: three times what .85 of 12 GiB hold."""
+    fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
+    [paper] = planned(tmp_path, Ask(CPU, 1, 1), "tables.optimizer=lazy_adam", fields=fields)
+
+    assert [(advice.settings, advice.fits) for advice in paper.advice] == [
+        ("--set tables.optimizer=rowwise_adagrad", True),
+        ("--ranks 3 --hosts 3", True),
+    ]
+
+
+def test_single_tables_settings_are_changed_too(tmp_path: Path) -> None:
+    fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
+    only = "tables.only={user: {optimizer: lazy_adam}}"
+    [paper] = planned(tmp_path, Ask(CPU, 1, 1), only, fields=fields)
+
+    assert paper.advice[0].settings == "--set tables.optimizer=rowwise_adagrad"
+    assert paper.advice[0].fits
+
+
+def test_the_times_of_a_step_follow_the_facts(tmp_path: Path) -> None:
+    """12 x 6 + 6 x 1 weights of products, six operations each; all weights travel twice, less one rank's part."""
+    [paper] = planned(
+        tmp_path, Ask(H100, 4, 2), fields=[{**FIELDS[0], "dim": 4}, {**FIELDS[1], "dim": 4}, {"name": "x", "kind": "number"}]
+    )
+    times = paper.times
+
+    assert times is not None
+    flop = 6 * (12 * 6 + 6)
+    assert times.network == pytest.approx(1e3 * 65536 / 4 * flop / (0.5 * 67e12))
+    assert times.gradients == pytest.approx(1e3 * 2 * 3 / 4 * 4 * paper.network.weights / 50e9)
+    assert times.fixed == 7.0
+    assert times.step == pytest.approx(times.lookup + times.communication + times.network + times.gradients + 7.0)
+    assert paper.rows_per_second == pytest.approx(65536 / times.step * 1e3)
+    assert paper.usd_per_billion(3.0) == pytest.approx(1e9 / paper.rows_per_second / 3600 * 2 * 3.0)
+
+
+def test_half_the_bytes_on_the_wire_are_half_the_communication(tmp_path: Path) -> None:
+    [full], [half] = (
+        planned(tmp_path, Ask(H100, 16, 2), f"train.communication={name}", "tables.sharding=row_wise")
+        for name in ("fp32", "fp16")
+    )
+
+    assert half.times.communication == pytest.approx(full.times.communication / 2, rel=0.01)
+
+
+def test_slower_networks_are_slower(tmp_path: Path) -> None:
+    slow = find_device("h100", HardwareConfig(inter_gb_s=5, intra_gb_s=5))
+    [fast], [slowed] = (planned(tmp_path, Ask(device, 16, 2), "tables.sharding=row_wise") for device in (H100, slow))
+
+    assert slowed.times.communication > 5 * fast.times.communication
+
+
+def test_on_a_cpu_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GenctrError, match="kernel fused_uvm needs a CUDA device"):
+        planned(tmp_path, Ask(CPU, 1, 1), "tables.kernel=fused_uvm")
+
+
+def test_every_stage_is_planned_and_saved(tmp_path: Path) -> None:
+    papers = planned(tmp_path, Ask(CPU, 2, 1), "model={paradigm: hetegen, dim: 4}")
+    saved = saved_plan(papers)
+    saved.save(f"{tmp_path}/plan.json")
+
+    assert [paper.stage for paper in papers] == ["pretrain", "rank"]
+    assert type(saved).load(f"{tmp_path}/plan.json") == saved
+    assert set(saved.stages["rank"]) == {"user", "tab"}
