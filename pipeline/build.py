@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -31,6 +32,7 @@ from models.diffusion.noise import Noise
 from models.losses import LOSSES
 from pipeline.checkpoint import Checkpoints
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
+from pipeline.managed import ManagedIds
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
 from pipeline.model import build_denoiser, build_model, build_reader
 from pipeline.parts import Interrupt
@@ -118,6 +120,7 @@ class Job:
     Attributes:
         stages: all stages. at: the index of the one it stands in. stage: that one; config: its config.
         source: the log as the stage reads it. sharded, optimizer, schedule: what the stage trains, afresh when it is entered.
+        ids: the maps of its managed tables; None if it has none.
         interrupt, checkpoints, log: the run's own.
     """
 
@@ -125,6 +128,7 @@ class Job:
     sharded: Sharded
     optimizer: KeyedOptimizer
     schedule: Schedule
+    ids: ManagedIds | None
 
     def __init__(self, config: RunConfig, schema: Schema, folder: str, world: World, at: int | None = None) -> None:
         self.stages = config.resolved()
@@ -152,20 +156,25 @@ class Job:
     def enter(self, at: int) -> None:
         """Build what stage `at` trains, with first values; what the stage before trained is let go."""
         self.at = at
-        for own in ("sharded", "optimizer", "schedule"):  # tables as large as memory are not held twice
+        for own in ("sharded", "optimizer", "schedule", "ids"):  # tables as large as memory are not held twice
             self.__dict__.pop(own, None)
         config, world = self.config, self.world
         self.source = build_source(
             config, stage_schema(self.schema, self.stage, self.stages), self.folder, world.rank, world.ranks
         )
         torch.manual_seed(config.seed)
+        tables = {spec.name: _options(config.tables.of(spec.name)) for spec in self.source.features.tables}
         self.sharded = shard(
             build_task(self.stage, self.source, self.folder, world),
-            tables={spec.name: _options(config.tables.of(spec.name)) for spec in self.source.features.tables},
+            tables=tables,
             device=world.device,
             batch_rows=config.train.batch_rows,
             seed=config.seed,
         )
+        self.ids = None
+        if self.source.schema.managed:
+            self.ids = build_ids(self.source.schema, self.sharded, tables, seed=config.seed, freeze=self.stage.freeze)
+            self.task.ids = self.ids
         dense, others = build_dense_optimizers(config, self.sharded)
         self.optimizer = CombinedOptimizer([("tables", self.sharded.fused), ("dense", dense), *others])
         self.schedule = Schedule(
@@ -181,9 +190,10 @@ class Job:
     def pipe(self) -> Pipe:
         """A train pipeline for one day's batches: overlapping copies and id exchange on a GPU, nothing to overlap on a CPU.
 
-        A denoiser's look-ups depend on what it hides, which no pipeline can know a batch ahead.
+        A denoiser's look-ups depend on what it hides, those of managed tables on the step before: no pipeline can know them a
+        batch ahead.
         """
-        overlaps = self.world.device.type == "cuda" and not self.config.model.denoises
+        overlaps = self.world.device.type == "cuda" and not self.config.model.denoises and self.ids is None
         kind = TrainPipelineSparseDist if overlaps else TrainPipelineBase
         pipe: Pipe = kind(self.sharded.model, self.optimizer, self.world.device)
         return pipe
@@ -195,6 +205,11 @@ class Job:
     def step_meters(self) -> StepMeters:
         """The same for rows in training, of constant size."""
         return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else RunningMeters(self.schema.task_names)
+
+    def tensors(self) -> dict[str, Any]:
+        """All that a checkpoint holds of the stage, by part, live: `model`, `optimizer`, and `ids` if tables are managed."""
+        tensors = {"model": self.sharded.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return tensors | ({"ids": self.ids.state_dict()} if self.ids is not None else {})
 
     @property
     def task(self) -> RankTask | PretrainTask:
@@ -323,6 +338,14 @@ def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Paramete
     if config.clip_norm is not None:
         optimizer = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
     return optimizer
+
+
+def build_ids(
+    schema: Schema, sharded: Sharded, tables: Mapping[str, TableOptions], *, seed: int, freeze: Sequence[str]
+) -> ManagedIds:
+    """The maps of managed tables, empty."""
+    inits = {name: options.init for name, options in tables.items()}
+    return ManagedIds(schema, sharded, inits=inits, seed=seed, device=sharded.model.device, frozen="tables" in freeze)
 
 
 def _options(config: TableConfig) -> TableOptions:

@@ -730,6 +730,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     for name in config.tables.only:
         if name not in tables:
             raise BadDocument(f"{path}: tables.only.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    if schema.managed and any(stage.config.model.denoises for stage in config.resolved()):
+        raise BadDocument(
+            f"{path}: model.paradigm: a denoiser cannot have managed tables, and {schema_path} says ids: managed of "
+            f"{schema.managed[0].name}\n  it restores ids among all the rows of a table, and these change hands: say ids: hash "
+            "there, or set plain or sfg"
+        )
     return config, schema
 
 

@@ -1,6 +1,7 @@
 """What one step trains: a batch in, a loss and an output out."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ class StepOutput:
     seen: dict[str, Tensor] = field(default_factory=dict)
 
 
+class MapsIds(Protocol):
+    """Managed tables: raw ids to rows, on all ranks together."""
+
+    def __call__(self, batch: Batch, *, learn: bool) -> Batch:
+        """The batch with rows for raw ids; unless `learn`, nothing comes or goes."""
+        ...
+
+
 class RankTask(nn.Module):
     """Click prediction: the sum over tasks of the loss on this rank's rows, and what the model adds of its own.
 
@@ -37,7 +46,12 @@ class RankTask(nn.Module):
         tasks: task names, in the order of the label columns.
         loss: of each task.
         ranks: [ranks] of the process group.
+
+    Attributes:
+        ids: maps the ids of managed tables; None if there are none. It is told what the tables are once they are sharded.
     """
+
+    ids: MapsIds | None = None
 
     def __init__(self, model: nn.Module, *, tasks: tuple[str, ...], loss: Loss, ranks: int) -> None:
         super().__init__()
@@ -46,7 +60,8 @@ class RankTask(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return the scalar to differentiate, and the output with everything detached."""
-        output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
+        looked = self.ids(batch, learn=self.training) if self.ids is not None else batch
+        output = self.model(looked.bags, looked.sequences, looked.numbers, looked.vectors)
         losses: dict[str, Tensor] = {}
         for i, task in enumerate(self.tasks):
             losses |= self.loss(output, task, batch.labels[:, i], batch.weights[:, i], batch.rows)
