@@ -344,7 +344,7 @@ class _Keyed:
     def take(self, fields: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The ids of these fields, one after the other, and the row of the batch each is of."""
         stride = self._ids.stride()
-        lengths = self._ids.lengths().view(-1, stride)[[self.keys.index(name) for name in fields]]
+        lengths = self._ids.lengths().view(len(self.keys), stride)[[self.keys.index(name) for name in fields]]
         each = torch.arange(stride, device=lengths.device).repeat(len(fields))
         return torch.cat([self._part(name) for name in fields]), each.repeat_interleave(lengths.flatten())
 
