@@ -804,6 +804,20 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     for name in config.daily.row_decay:
         if name not in tables and name.removesuffix("_linear").removesuffix("_second") not in tables:
             raise BadDocument(f"{path}: daily.row_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    if schema.managed and any(stage.config.model.denoises for stage in config.resolved()):
+        raise BadDocument(
+            f"{path}: model.paradigm: a denoiser cannot have managed tables, and {schema_path} says ids: managed of "
+            f"{schema.managed[0].name}\n  it restores ids among all the rows of a table, and these change hands: say ids: hash "
+            "there, or set plain or sfg"
+        )
+    ahead = [
+        train.pipeline for stage in config.resolved() if (train := stage.config.train).pipeline in ("sparse_dist", "prefetch")
+    ]
+    if schema.managed and ahead:
+        raise BadDocument(
+            f"{path}: train.pipeline: {ahead[0]} looks ids up a step ahead, and which rows those of {schema.managed[0].name} "
+            "have (ids: managed) depends on the step before\n  set it to auto"
+        )
     return config, schema
 
 

@@ -280,6 +280,7 @@ class Daily:
         counted = zip(meta["files"], *meta["tally"], strict=True)
         told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
         values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
+        values |= {"ids": meta["ids"]} if "ids" in meta else {}
         self._append(
             "trained",
             {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"], "schema": meta["schema"]},

@@ -52,9 +52,10 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
     else:
         job.world.agree(lambda: _begin(path))
         written, tables = _write_tables(job, path)
+        maps = _write_maps(job, path, f"{folder}/{facts['parent']}" if facts.get("parent") else None)
         expected, sample = _sample(job, day)
         gathered: list[Any] = [None] * job.world.ranks
-        dist.all_gather_object(gathered, (written, tables))
+        dist.all_gather_object(gathered, (written | maps, tables))
         job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, {"day": day.name, "step": step, **facts}))
     return job.world.agree(lambda: Bundle(path))
 
@@ -117,6 +118,28 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
                 piece = {"file": file, "rows": [row + begin, row + end], "columns": [column, column + columns]}
                 tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
     return files, tables
+
+
+def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
+    """This rank's part of the maps of managed tables, and which ids the bundle before had that are gone: what of the files."""
+    files: dict[str, Any] = {}
+    before = Bundle(parent) if parent is not None and PATHS.exists(f"{parent}/{MANIFEST}") else None
+    for table in job.ids.tables if job.ids is not None else ():
+        ids, rows = (values.cpu() for values in table.map.held())
+        told = {"ids": pa.table({"id": ids.numpy(), "row": rows.numpy()})}
+        if before is not None and table.name in before.ids:
+            known = before.held(table.name)[0]
+            bucket = table.policy.bucket_of(known)
+            mine = known[(bucket >= table.map.begin) & (bucket < table.map.end)]
+            told["gone"] = pa.table({"id": mine[~torch.isin(mine, ids)].numpy()})
+        for kind, content in told.items():
+            buffer = io.BytesIO()
+            pq.write_table(content, buffer)
+            file = f"{kind}.{table.name}.{table.map.begin}.parquet"
+            if table.map.end > table.map.begin:
+                write_whole(f"{path}/{file}", buffer.getvalue())
+                files[file] = described(buffer.getvalue())
+    return files
 
 
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
@@ -194,8 +217,15 @@ def _write_rest(
         "model": job.config.model.model_dump(mode="json", by_alias=True),
         "reader": {"format": job.config.data.format, "options": job.config.data.reader_options},
         "tables": tables,
+        **{kind: _maps_of(job, files, kind) for kind in ("ids", "gone") if job.ids is not None},
         "expected": expected,
         "files": files,
         "versions": {name: version(name) for name in ("genctr", "torch", "torchrec")},
     }
     write_whole(f"{path}/{MANIFEST}", json.dumps(finite(manifest), indent=1, sort_keys=True, allow_nan=False))
+
+
+def _maps_of(job: Job, files: Mapping[str, Any], kind: str) -> dict[str, list[str]]:
+    """The files of one kind by managed table."""
+    names = [field.name for field in job.source.schema.managed]
+    return {name: sorted(file for file in files if file.startswith(f"{kind}.{name}.")) for name in names}
