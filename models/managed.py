@@ -183,11 +183,15 @@ class IdTable:
     def expire(self, today: int) -> Tensor:
         """Free the rows of ids whose last event is too long ago; return these rows.
 
+        An id whose last event nobody noted, because there was no TTL then, is taken to be of today.
+
         Args:
             today: [days since 1970] the newest day there was so far.
         """
         assert self.policy.ttl_days is not None
-        gone = (self.state["seen"] >= 0) & (self.state["day"] < today - self.policy.ttl_days)
+        here, day = self.state["seen"] >= 0, self.state["day"]
+        day[here & (day == 0)] = today
+        gone = here & (day < today - self.policy.ttl_days)
         at = gone.nonzero().flatten()
         self.state["seen"][at] = -1
         return at + self.first_row

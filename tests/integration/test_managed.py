@@ -163,3 +163,26 @@ def test_a_step_with_more_ids_than_rows_is_told(tmp_path: Path) -> None:
     assert done.code == 2
     assert "table 'user_id' has room for 16 ids, and one step has" in done.err
     assert "next: give it well over" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["lazy_adam", "adagrad"])
+@pytest.mark.parametrize("sharding", ["row_wise", "column_wise"])
+def test_attention_over_a_managed_table_and_a_rank_without_buckets(tmp_path: Path, optimizer: str, sharding: str) -> None:
+    path = write_managed(tmp_path, rows=400, user_id={"ids": "managed", "rows": 66})  # one bucket: the second rank has none
+    schema = yaml.safe_load((tmp_path / "schema.yaml").read_text())
+    for field in schema["fields"]:
+        if field["name"] == "history":
+            field["pool"] = "attention"
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    words = (f"tables.optimizer={optimizer}", "model.paradigm=sfg", "tables.lr=0.01")
+    finish(start(path, tmp_path / "one", 1, *words))
+    finish(start(path, tmp_path / "two", 2, *words, f"tables.sharding={sharding}", "train.max_steps=20"))
+    finish(start(path, tmp_path / "two", 1, *words))
+    first, second = maps(tmp_path / "one"), maps(tmp_path / "two")
+    assert len(first) > 8
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    expected, got = flat(final_tensors(tmp_path / "one")), flat(final_tensors(tmp_path / "two"))
+    for name in (own for own in expected if own.endswith((".user_id.weight", ".item_id.weight"))):
+        torch.testing.assert_close(got[name], expected[name], rtol=2e-3, atol=2e-4)

@@ -220,6 +220,14 @@ def test_an_event_that_comes_late_does_not_make_an_id_younger() -> None:
     assert own.expire(102).tolist() == []
 
 
+def test_ids_from_before_there_was_a_ttl_are_as_young_as_the_day_it_begins() -> None:
+    own = table(Policy(rows=10, probe=8, ttl_days=2))
+    learn(own, [1], step=1, day=0)  # nobody noted the day
+    assert own.expire(100).tolist() == []
+    assert own.expire(102).tolist() == []
+    assert len(own.expire(103)) == 1
+
+
 def test_ids_without_a_row_share_some_by_hash() -> None:
     policy = Policy(rows=10 + 64, admit=2, unseen_rows=8)
     learnt = learn(table(policy), list(range(1000)), step=1)
