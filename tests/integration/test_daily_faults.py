@@ -15,6 +15,7 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
+from pipeline.lease import Lease, _locked
 from pipeline.ledger import Ledger
 from pipeline.parts import Tallies
 from tests.integration.jobs import assert_same_bits
@@ -274,12 +275,15 @@ def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> No
 
 def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
-    after = Tallies.after
+    after, enter, lost = Tallies.after, Lease.__enter__, []
+    monkeypatch.setattr(Lease, "__enter__", lambda self: lost.append(self) or enter(self))
 
     def asleep(self: Tallies, state: Any, output: Any) -> None:
         if state.step == 2:
-            (out / "lease.json").write_text(json.dumps(theirs))
-            time.sleep(0.5)  # at its next beat it sees another's name
+            with _locked(str(out / "lease.json")):  # not in the middle of a beat
+                (out / "lease.json").write_text(json.dumps(theirs))
+            while not lost[0].was_lost:  # at its next beat it sees another's name
+                time.sleep(0.02)
         after(self, state, output)
 
     monkeypatch.setattr(Tallies, "after", asleep)
