@@ -151,7 +151,12 @@ class Bundle:
 
     @torch.no_grad()
     def fill(self, name: str, table: Tensor, row: int = 0, column: int = 0) -> None:
-        """Copy into `table` what the bundle has of a table's rows and columns, from `row` and `column` on."""
+        """Copy into `table` what the bundle has of a table's rows and columns, from `row` and `column` on.
+
+        Raises:
+            BundleError: a file is not what was written, or some of these numbers are in none.
+        """
+        filled = 0
         for piece in self.tables[name]:
             top, left = max(row, piece.rows[0]), max(column, piece.columns[0])
             bottom = min(row + table.shape[0], piece.rows[1])
@@ -162,6 +167,9 @@ class Bundle:
                     values = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(values)
                 own = values[top - piece.rows[0] : bottom - piece.rows[0], left - piece.columns[0] : right - piece.columns[0]]
                 table[top - row : bottom - row, left - column : right - column].copy_(own)
+                filled += own.numel()
+        if filled != table.numel():
+            raise BundleError(f"table {name} has {table.numel()} numbers here, the files of the bundle {filled}", self.path)
 
     def held(self, table: str) -> tuple[Tensor, Tensor]:
         """The ids that have a row of a managed table, 64 bits each as `data.ids.RawIds` has them, and their rows."""

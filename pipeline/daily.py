@@ -37,6 +37,7 @@ from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
 from pipeline.score import Scorer
+from pipeline.task import StepOutput
 from pipeline.trainer import TrainState
 
 DAY_PIN = "day-"
@@ -72,6 +73,21 @@ class Outcome:
         return not (self.trained or self.published or self.held or self.skipped)
 
 
+class Held:
+    """Ends a job that slept so long that another one has taken the run over: two must not save into one folder."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Raise `Busy` if the lease is lost, before the step is saved."""
+        if self._lease.was_lost:
+            self._lease.check()
+
+
 class Daily:
     """The daily job of a run folder. All ranks make one and call it alike; rank 0 reads and writes the ledger.
 
@@ -82,6 +98,7 @@ class Daily:
 
     def __init__(self, job: Job, lease: Lease | None, *, until: str | None, quiet: bool) -> None:
         self._job, self._lease, self._quiet = job, lease, quiet
+        self._parts = [Held(lease)] if lease is not None else []
         last = job.stages[-1].config
         self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
         self._folder = publish_folder(last.daily.publish, job.folder)
@@ -269,7 +286,7 @@ class Daily:
                 self._renew()
             looking = partial(look, stream, pause) if pause is not None else dict
             state, saver, ended = train_rows(
-                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts
+                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts, others=self._parts
             )
             assert ended, "a daily job has no max_steps"
             saver.save(state, pin=f"{DAY_PIN}{name}")

@@ -43,7 +43,7 @@ class Lease:
         self._path = f"{plain(folder)}/{FILE}"
         self._seconds = seconds
         self._token = uuid.uuid4().hex
-        self._stop = threading.Event()
+        self._stop, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -63,6 +63,11 @@ class Lease:
         with _locked(self._path), suppress(OSError):
             if (held := self._held()) is not None and held["token"] == self._token:
                 PATHS.rm(self._path)
+
+    @property
+    def was_lost(self) -> bool:
+        """Whether the last heartbeat has found another holder; asks nobody, so it may be asked at every step."""
+        return self._lost.is_set()
 
     def check(self) -> None:
         """Raise `Busy` unless this job still holds the lease."""
@@ -96,6 +101,8 @@ class Lease:
             with suppress(OSError, GenctrError), _locked(self._path):
                 if (held := self._held()) is not None and held["token"] == self._token:
                     self._write(beat)
+                elif held is not None:
+                    self._lost.set()
 
     def _held(self) -> dict[str, Any] | None:
         """Who holds the lease; None where nobody does, or nobody can tell."""

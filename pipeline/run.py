@@ -137,13 +137,14 @@ def train_rows(
     pause: Cursor | None = None,
     look: Callable[[], dict[str, Any]] = dict,
     facts: Mapping[str, Any] = NOTHING,
+    others: Sequence[Part] = (),
 ) -> tuple[TrainState, Saver, bool]:
     """Train what is left of an opened day, the one the cursor is in.
 
     Args:
         restored: what was saved with the checkpoint the state is of, if it was just loaded.
         pause: where to stop and `look`, once, unless that was done: what it returns is kept as `TrainState.fresh`.
-        facts: what checkpoints also say.
+        facts: what checkpoints also say. others: what else is done around a step, before anything is saved.
 
     Returns:
         the state after it, what saves it, and whether the day has ended (else `train.max_steps` has stopped it).
@@ -185,8 +186,9 @@ def train_rows(
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
         watch = Watch(job, every_steps=config.diagnose_every_steps)
-        parts: list[Part] = [job.interrupt, job.schedule, watch, tallies, told, Bar(progress, ranks=world.ranks), saver]
-        parts[:0] = [ids] if ids is not None else []
+        bar = Bar(progress, ranks=world.ranks)
+        maps: list[Part] = [ids] if ids is not None else []
+        parts: list[Part] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
         if pause is not None and not state.fresh:
             steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
             state = _train(job, stream, state, parts, state.step - state.began + steps)

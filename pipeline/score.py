@@ -14,7 +14,7 @@ from torch import Tensor
 from data.batch import Batch
 from data.collate import Collate
 from data.cursor import Cursor
-from data.errors import BadInput
+from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.ids import AdmittedIds, seed_of
 from data.paths import PATHS, filesystem
@@ -41,6 +41,15 @@ class Scorer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        try:
+            self._build(bundle)
+        except GenctrError:
+            raise
+        except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BundleError(f"the files do not fit together: {why}", bundle.path) from error
+
+    def _build(self, bundle: Bundle) -> None:
         vocabularies = {
             name.removeprefix("vocabulary.").removesuffix(".parquet"): pq.read_table(io.BytesIO(bundle.read(name)))["id"]
             for name in bundle.files
@@ -56,6 +65,8 @@ class Scorer:
         dense = bundle.dense()
         for name, value in state.items():
             if name in bundle.tables:
+                if (rows := max((piece.rows[1] for piece in bundle.tables[name]), default=0)) != len(value):
+                    raise BundleError(f"table {name} has {len(value)} rows by the schema, {rows} in the files", bundle.path)
                 bundle.fill(name, value)
             else:
                 value.copy_(dense[name])

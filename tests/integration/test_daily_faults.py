@@ -15,7 +15,9 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
+from pipeline.lease import Lease, _locked
 from pipeline.ledger import Ledger
+from pipeline.parts import Tallies
 from tests.integration.jobs import assert_same_bits
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
 from tests.tiny import Done, genctr
@@ -277,6 +279,28 @@ def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> No
         night.kill()
     assert daily(config, out).code in (0, 3, 75)
     assert_proven(out)
+
+
+def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
+    after, enter, lost = Tallies.after, Lease.__enter__, []
+    monkeypatch.setattr(Lease, "__enter__", lambda self: lost.append(self) or enter(self))
+
+    def asleep(self: Tallies, state: Any, output: Any) -> None:
+        if state.step == 2:
+            with _locked(str(out / "lease.json")):  # not in the middle of a beat
+                (out / "lease.json").write_text(json.dumps(theirs))
+            while not lost[0].was_lost:  # at its next beat it sees another's name
+                time.sleep(0.02)
+        after(self, state, output)
+
+    monkeypatch.setattr(Tallies, "after", asleep)
+    done = daily(config, out, "--until", FIRST, *settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1"))
+    assert done.code == 5
+    assert "process 1 on far has taken this run over" in done.err
+    saved = sorted(path.parent.name for path in (out / "checkpoints").glob("*/checkpoint.json"))
+    assert saved == ["step-0000001", "step-0000002"]
+    assert json.loads((out / "lease.json").read_text()) == theirs
 
 
 def test_following_takes_up_a_day_when_it_comes(config: Path, out: Path) -> None:
