@@ -87,7 +87,7 @@ class AdamTables(OwnTables):
         """Move the tables by one step, given the gradient of what `forward` returned."""
         rows, summed = self.summed(indices.long(), offsets.long(), grad)
         flat = (self.tables.weights_host, self.tables.momentum1_host, self.second)
-        whole = [state.detach().view(len(state) // self.width, self.width) for state in flat]  # a shard may have no rows
+        whole = [state.detach().view(-1, self.width) for state in flat]
         if self.rule.moves == "all":
             if self.rule.weight_decay and self.rule.decays == "touched":
                 summed.add_(whole[0].index_select(0, rows), alpha=self.rule.weight_decay)

@@ -290,7 +290,8 @@ class TableConfig(Section):
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )
-    """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
+    """How the table is spread over ranks; auto leaves it to TorchRec's planner. One too small to give every rank a row stays
+    whole."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     """Of the stored numbers. fp16 takes half the memory, is rounded at random so that small steps count, and holds no row in

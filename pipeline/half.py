@@ -109,8 +109,6 @@ class Half:
 
     def memory(self, numbers: int, rows: int) -> dict[str, Tensor]:
         """Memory of zeros that takes no page until it is written."""
-        if not rows:
-            return {}
         moments = {} if self.optimizer == "sgd" else {"momentum1": untouched(rows, torch.float)}
         return {"weights": untouched(numbers, torch.half), **moments}
 
@@ -182,7 +180,7 @@ class HalfTables(OwnTables):
 
     def _memory(self) -> Tensor:
         memory: Tensor = self.tables.weights_host.detach()
-        return memory.view(len(memory) // self.width, self.width)  # -1 would not do for a shard without rows
+        return memory.view(-1, self.width)
 
     def _tables(self, rows: Tensor) -> Tensor:
         """Which table of the group each row of the memory belongs to."""

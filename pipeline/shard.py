@@ -73,7 +73,8 @@ class TableOptions:
         eps: added to the denominator.
         betas: of the Adams.
         init: the first values.
-        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so.
+        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so. One that
+            cannot give every rank a row stays whole.
         precision: of the stored numbers. fp16 is for sgd and rowwise_adagrad: see `pipeline/half.py`.
     """
 
@@ -287,12 +288,12 @@ def _planner(
         HardwareConfig(ddr_cap_bytes=memory) if device.type == "cpu" else HardwareConfig(hbm_cap_bytes=memory),
         KernelConfig(compute_device=device.type),
     )
-    widths = {config.name: config.embedding_dim for found in _collections(model) for config, _ in _tables(found)}
+    configs = {config.name: config for found in _collections(model) for config, _ in _tables(found)}
     constraints = {
         name: ParameterConstraints(
-            sharding_types=auto if options.sharding == "auto" else [options.sharding],
+            sharding_types=_shardings(options.sharding, configs[name].num_embeddings, auto),
             compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-            min_partition=math.ceil(widths[name] / ranks),
+            min_partition=math.ceil(configs[name].embedding_dim / ranks),
         )
         for name, options in tables.items()
     }
@@ -303,6 +304,14 @@ def _planner(
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # MEMORY_SHARE already leaves room
         stats=[],
     )
+
+
+def _shardings(said: str, rows: int, auto: list[str]) -> list[str]:
+    """The shardings a table may have. FBGEMM's kernels fail without a row, so one too small to be split by rows is not."""
+    if said == "auto":
+        return auto
+    ranks = {"row_wise": dist.get_world_size(), "table_row_wise": _ranks_here(), "grid_shard": _ranks_here()}.get(said, 1)
+    return [said] if (ranks - 1) * math.ceil(rows / ranks) < rows else ["table_wise"]
 
 
 def _ranks_here() -> int:

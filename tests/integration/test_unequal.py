@@ -36,14 +36,15 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / "_SUCCESS").touch()
     fields = [
         {"name": "user", "kind": "id", "ids": "identity", "rows": 1000, "dim": 4},
-        {"name": "side", "kind": "id", "ids": "hash", "rows": 2, "dim": 4},  # split by rows, one rank has none of them
+        {"name": "side", "kind": "id", "ids": "hash", "rows": 2, "dim": 4},  # fewer than ranks
     ]
     (folder / "schema.yaml").write_text(yaml.safe_dump({"name": "uneven", "label": {"column": "is_click"}, "fields": fields}))
     run = {
         "schema": "schema.yaml",
         "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-03", "shuffle_rows": 16},
         "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8]}},
-        "tables": {"sharding": "row_wise", "init": {"scale": 0.1}},
+        # Another rate: `side` is alone in its kernel, which would be empty on the rank without rows.
+        "tables": {"sharding": "row_wise", "init": {"scale": 0.1}, "only": {"side": {"lr": 0.02}}},
         "train": {"batch_rows": 16, "log_every_steps": 1},
         "checkpoint": {"every_steps": 3},
     }
