@@ -290,7 +290,8 @@ class TableConfig(Section):
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )
-    """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
+    """How the table is spread over ranks; auto leaves it to TorchRec's planner. One too small to give every rank a row stays
+    whole."""
 
     kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
     """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
@@ -717,17 +718,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "RunConfig":
         trained: dict[str, str] = {}
-        earlier: list[str] = []
+        earlier: dict[str, TablesConfig] = {}
         for at, stage in enumerate(self.resolved() if type(self) is RunConfig else ()):
             here = ("stages", at) if self.stages else ()
             if stage.name in earlier:
                 raise BadValue(f"two stages are called {stage.name!r}", *here, "name")
             if stage.load is not None and stage.load.stage not in earlier:
-                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, earlier)}", *here, "load", "stage")
+                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, list(earlier))}", *here, "load", "stage")
             _check_task(stage, *here)
             _check_days(stage, trained, *here)
+            if stage.load is not None and stage.load.what in ("tables", "all"):
+                _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
             trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
-            earlier.append(stage.name)
+            earlier[stage.name] = stage.config.tables
         return self
 
     @model_validator(mode="after")
@@ -740,6 +743,10 @@ class RunConfig(Section):
                 f"choose {' or '.join(map(str, near))}",
                 *("train", "batch_rows"),
             )
+        for table in self.daily.row_decay:
+            if self.tables.of(table).precision == "fp16":
+                told = "fp16 rounds small decays away: leave it out, or set tables.precision to fp32"
+                raise BadValue(told, "daily", "row_decay", table)
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
@@ -759,6 +766,18 @@ def _check_task(stage: Stage, *here: str | int) -> None:
     if train.early_stop is not None and (train.early_stop.metric == "loss") != pretrains:
         allowed = "loss" if pretrains else "auc, gauc, logloss or ne"
         raise BadValue(f"a {stage.task} stage is judged by {allowed}", *here, "train", "early_stop", "metric")
+
+
+def _check_precision(tables: TablesConfig, loaded: TablesConfig, load: LoadConfig, *here: str | int) -> None:
+    """Tables are stored as in the stage they come from: blank rows of fp16 tables mean something, those of fp32 ones do not."""
+    for name in ("", *tables.only, *loaded.only):
+        before, now = loaded.of(name).precision, tables.of(name).precision
+        place = ("tables", "only", name, "precision") if name else ("tables", "precision")
+        if before != now:
+            raise BadValue(f"stage {load.stage}, whose tables are loaded, stores them as {before}", *here, *place)
+        if now == "fp16" and load.rescale is not None:
+            told = "rows of fp16 tables that are not there yet cannot be scaled: leave it out"
+            raise BadValue(told, *here, "load", "rescale")
 
 
 def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> None:

@@ -5,7 +5,7 @@ it is taken. Here it is rounded up or down at random, so that the mean of many s
 
 A row of zero bits stands for its first value, which is a function of (seed, table, row): it is computed when the row is
 looked up, and written when the row is first trained. The memory is mapped and not filled, so a table of a billion rows costs
-nothing to begin with, and then the pages (4 KiB) in which rows were trained. Checkpoints hold the same bits.
+nothing to begin with, and then the pages in which rows were trained. Checkpoints hold the same bits.
 """
 
 import hashlib
@@ -111,8 +111,6 @@ class Half:
 
     def memory(self, numbers: int, rows: int) -> dict[str, Tensor]:
         """Memory of zeros that takes no page until it is written."""
-        if not rows:
-            return {}
         moments = {} if self.optimizer == "sgd" else {"momentum1": untouched(rows, torch.float)}
         return {"weights": untouched(numbers, torch.half), **moments}
 
@@ -185,8 +183,8 @@ class HalfTables(OwnTables):
         self.tables.iter.add_(1)
 
     def _memory(self) -> Tensor:
-        memory: Tensor = self.tables.weights_host.detach().view(-1, self.width)
-        return memory
+        memory: Tensor = self.tables.weights_host.detach()
+        return memory.view(-1, self.width)
 
     def _tables(self, rows: Tensor) -> Tensor:
         """Which table of the group each row of the memory belongs to."""
@@ -200,6 +198,9 @@ class HalfTables(OwnTables):
 
 def untouched(numbers: int, kind: torch.dtype) -> Tensor:
     """Zeros that take no page of memory until they are written; `torch.zeros` writes them all.
+
+    Pages stay small (4 KiB): with huge ones a billion rows spread by a hash would take all of their memory in the first steps,
+    and the minute it takes to find it; later steps would be faster, see benchmarks/table_scale.py.
 
     Shape:
         () -> (numbers,)

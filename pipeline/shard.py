@@ -70,7 +70,8 @@ class TableOptions:
         eps: added to the denominator.
         betas: of the Adams.
         init: the first values.
-        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so.
+        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so. One that
+            cannot give every rank a row stays whole.
         kernel: where the table lives; auto: with the computation if it fits, on CUDA else partly in main memory.
         cache: [1] share of it kept on the card, if it lives elsewhere.
         precision: of the stored numbers. fp16 is rounded at random, by FBGEMM on CUDA; on CPU see `pipeline/half.py`.

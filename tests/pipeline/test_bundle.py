@@ -31,6 +31,7 @@ MODELS = {
         "model.options={layers: 2, hidden: [8]}",
         "model.encoder.residual=true",
     ),
+    "fp16": ("tables.precision=fp16",),
     "fm": ("model.decoder=fm", "model.options={}"),
     "ffm": ("model.decoder=ffm", "model.options={}"),
     "twin": (
