@@ -1,5 +1,7 @@
 """What travels in fewer bytes teaches the same to three digits; what a device cannot send or overlap is refused at once."""
 
+import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,13 @@ from torchrec.distributed import comm_ops
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.errors import GenctrError
+from models.decoders import DECODERS
 from pipeline.build import build
 from pipeline.config import load
 from pipeline.run import run
 from pipeline.world import World
 from tests.helpers import on_ranks
-from tests.tiny import SCHEMA, built, write_log
+from tests.tiny import DAYS, SCHEMA, built, write_log
 
 STEADY = ("model.options.dropout=0", "model.dim=16", "train.log_every_steps=1000", "train.diagnose_every_steps=0")
 PLANS = ("table_wise", "row_wise")
@@ -95,6 +98,19 @@ def test_ids_that_travel_a_step_ahead_change_no_bit(results) -> None:
 def test_the_pipeline_that_was_asked_for_is_made(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path, "train.pipeline=sparse_dist") as job, job.pipe() as pipe:
         assert isinstance(pipe, TrainPipelineSparseDist)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_can_be_read_ahead_of(config: Path, tmp_path: Path, decoder: str) -> None:
+    """TorchRec traces the whole step: a loop over what a network returns would end it."""
+    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet", "tf"} else {"hidden": [6]}
+    model = {"decoder": decoder, "paradigm": "sfg", "dim": 4, "options": options, "loss": "tf" if decoder == "tf" else "bce"}
+    with built(config, tmp_path, f"model={json.dumps(model)}", "train.pipeline=sparse_dist") as job:
+        stream = job.source.stream(job.source.open(DAYS[0]))
+        with job.pipe() as pipe, closing(stream.batches(stream.start())) as batches:
+            steps = [pipe.progress(batches).batch.cursor.row for _ in range(2)]
+        assert steps == [8, 16]  # of two lanes, 16 rows a step
+        job.sharded.model(next(stream.batches(stream.start())))  # a pipeline that is over leaves the model as it was
 
 
 @pytest.mark.parametrize(

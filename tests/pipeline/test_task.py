@@ -122,3 +122,23 @@ def test_what_a_step_leaves_behind_holds_no_graph() -> None:
     assert loss.requires_grad
     assert output.batch is LEFT
     assert not any(tensor.requires_grad for tensor in [*output.logits.values(), *output.losses.values()])
+
+
+def test_in_bf16_products_are_rounded_and_everything_that_is_summed_up_is_not() -> None:
+    """1.00390625 is 1 + 2^-8: bf16 has seven digits after the first, so it becomes 1, where fp32 keeps it."""
+    model = OneNumber("click")
+    with torch.no_grad():
+        model.w.fill_(1.00390625)
+    rows = batch([1.0], [[1.0]], [[1.0]], rows=1)
+    linear = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(linear.weight, 1.00390625)
+    model.decoder.forward = lambda emb_BFD, linear_BF, second=None: linear(rows.numbers)
+
+    for bf16, logit in ((None, 1.00390625), ("cpu", 1.0)):
+        loss, output = RankTask(model, tasks=("click",), loss=BCE(), ranks=1, bf16=bf16)(rows)
+        assert output.logits["click"].tolist() == [logit]
+        assert loss.item() == pytest.approx(math.log1p(math.exp(-logit)), rel=1e-6)
+        assert {loss.dtype, output.logits["click"].dtype, output.losses["click"].dtype} == {torch.float32}
+        loss.backward()
+        assert linear.weight.grad is not None
+        assert linear.weight.grad.dtype == torch.float32
