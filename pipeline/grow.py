@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torchrec.distributed.types import ShardedTensor
 
-from data.errors import GenctrError
+from data.ids import check_growth, rows_before
 from data.schema import AnyIds
 from models.sparse import LINEAR, SECOND
 from pipeline.build import Job
@@ -74,19 +75,13 @@ def _enlarge(table: Tensor | ShardedTensor, before: Tensor, *, hashed: bool) -> 
     if not isinstance(table, ShardedTensor):
         table[: len(before)].copy_(before)
         return
-    rows, old = table.metadata().size[0], len(before)
-    if hashed and (rows - 1) % (old - 1):
-        near = [(old - 1) * ((rows - 1) // (old - 1) + more) + 1 for more in (0, 1)]
-        raise GenctrError(
-            f"a hashed table of {old} rows cannot grow to {rows}: its ids would all move\n"
-            f"  next: choose {' or '.join(str(own) for own in near if own > old)} rows"
-        )
-    times = (rows - 1) // (old - 1) if hashed else 1
+    kind, now, old = "hash" if hashed else "identity", table.metadata().size[0], len(before)
+    check_growth(kind, before=old, now=now)  # on ranks without a shard of it too
     for shard in table.local_shards():
         first = shard.metadata.shard_offsets[0]
-        own = torch.arange(first, first + len(shard.tensor))
-        source = torch.where(own == 0, 0, 1 + (own - 1) // times) if hashed else own
-        known = source < old
+        own = np.arange(first, first + len(shard.tensor))
+        source = torch.from_numpy(rows_before(kind, own, before=old, now=now))
+        known = source >= 0
         column = shard.metadata.shard_offsets[1] if shard.tensor.dim() > 1 else 0
         values = before[source[known]]
         if shard.tensor.dim() > 1:
