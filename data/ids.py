@@ -234,6 +234,35 @@ ID_MAPS: Mapping[str, type[Any]] = MappingProxyType(
 )
 
 
+def check_growth(kind: str, *, before: int, now: int) -> None:
+    """Whether a table's ids can follow when it gets more rows.
+
+    Raises:
+        GenctrError: a hashed table to another size than rows - 1 a multiple of what it was.
+    """
+    if kind == "hash" and (now - 1) % (before - 1):
+        near = [(before - 1) * ((now - 1) // (before - 1) + more) + 1 for more in (0, 1)]
+        raise GenctrError(
+            f"a hashed table of {before} rows cannot grow to {now}: its ids would all move\n"
+            f"  next: choose {' or '.join(str(own) for own in near if own > before)} rows"
+        )
+
+
+def rows_before(kind: str, rows: Ints, *, before: int, now: int) -> Ints:
+    """For rows of a table that has grown from `before` to `now` rows: the row each of them goes on from, -1 for a new one.
+
+    Of hashed ids every old row becomes the same number of rows, and the ids of each of them were all in the old one: no id
+    loses its vector. Other ids keep their rows.
+
+    Shape:
+        rows (N,) -> (N,) int64
+    """
+    check_growth(kind, before=before, now=now)
+    if kind == "hash":
+        return np.where(rows == MISSING, MISSING, 1 + (rows - 1) // ((now - 1) // (before - 1)))
+    return np.where(rows < before, rows, -1)
+
+
 def seed_of(table: str) -> int:
     """The seed of a table's hash: FNV-1a 64 of its name."""
     return int(fingerprints(pa.array([table])).view(np.uint64)[0])

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
@@ -190,6 +191,23 @@ def list_folder(path: str) -> list[str]:
         return []
     inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
     return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
+
+
+def file_bytes(path: str) -> int:
+    """[bytes] of a file. iopath has no such call, but every file can be asked for its end."""
+    with PATHS.open(path, "rb") as file:
+        file.seek(0, io.SEEK_END)
+        return file.tell()
+
+
+def modified(path: str) -> datetime | None:
+    """When a file was last written; None where the store does not say."""
+    try:
+        files, inner = filesystem(path)
+        time: datetime | None = files.get_file_info(inner).mtime
+    except (OSError, GenctrError):  # a company's own store
+        return None
+    return time
 
 
 def remove_folder(path: str) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
+from launch import ckpt
 
 if TYPE_CHECKING:
     from pipeline.build import Source
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done; 1 `doctor`, `verify` or `plan` found something, or a rank died; 2 something to mend, told on
+        Exit code: 0 done; 1 `doctor`, `verify`, `plan` or `ckpt` found something, or a rank died; 2 something to mend, told on
         standard error; of `daily` also 3 a model was held back; 4 a person has to decide what to do about the log; 5 another
         job works on the run; 75 nothing to do yet.
     """
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     sample.set_defaults(command=_sample)
     _add_nightly(commands)
+    ckpt.add(commands)
     return parser
 
 

@@ -127,8 +127,8 @@ class Checkpoints:
         assert self._group is not None, "saving needs a process group"
         self.wait()
         mark = self._on_rank_0(lambda: self._new_folder(step))
-        marker = json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
-        writer = _Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        marker = _marker(step, meta)
+        writer = Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
         tensors = _in_pieces(tensors)
         with self._told(mark):
             if self._asynchronous and self._has_room(tensors):
@@ -137,6 +137,18 @@ class Checkpoints:
             else:
                 dcp_save(tensors, storage_writer=writer, process_group=self._group)
         return mark
+
+    def beside(self, step: int, *, meta: dict[str, Any]) -> tuple[str, "Writer"]:
+        """A free name for one more checkpoint of a step, and what writes it: a checkpoint once it is finished.
+
+        Nothing else is touched, no leftover and no older checkpoint. Not collective: one process, without the others.
+        """
+        mark, marker = self._free_name(step), _marker(step, meta)
+        return mark, Writer(f"{self.root}/{mark}", lambda: write_whole(f"{self.root}/{mark}/{MARKER}", marker))
+
+    def pin(self, name: str, mark: str) -> None:
+        """Keep a checkpoint under this name, until another one takes it. Not collective."""
+        write_whole(f"{self.root}/{name}.json", json.dumps({"mark": mark}))
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; raise if the save in the background failed."""
@@ -194,8 +206,12 @@ class Checkpoints:
     def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
         """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
         self.wait()
-        found = _saved_sizes(self._metadata(_Reader(f"{self.root}/{mark}")), {part})
+        found = _saved_sizes(self.metadata(mark), {part})
         return {name.removeprefix(f"{part}."): size for name, size in found.items() if size is not None}
+
+    def metadata(self, mark: str) -> Metadata:
+        """What a checkpoint holds and where each piece of it lies. Not collective."""
+        return self._metadata(Reader(f"{self.root}/{mark}"))
 
     def restore(self, mark: str, tensors: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
         """Load a checkpoint into `tensors`, in place, whatever ranks and plan it was saved from; return its meta.
@@ -213,7 +229,7 @@ class Checkpoints:
         return meta
 
     def _load(self, mark: str, tensors: dict[str, Any], *, some: bool) -> None:
-        reader = _Reader(f"{self.root}/{mark}")
+        reader = Reader(f"{self.root}/{mark}")
         wanted: dict[str, torch.Size | None] = {}
         for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader))):
             wanted.update(sizes)  # an optimizer's state dict holds the tables of its own rank only
@@ -224,7 +240,7 @@ class Checkpoints:
         except CheckpointException as error:
             rank, failure = _first_failure(error)
             raise CheckpointError(
-                f"checkpoint {mark} is damaged: {_one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
+                f"checkpoint {mark} is damaged: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
             ) from failure
 
     def _has_room(self, tensors: dict[str, Any]) -> bool:
@@ -254,7 +270,7 @@ class Checkpoints:
             return list_folder(self.root)
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint folder cannot be read: {_one_line(error)}",
+                f"the checkpoint folder cannot be read: {one_line(error)}",
                 self.root,
                 "give the run a folder that this user may read and write",
             ) from error
@@ -280,7 +296,7 @@ class Checkpoints:
                 return cast(dict[str, Any], json.load(stream))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"not a whole checkpoint: {_one_line(error)}", file, "name one of the complete checkpoints of this run"
+                f"not a whole checkpoint: {one_line(error)}", file, "name one of the complete checkpoints of this run"
             ) from error
 
     def _new_folder(self, step: int) -> str:
@@ -290,10 +306,13 @@ class Checkpoints:
             self._remove_leftovers()
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint folder cannot be written: {_one_line(error)}",
+                f"the checkpoint folder cannot be written: {one_line(error)}",
                 self.root,
                 "give the run a folder that this user may read and write",
             ) from error
+        return self._free_name(step)
+
+    def _free_name(self, step: int) -> str:
         taken = [time for name in self._folders() for at, time in [_order(name)] if at == step]
         return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
 
@@ -305,7 +324,7 @@ class Checkpoints:
         """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
         write_whole(f"{self.root}/{mark}/{MARKER}", marker)
         if pin is not None:
-            write_whole(f"{self.root}/{pin}.json", json.dumps({"mark": mark}))
+            self.pin(pin, mark)
         for old in set(self._complete_marks()[: -self._keep]) - set(self._pins().values()):
             PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
             remove_folder(f"{self.root}/{old}")
@@ -331,12 +350,12 @@ class Checkpoints:
                 raise result
         return results
 
-    def _metadata(self, reader: "_Reader") -> Metadata:
+    def _metadata(self, reader: "Reader") -> Metadata:
         try:
             return reader.read_metadata()
         except (OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"the checkpoint cannot be read: {_one_line(error)}", f"{reader.path}/.metadata", MEND
+                f"the checkpoint cannot be read: {one_line(error)}", f"{reader.path}/.metadata", MEND
             ) from error
 
     def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:
@@ -377,11 +396,15 @@ class Checkpoints:
                 raise failure from error
             full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CheckpointError(
-                f"checkpoint {mark} could not be saved: {'the disk is full' if full else _one_line(failure)}",
+                f"checkpoint {mark} could not be saved: {'the disk is full' if full else one_line(failure)}",
                 f"{self.root}/{mark}, written by rank {rank}",
                 f"{'make room' if full else 'make the folder writable'} and start the run again: "
                 "it resumes from the newest whole checkpoint, which is untouched",
             ) from failure
+
+
+def _marker(step: int, meta: dict[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
 
 
 def _order(folder: str) -> tuple[int, int]:
@@ -395,7 +418,8 @@ def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
     return rank, error.failures[rank][0]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says first."""
     return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
@@ -551,7 +575,7 @@ class _Files(FileSystemBase):
         PATHS.rm(os.fspath(path))
 
 
-class _Writer(FileSystemWriter):
+class Writer(FileSystemWriter):
     """Writes through PATHS, and calls `complete` on rank 0 once every rank has written."""
 
     def __init__(self, folder: str, complete: Callable[[], None]) -> None:
@@ -563,11 +587,12 @@ class _Writer(FileSystemWriter):
         self._complete = complete
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write the metadata, then complete."""
         super().finish(metadata, results)
         self._complete()
 
 
-class _Reader(FileSystemReader):
+class Reader(FileSystemReader):
     """Reads through PATHS, and lets `.metadata`, which is a pickle, build nothing but metadata."""
 
     def __init__(self, folder: str) -> None:
@@ -577,6 +602,7 @@ class _Reader(FileSystemReader):
         self._known: Metadata | None = None
 
     def read_metadata(self, *_args: Any, **_: Any) -> Metadata:
+        """What the checkpoint holds, read once."""
         if self._known is None:
             with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
                 self._known = _read_metadata(stream.read())
@@ -590,7 +616,7 @@ def _read_metadata(content: bytes) -> Metadata:
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
-        raise pickle.UnpicklingError(f"cut or altered ({_one_line(error)})") from error
+        raise pickle.UnpicklingError(f"cut or altered ({one_line(error)})") from error
     if not isinstance(metadata, Metadata):
         raise pickle.UnpicklingError("this is no checkpoint metadata")
     return metadata

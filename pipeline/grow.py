@@ -11,6 +11,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torchrec.distributed.types import ShardedTensor
 
 from data.errors import GenctrError
+from data.ids import check_growth, rows_before
 from data.schema import AnyIds
 from models.managed import Policy
 from models.sparse import LINEAR, SECOND
@@ -104,17 +105,9 @@ def _enlarge(table: Tensor | ShardedTensor, before: Tensor, source: Callable[[Te
 
 def _follow(table: Tensor | ShardedTensor, old: int, *, hashed: bool) -> Callable[[Tensor], Tensor]:
     """Where a table's rows were when it had `old` of them."""
-    rows = _size(table)[0]
-    if not hashed or not isinstance(table, ShardedTensor):
-        return lambda own: own
-    if (rows - 1) % (old - 1):
-        near = [(old - 1) * ((rows - 1) // (old - 1) + more) + 1 for more in (0, 1)]
-        raise GenctrError(
-            f"a hashed table of {old} rows cannot grow to {rows}: its ids would all move\n"
-            f"  next: choose {' or '.join(str(own) for own in near if own > old)} rows"
-        )
-    times = (rows - 1) // (old - 1)
-    return lambda own: torch.where(own == 0, 0, 1 + (own - 1) // times)
+    kind, rows = "hash" if hashed else "identity", _size(table)[0]
+    check_growth(kind, before=old, now=rows)  # on ranks without a shard of it too
+    return lambda own: torch.from_numpy(rows_before(kind, own.numpy(), before=old, now=rows))
 
 
 def _load_ids(job: Job, mark: str) -> dict[str, Tensor]:

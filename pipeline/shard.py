@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -406,9 +406,8 @@ def _memory(device: torch.device) -> int:
 def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptions], seed: int) -> None:
     """Give every local shard its part of the tables' first values.
 
-    A table's values are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block); a shard
-    draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables` draws its
-    own.
+    A shard draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables`
+    draws its own.
     """
     for key, value in model.state_dict().items():
         if not isinstance(value, ShardedTensor):
@@ -416,15 +415,29 @@ def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptio
         name = key.split(".")[-2]  # ….embedding_bags.<name>.weight or ….embeddings.<name>.weight
         if name not in tables:
             continue
-        rows, width = value.metadata().size
-        init = tables[name].init
         for local in value.local_shards():
             (top, left), (height, columns) = local.metadata.shard_offsets, local.metadata.shard_sizes
             for start in range(top // BLOCK_ROWS * BLOCK_ROWS, top + height, BLOCK_ROWS):
-                stop = min(start + BLOCK_ROWS, rows)
-                block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
-                first, last = max(start, top), min(stop, top + height)
-                local.tensor[first - top : last - top] = block[first - start : last - start, left : left + columns]
+                first, last = max(start, top), min(start + BLOCK_ROWS, top + height)
+                block = first_values(name, tables[name].init, value.metadata().size, seed, first, last)
+                local.tensor[first - top : last - top] = block[:, left : left + columns]
+
+
+def first_values(name: str, init: Init, size: Sequence[int], seed: int, first: int, last: int) -> Tensor:
+    """The rows first … last - 1 of a table (V, D) as it begins.
+
+    They are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block).
+
+    Args:
+        name: of the table. size: V, D. seed: of the run.
+    """
+    rows, width = size
+    parts = []
+    for start in range(first // BLOCK_ROWS * BLOCK_ROWS, last, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, rows)
+        block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
+        parts.append(block[max(first, start) - start : min(last, stop) - start])
+    return torch.cat(parts)
 
 
 def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
