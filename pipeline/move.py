@@ -260,8 +260,8 @@ def table_named(pieces: Pieces, table: str) -> str:
 def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Advance = lambda _: None) -> int:
     """Write a table as Parquet: `row`, `id` where the raw id of a row is known, `vector`.
 
-    A vocabulary's ids, managed ones and those that are row numbers already are known; of hashed ids many share a row. Of managed
-    strings the 64 bits that stand for them are. Rows that no id has, such as row 0, the missing id's, have null.
+    A vocabulary's ids, managed ones and those that are row numbers already are known; of hashed ids many share a row. Of
+    managed strings the 64 bits that stand for them are. Rows that no id has, such as row 0, the missing id's, have null.
 
     Args:
         name: of the tensor that is the table. out: path or URI of the file, which is there when it is whole.
