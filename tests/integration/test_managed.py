@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -19,7 +20,7 @@ from tests.integration.jobs import (
     kill_after_lines,
     start,
 )
-from tests.tiny import SCHEMA, built, train
+from tests.tiny import SCHEMA, built, genctr, train
 
 USERS = {"ids": "managed", "rows": 82, "probe": 16, "evict": "distance_lfu", "admit": 2, "unseen": "zero"}
 ITEMS = {"ids": "managed", "rows": 170, "probe": 32, "evict": "lru", "ttl_days": 1, "unseen": "hashed", "unseen_rows": 8}
@@ -68,7 +69,7 @@ def clock(out: Path, table: str) -> dict[str, int]:
 def assert_same_ids_and_vectors(one: Path, other: Path) -> None:
     """The maps are the same bits; so every id has the same row, and there the tables are the same but for rounding."""
     first, second = maps(one), maps(other)
-    assert len(first) == len(second) == 7 + 5
+    assert len(first) == len(second) == 8 + 6
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
     expected, got = flat(final_tensors(one)), flat(final_tensors(other))
@@ -186,3 +187,34 @@ def test_attention_over_a_managed_table_and_a_rank_without_buckets(tmp_path: Pat
     expected, got = flat(final_tensors(tmp_path / "one")), flat(final_tensors(tmp_path / "two"))
     for name in (own for own in expected if own.endswith((".user_id.weight", ".item_id.weight"))):
         torch.testing.assert_close(got[name], expected[name], rtol=2e-3, atol=2e-4)
+
+
+# --- checkpoints that move ---
+
+
+def vectors_by_id(out: Path, table: str, file: Path) -> dict[int, list[float]]:
+    done = genctr("ckpt", "export-table", out, "--table", table, "--out", file, "--quiet")
+    assert done.code == 0, done.err
+    rows = pq.read_table(file)
+    return {
+        own: vector for own, vector in zip(rows["id"].to_pylist(), rows["vector"].to_pylist(), strict=True) if own is not None
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_checkpoint_moves_to_two_ranks_and_every_raw_id_keeps_its_vector(
+    managed: Path, unbroken: Path, tmp_path: Path, precision: str
+) -> None:
+    out = tmp_path / "run"
+    train(managed, out, "train.max_steps=30", f"tables.precision={precision}")
+    before = {table: vectors_by_id(out, table, tmp_path / "before.parquet") for table in ("user_id", "item_id")}
+    assert genctr("ckpt", "reshard", out, "--ranks", 2, "--quiet").code == 0
+    assert genctr("ckpt", "verify", out, "all").code == 0
+    assert {table: vectors_by_id(out, table, tmp_path / "after.parquet") for table in before} == before
+    assert len(before["user_id"]) == clock(out, "user_id")["held"] > 0
+    assert any(any(vector) for vector in before["item_id"].values())
+    finish(start(managed, out, 2, "train.max_steps=null", f"tables.precision={precision}"))
+    if precision == "fp32":
+        assert_same_ids_and_vectors(unbroken, out)
+    else:
+        assert all(torch.equal(value, maps(unbroken)[name]) for name, value in maps(out).items())
