@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from iopath.common.file_io import PathHandler
@@ -164,6 +165,16 @@ def test_late_files_are_appended_once(config: Path, out: Path) -> None:
     assert late[0]["rows"] == 17
     assert daily(config, out, *words).code == 75
     assert_proven(out)
+
+
+def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out: Path) -> None:
+    words = settings("daily.late=append", "daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    alike = rows.filter(pa.compute.equal(rows["is_click"], 0)).slice(0, 2)
+    pq.write_table(alike, config.parent / "log" / f"day={FIRST}" / "part-late.parquet")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    assert states(out) == {FIRST: "published", f"{FIRST}+1": "published"}
 
 
 def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, tmp_path: Path) -> None:
