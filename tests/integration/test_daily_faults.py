@@ -679,6 +679,14 @@ def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> 
     ]
 
 
+def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    words = settings("tables.lr=0.01")
+    dry, real = daily(config, out, "--dry-run", *words), daily(config, out, *words)
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 2
+
+
 def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
     done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
     assert done.code == 0
