@@ -15,6 +15,7 @@ from data.errors import GenctrError
 from launch import ckpt
 
 if TYPE_CHECKING:
+    from data.schema import Schema
     from pipeline.build import Source
     from pipeline.config import RunConfig
     from pipeline.sample import SampleReport
@@ -344,7 +345,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     again = parse_days(arguments.backfill) if arguments.backfill else []
     until = again[-1] if again else arguments.until
     if arguments.dry_run:
-        return _print_plan(folder, config, until)
+        return _print_plan(folder, config, schema, until)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
@@ -376,11 +377,12 @@ def _daily(arguments: argparse.Namespace) -> int:
         return HELD if outcome.held and speaks else 0
 
 
-def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
-    from pipeline.build import build_days
+def _print_plan(folder: str, config: "RunConfig", schema: "Schema", until: str | None) -> int:
+    from pipeline.build import build_days, check_changes
     from pipeline.daily import plan
     from pipeline.model import build_reader
 
+    check_changes(folder, config, schema)
     last = config.resolved()[-1].config
     actions = plan(folder, last, build_days(last.data, build_reader(last.data.format, last.data.reader_options)), until)
     for action in actions:

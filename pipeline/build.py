@@ -534,20 +534,31 @@ def _frequencies(folder: str, stage: Stage) -> str:
     return f"{folder}/statistics/frequencies.{stage.name}.npz"
 
 
+def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
+    """Whether anything would change what the folder was begun with before it has saved something.
+
+    Raises:
+        GenctrError: it has, and what changes was not accepted.
+    """
+    if not PATHS.exists(f"{folder}/config.yaml"):
+        return False
+    changed = _changes(folder, config, schema)
+    trained = PATHS.exists(f"{folder}/checkpoints")
+    refused = [line for line in changed if line not in config.daily.accept]
+    if refused and trained:
+        told = "\n".join(f"  {line}" for line in refused)
+        raise GenctrError(
+            f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
+            f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
+        )
+    return bool(changed) and not trained
+
+
 def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
     """Store the resolved config; where a run has saved something, refuse what would make it another run."""
-    if PATHS.exists(f"{folder}/config.yaml"):
-        changed = _changes(folder, config, schema)
-        trained = PATHS.exists(f"{folder}/checkpoints")
-        refused = [line for line in changed if line not in config.daily.accept]
-        if refused and trained:
-            told = "\n".join(f"  {line}" for line in refused)
-            raise GenctrError(
-                f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
-                f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
-            )
+    if check_changes(folder, config, schema):
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
-        for path in filter(PATHS.exists, counted if changed and not trained else ()):
+        for path in filter(PATHS.exists, counted):
             PATHS.rm(path)
     PATHS.mkdirs(folder)
     PATHS.mkdirs(f"{folder}/schemas/")

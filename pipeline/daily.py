@@ -377,9 +377,9 @@ class Daily:
             own.trained for day, own in history.days.items() if day != name and "+" not in day and own.trained is not None
         ][-BEFORE:]
         whole = "+" not in name  # late files are no day of their own
-        task = self._job.schema.task_names[0]
+        scored = (record.scored or {}).get("tasks", {}).get(self._job.schema.task_names[0], {})
         evidence = Evidence(
-            scored=(record.scored or {}).get("tasks", {}).get(task, {}),
+            scored=scored if whole or scored.get("auc") is not None else {},  # a few late rows of one label are no sign
             fresh=state.fresh,
             rows=record.trained["rows"],
             earlier_rows=[own["rows"] for own in earlier] if whole else (),

@@ -120,7 +120,7 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
         number = evidence.scored.get(metric)
         if evidence.scored and number is None:  # the ledger has null for what is no number: a floor that nobody saw held
             return Answer(name, None, False, low, high, f"the day has no {metric}: are its labels all alike?")
-        return _bounded(name, number, low, high, "the first day: no model had seen another")
+        return _bounded(name, number, low, high, "no model had seen a day before, or a few late rows")
 
     return gate
 

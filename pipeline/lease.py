@@ -44,6 +44,7 @@ class Lease:
         self._seconds = seconds
         self._token = uuid.uuid4().hex
         self._stop, self._lost = threading.Event(), threading.Event()
+        self._turn = threading.Lock()  # a store that does not put whole shows a reader nothing while the heartbeat writes
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -71,7 +72,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise `Busy` unless this job still holds the lease."""
-        held = self._held()
+        with self._turn:
+            held = self._held()
         if held is None or held["token"] != self._token:
             raise Busy(
                 f"{self._path}: {'another job' if held is None else _name(held)} has taken this run over\n  next: let it"
@@ -98,7 +100,7 @@ class Lease:
         beat = 0
         while not self._stop.wait(self._seconds / 4):
             beat += 1
-            with suppress(OSError, GenctrError), _locked(self._path):
+            with self._turn, suppress(OSError, GenctrError), _locked(self._path):
                 if (held := self._held()) is not None and held["token"] == self._token:
                     self._write(beat)
                 elif held is not None:

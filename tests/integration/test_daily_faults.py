@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from iopath.common.file_io import PathHandler
@@ -172,6 +173,16 @@ def test_late_files_are_appended_once(config: Path, out: Path) -> None:
     assert late[0]["rows"] == 17
     assert daily(config, out, *words).code == 75
     assert_proven(out)
+
+
+def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out: Path) -> None:
+    words = settings("daily.late=append", "daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    alike = rows.filter(pa.compute.equal(rows["is_click"], 0)).slice(0, 2)
+    pq.write_table(alike, config.parent / "log" / f"day={FIRST}" / "part-late.parquet")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    assert states(out) == {FIRST: "published", f"{FIRST}+1": "published"}
 
 
 def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, tmp_path: Path) -> None:
@@ -667,6 +678,14 @@ def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> 
         ["train", FOURTH],
         ["wait", "2026-11-05"],
     ]
+
+
+def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    words = settings("tables.lr=0.01")
+    dry, real = daily(config, out, "--dry-run", *words), daily(config, out, *words)
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 2
 
 
 def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:

@@ -114,3 +114,16 @@ def test_a_process_of_another_container_on_this_machine_is_not_looked_for_here(
     since = time.monotonic()
     with Lease(str(tmp_path), seconds=0.5):
         assert time.monotonic() - since >= 0.5, "it was given the time to beat"
+
+
+def test_its_own_heartbeat_is_not_taken_for_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: str, content: str) -> None:
+        with open(path, "w") as file:  # for a while there is nothing to read
+            time.sleep(0.05)
+            file.write(content)
+
+    monkeypatch.setattr("pipeline.lease.write_whole", slowly)
+    with Lease(str(tmp_path), seconds=0.2) as lease:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            lease.check()
