@@ -10,7 +10,21 @@ import pyarrow as pa
 import pytest
 
 from data.errors import GenctrError
-from data.ids import CHUNK, ID_MAPS, MISSING, REFUSED, UNKNOWN, HashIds, IdentityIds, VocabIds, fingerprints, mix, seed_of
+from data.ids import (
+    CHUNK,
+    ID_MAPS,
+    MISSING,
+    REFUSED,
+    UNKNOWN,
+    HashIds,
+    IdentityIds,
+    VocabIds,
+    check_growth,
+    fingerprints,
+    mix,
+    rows_before,
+    seed_of,
+)
 
 MASK = 2**64 - 1
 
@@ -229,3 +243,28 @@ def test_identity_adds_one_and_refuses_what_is_outside() -> None:
 
 def test_booleans_are_the_ids_0_and_1() -> None:
     assert IdentityIds(ids=2)(pa.array([True, False, None])).tolist() == [2, 1, 0]
+
+
+# Tables that grow.
+
+
+def test_the_rows_of_a_larger_table_go_on_from_rows_of_the_smaller_one() -> None:
+    rows = np.arange(7)
+    assert rows_before("hash", rows, before=4, now=7).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert rows_before("hash", rows[3:5], before=3, now=7).tolist() == [1, 2]
+    assert rows_before("identity", rows, before=4, now=7).tolist() == [0, 1, 2, 3, -1, -1, -1]
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 30), (4, 7), (1001, 4001), (32768, 65535)])
+def test_no_hashed_id_loses_its_row_when_a_table_grows(before: int, now: int) -> None:
+    ids = pa.array(np.random.default_rng(3).integers(-(2**62), 2**62, 5000))
+    smaller, larger = HashIds(rows=before, seed=5)(ids), HashIds(rows=now, seed=5)(ids)
+    assert rows_before("hash", larger, before=before, now=now).tolist() == smaller.tolist()
+
+
+def test_a_hashed_table_cannot_grow_to_any_size() -> None:
+    check_growth("identity", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"4 rows cannot grow to 6: its ids would all move\n  next: choose 7 rows"):
+        check_growth("hash", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"choose 7 or 10 rows"):
+        rows_before("hash", np.arange(9), before=4, now=9)
