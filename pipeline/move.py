@@ -293,7 +293,7 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
                 columns["id"] = ids(first, last)
             columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1).numpy()), stored.size[1])
             part = pa.table(columns)
-            writer = writer or pq.ParquetWriter(file, part.schema)
+            writer = writer or pq.ParquetWriter(file, part.schema, use_dictionary=["id"])
             writer.write_table(part)
             advance(block.nbytes)
         assert writer is not None, "a table has a row for the missing id"
