@@ -8,7 +8,7 @@ before that, it never was.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,8 @@ def destination(
 ) -> Iterator[Checkpoints]:
     """Where checkpoints are written: beside those of the run, or in a new run folder that gets everything else of it too.
 
-    In the run itself no daily job may be at work meanwhile. A new folder is a run folder at the end, when all is in it.
+    No daily job may be at work on the run meanwhile, for what is read must fit together. A new folder is a run folder at the
+    end, when all is in it.
 
     Args:
         rows: what the new folder's schema says of tables that have grown.
@@ -65,11 +66,22 @@ def destination(
     Raises:
         GenctrError: the new folder has a run in it, or part of one. Busy: a daily job works on this one.
     """
-    if out is None:
-        with Lease(run.folder, seconds=run.config.daily.lease_seconds):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(run.folder, seconds=run.config.daily.lease_seconds))
+        except OSError:
+            if out is None:
+                raise
+            # A run that may only be read is not being written by anybody of this user's.
+        if out is None:
             yield source
-        return
-    out = out.rstrip("/")
+        else:
+            with _new_run(run, out.rstrip("/"), rows or {}) as target:
+                yield target
+
+
+@contextmanager
+def _new_run(run: Run, out: str, rows: Mapping[str, int]) -> Iterator[Checkpoints]:
     target = Checkpoints(f"{out}/{CHECKPOINTS}", keep=1, asynchronous=False)
     if PATHS.exists(f"{out}/{CONFIG}") or list_folder(target.root):
         raise GenctrError(f"{out} has a run in it, or part of one\n  next: name a new folder, or remove this one")
@@ -284,7 +296,7 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
                 columns["id"] = ids(first, last)
             columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1).numpy()), stored.size[1])
             part = pa.table(columns)
-            writer = writer or pq.ParquetWriter(file, part.schema)
+            writer = writer or pq.ParquetWriter(file, part.schema, use_dictionary=["id"])
             writer.write_table(part)
             advance(block.nbytes)
         assert writer is not None, "a table has a row for the missing id"

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import BytesIOWriteData, SavePlan, Ten
 from data.paths import PATHS
 from pipeline.checkpoint import MEND, CheckpointError, Checkpoints, Writer, one_line
 
-BLOCK = 2**25
+BLOCK = 2**24
 """[bytes] of a tensor that are in memory at a time, about; none of the pieces written is larger."""
 
 LEAST = 2**12
@@ -242,10 +242,10 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._file.seek(self._from + self._at)
-        content = self._file.read(max(0, min(len(buffer), self._length - self._at)))
-        buffer[: len(content)] = content
-        self._at += len(content)
-        return len(content)
+        room = memoryview(buffer)[: max(0, self._length - self._at)]
+        count: int = cast(io.RawIOBase, self._file).readinto(room) or 0
+        self._at += count
+        return count
 
 
 def _fill(file: IO[bytes], out: Tensor) -> None:

@@ -24,6 +24,15 @@ from data.ids import (
     VocabIds,
     fingerprints,
     mix,
+    REFUSED,
+    UNKNOWN,
+    HashIds,
+    IdentityIds,
+    VocabIds,
+    check_growth,
+    fingerprints,
+    mix,
+    rows_before,
     seed_of,
 )
 
@@ -271,3 +280,28 @@ def test_ids_that_are_not_admitted_may_share_some_rows_by_hash() -> None:
     expected = [2 + ((slow_mix(int(word) ^ 99) & (2**32 - 1)) * 8 >> 32) for word in ids]
     expected[7] = 20
     assert rows.tolist() == expected
+
+
+# Tables that grow.
+
+
+def test_the_rows_of_a_larger_table_go_on_from_rows_of_the_smaller_one() -> None:
+    rows = np.arange(7)
+    assert rows_before("hash", rows, before=4, now=7).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert rows_before("hash", rows[3:5], before=3, now=7).tolist() == [1, 2]
+    assert rows_before("identity", rows, before=4, now=7).tolist() == [0, 1, 2, 3, -1, -1, -1]
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 30), (4, 7), (1001, 4001), (32768, 65535)])
+def test_no_hashed_id_loses_its_row_when_a_table_grows(before: int, now: int) -> None:
+    ids = pa.array(np.random.default_rng(3).integers(-(2**62), 2**62, 5000))
+    smaller, larger = HashIds(rows=before, seed=5)(ids), HashIds(rows=now, seed=5)(ids)
+    assert rows_before("hash", larger, before=before, now=now).tolist() == smaller.tolist()
+
+
+def test_a_hashed_table_cannot_grow_to_any_size() -> None:
+    check_growth("identity", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"4 rows cannot grow to 6: its ids would all move\n  next: choose 7 rows"):
+        check_growth("hash", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"choose 7 or 10 rows"):
+        rows_before("hash", np.arange(9), before=4, now=9)

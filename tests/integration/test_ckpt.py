@@ -138,7 +138,8 @@ def test_every_row_is_the_same_after_any_ranks_and_any_sharding(config: Path, tm
         assert_same_bits(out, first)
         assert genctr("ckpt", "diff", first, out, "--quiet").code == 0
     assert exported(out, tables) == before
-    assert before["device"]["id"].to_pylist()[:2] == [None, None]
+    known = pq.read_table(out / "statistics" / "vocabulary.device.parquet")["id"].to_pylist()
+    assert before["device"]["id"].to_pylist() == [None, None, *known]
     assert before["tab"]["id"].to_pylist() == [None, 0, 1, 2, 3, 4]
     assert genctr("ckpt", "verify", out, "--quiet").code == 0
 
@@ -165,7 +166,9 @@ def test_a_moved_run_ends_with_the_bits_of_one_that_stayed(config: Path, run: Pa
     assert done.code == 0, done.err
     assert marks(moved) == marks(run) == ["step-0000009", "step-0000011"]
     assert json.loads((moved / "checkpoints" / "day-2026-10-31.json").read_text()) == {"mark": "step-0000011"}
-    inside = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "checkpoints" not in path.parts}
+    files = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+    inside = {str(path) for path in files if path.parts[0] not in ("checkpoints", "lease.json.lock")}
+    assert len(inside) > 5
     assert {str(path.relative_to(moved)) for path in moved.rglob("*") if path.is_file()} >= inside
     assert (moved / "statistics" / "vocabulary.device.parquet").read_bytes() == (
         run / "statistics" / "vocabulary.device.parquet"
@@ -231,6 +234,14 @@ def _reshard_slowly(run: str) -> None:
     sys.exit(genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet").code)
 
 
+def test_a_save_that_a_job_has_begun_is_not_touched(run: Path) -> None:
+    begun = run / "checkpoints" / "step-0000014" / "__0_0.distcp"
+    begun.parent.mkdir()
+    begun.write_bytes(b"half")
+    assert genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet").code == 0
+    assert begun.read_bytes() == b"half"
+
+
 def test_a_failed_write_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -242,11 +253,30 @@ def test_a_failed_write_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
     assert marks(run) == ["step-0000009", "step-0000011"]
 
 
-def test_a_daily_job_at_work_is_left_alone(run: Path) -> None:
+def test_a_new_folder_is_no_run_until_all_is_in_it(run: Path, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    words = ("ckpt", "reshard", run, "all", "--ranks", 2, "--out", tmp_path / "out", "--quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces.Pieces, "rows", full)
+        assert genctr(*words).code == 2
+    assert (tmp_path / "out" / "statistics").exists()
+    assert not (tmp_path / "out" / "config.yaml").exists()
+    assert genctr(*words).code == 0
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == (run / "config.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "elsewhere")])
+def test_a_daily_job_at_work_is_left_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with Lease(str(run), seconds=1):
-        done = genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet")
+        done = genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet", *out)
         assert done.code == 5
         assert "works on this run" in done.err
+        assert not (tmp_path / "elsewhere").exists()
         assert genctr("ckpt", "verify", run, "--quiet").code == 0
 
 

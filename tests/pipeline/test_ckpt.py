@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from data.errors import GenctrError
 from pipeline import ckpt, pieces
-from pipeline.checkpoint import Checkpoints
+from pipeline.checkpoint import CheckpointError, Checkpoints
 from pipeline.ckpt import Difference, compare, find, gaps, listed, open_named, unfinished, verify, verify_pins
 from pipeline.pieces import Pieces, write
 
@@ -135,6 +135,11 @@ def test_one_altered_bit_is_found(saved: Checkpoints) -> None:
 def test_metadata_without_a_piece_or_its_file_is_told(saved: Checkpoints) -> None:
     mended(saved, lambda metadata: metadata.state_dict_metadata["model.table"].chunks.pop())
     assert verify(saved, MARK, advance=nothing).problems == ["model.table: rows 500 … 999 are missing"]
+    with (
+        Pieces(saved, MARK) as opened,
+        pytest.raises(CheckpointError, match=r"rows 499 … 500 of model\.table are not all in it"),
+    ):
+        opened.rows("model.table", 499, 501)
 
     mended(saved, lambda metadata: metadata.storage_data.clear())
     problems = verify(saved, MARK, advance=nothing).problems
