@@ -24,8 +24,9 @@ from pipeline.task import RankTask
 PROGRAM = 0.05
 """[1] of a device's memory that is neither tables nor network: libraries, buffers, gaps."""
 
-REACHED = {"cuda": 0.5, "cpu": 0.7}
-"""[1] share of their peak that a network's matrix products reach: of a CPU measured, of a card assumed."""
+REACHED = {"cpu": 0.7, "fp32": 0.8, "bf16": 0.4}
+"""[1] share of their peak that a network's matrix products reach: of a CPU measured, of cards by precision assumed. Without
+tensor cores products are bound by arithmetic; with them, at a network's sizes, by memory."""
 
 MOST_HOSTS = 64
 """[1] times as many hosts as were asked for are looked at, to find how many it takes."""
@@ -165,11 +166,14 @@ class Paper:
         }
 
 
-def on_paper(config: RunConfig, schema: Schema, ask: Ask, known: Mapping[str, int]) -> list[Paper]:
+def on_paper(
+    config: RunConfig, schema: Schema, ask: Ask, known: Mapping[str, int], network: Network | None = None
+) -> list[Paper]:
     """Plan every stage of a run.
 
     Args:
         known: [ids] of vocabularies that are fitted, by table.
+        network: what is beside the tables; None measures the config's own.
 
     Raises:
         GenctrError: ranks that no job could have, settings that the device cannot keep, or tables whose size nobody has said.
@@ -180,7 +184,7 @@ def on_paper(config: RunConfig, schema: Schema, ask: Ask, known: Mapping[str, in
     for stage in stages:
         check_stage(stage, torch.device(ask.device.kind))
         sized = _sized(stage_schema(schema, stage, stages), known, ask.vocabularies)
-        papers.append(_Planner(stage, sized, ask).paper())
+        papers.append(_Planner(stage, sized, ask, network or measure(stage, sized)).paper())
     return papers
 
 
@@ -227,10 +231,9 @@ def _sized(schema: Schema, known: Mapping[str, int], guessed: Mapping[str, int])
 class _Planner:
     """Plans one stage, as it is and with changes."""
 
-    def __init__(self, stage: Stage, schema: Schema, ask: Ask) -> None:
-        self._stage, self._schema, self._ask = stage, schema, ask
+    def __init__(self, stage: Stage, schema: Schema, ask: Ask, network: Network) -> None:
+        self._stage, self._ask, self._network = stage, ask, network
         self._features = features_of(schema, pooled=not stage.config.model.denoises)
-        self._network = measure(stage, schema)
 
     def paper(self) -> Paper:
         """The plan, or what would make one."""
@@ -305,12 +308,14 @@ class _Planner:
         device, network = ask.device, self._network
         path = _calculate_critical_path(made.options)
         rows = math.ceil(config.train.batch_rows / ask.ranks)
-        rate = device.bf16_flops if config.train.dense.precision == "bf16" else device.flops
+        precision = config.train.dense.precision
+        rate = device.bf16_flops if precision == "bf16" else device.flops
+        reached = REACHED["cpu" if device.kind == "cpu" else precision]
         slowest = device.inter_bw if ask.hosts > 1 else device.intra_bw
         return Times(
             lookup=path.comp_estimate,
             communication=path.comms_estimate,
-            network=1e3 * rows * network.row_flop / (rate * REACHED[device.kind]),
+            network=1e3 * rows * network.row_flop / (rate * reached),
             gradients=1e3 * 2 * (ask.ranks - 1) / ask.ranks * 4 * network.weights / slowest,
             fixed=device.fixed * 1e3,
         )

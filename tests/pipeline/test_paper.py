@@ -153,7 +153,7 @@ def test_the_times_of_a_step_follow_the_facts(tmp_path: Path) -> None:
 
     assert times is not None
     flop = 6 * (12 * 6 + 6)
-    assert times.network == pytest.approx(1e3 * 65536 / 4 * flop / (0.5 * 67e12))
+    assert times.network == pytest.approx(1e3 * 65536 / 4 * flop / (0.8 * 67e12))
     assert times.gradients == pytest.approx(1e3 * 2 * 3 / 4 * 4 * paper.network.weights / 50e9)
     assert times.fixed == 7.0
     assert times.step == pytest.approx(times.lookup + times.communication + times.network + times.gradients + 7.0)
