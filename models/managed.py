@@ -244,13 +244,15 @@ class IdTable:
     def _find(self, ids_N: Tensor, bucket_N: Tensor, kind: str) -> Tensor:
         """Where each id is in its bucket, or -1."""
         probe = self.policy.probe
-        ids_VP, seen_VP = (self.state[f"{kind}{name}"].view(-1, probe) for name in ("id", "seen"))
-        found = []
-        for own_M, bucket_M in zip(torch.split(ids_N, CHUNK), torch.split(bucket_N, CHUNK), strict=True):
-            same_MP = (ids_VP[bucket_M] == own_M[:, None]) & (seen_VP[bucket_M] >= 0)
-            place_M = same_MP.byte().argmax(1)
-            found.append(torch.where(same_MP.any(1), bucket_M * probe + place_M, -1))
-        return torch.cat(found)
+        ids_VP, seen = self.state[f"{kind}id"].view(-1, probe), self.state[f"{kind}seen"]
+        at_N = torch.full_like(ids_N, -1)
+        for start in range(0, len(ids_N), CHUNK):
+            bucket_M = bucket_N[start : start + CHUNK]
+            row, place = (ids_VP.index_select(0, bucket_M) == ids_N[start : start + CHUNK, None]).nonzero(as_tuple=True)
+            at = bucket_M[row] * probe + place
+            here = seen[at] >= 0  # an empty place keeps the id that has left it
+            at_N[start + row[here]] = at[here]
+        return at_N
 
     def _note(self, at: Tensor, count: Tensor, day: Tensor, step: int) -> None:
         """Ids at these places were seen."""
@@ -274,20 +276,19 @@ class IdTable:
             return count.double()
         if self.policy.evict == "distance_lfu":
             return count.double() / (step - seen + 1)
-        return torch.zeros_like(count, dtype=torch.float64) + seen
+        return seen.double() if isinstance(seen, Tensor) else torch.full_like(count, seen, dtype=torch.float64)
 
     def _values(self, bucket_U: Tensor, *, step: int) -> Tensor:
         """What every row of these buckets is worth, (U, P): FREE and BUSY ones too; a row that nobody may take is BUSY."""
         probe = self.policy.probe
-        seen_UP, count_UP = (self.state[name].view(-1, probe)[bucket_U] for name in ("seen", "count"))
+        seen_UP, count_UP = (self.state[name].view(-1, probe).index_select(0, bucket_U) for name in ("seen", "count"))
         worth_UP = self._worth(count_UP, seen_UP, step)
-        worth_UP[(seen_UP == step) if self.policy.evict != "none" else (seen_UP >= 0)] = BUSY
-        worth_UP[seen_UP < 0] = FREE
-        return worth_UP
+        busy_UP = (seen_UP == step) if self.policy.evict != "none" else (seen_UP >= 0)
+        return worth_UP.masked_fill_(busy_UP, BUSY).masked_fill_(seen_UP < 0, FREE)
 
     def _waiting_values(self, bucket_U: Tensor) -> Tensor:
         """The same of the places of ids without a row: the step they were last seen."""
-        seen_UP = self.state["waiting_seen"].view(-1, self.policy.probe)[bucket_U]
+        seen_UP = self.state["waiting_seen"].view(-1, self.policy.probe).index_select(0, bucket_U)
         return torch.where(seen_UP < 0, FREE, seen_UP.double())
 
     def _seats(self, bucket_M: Tensor, worth_M: Tensor, values: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -305,13 +306,20 @@ class IdTable:
             return bucket_M, bucket_M
         order_M = worth_M.argsort(stable=True, descending=True)
         order_M = order_M[bucket_M[order_M].argsort(stable=True)]
-        bucket_U, back_M = torch.unique_consecutive(bucket_M[order_M], return_inverse=True)
-        turn_M = _turns(bucket_M[order_M])
-        probe = self.policy.probe
-        worth_UP, place_UP = values(bucket_U).sort(dim=1, stable=True)
-        at_M = turn_M.clamp(max=probe - 1)
-        wins_M = (turn_M < probe) & (worth_UP[back_M, at_M] < worth_M[order_M])
-        return torch.where(wins_M, bucket_M[order_M] * probe + place_UP[back_M, at_M], -1), order_M
+        bucket_M, worth_M = bucket_M[order_M], worth_M[order_M]
+        bucket_U, back_M = torch.unique_consecutive(bucket_M, return_inverse=True)
+        turn_M, worth_UP = _turns(bucket_M), values(bucket_U)
+        seat_M = torch.full_like(bucket_M, -1)
+        for turn in range(min(int(turn_M.max()) + 1, self.policy.probe)):  # mostly one or two
+            now = (turn_M == turn).nonzero().flatten()
+            place = worth_UP.index_select(0, back_M[now]).argmin(1)  # of equal ones the first
+            wins = worth_UP[back_M[now], place] < worth_M[now]
+            now, place = now[wins], place[wins]
+            if not len(now):
+                break  # who comes later in a bucket is worth no more
+            seat_M[now] = bucket_M[now] * self.policy.probe + place
+            worth_UP[back_M[now], place] = BUSY
+        return seat_M, order_M
 
     def _wait(self, ids_N: Tensor, bucket_N: Tensor, count_N: Tensor, waiting_N: Tensor, is_own_N: Tensor, step: int) -> None:
         """Count the ids that have no row; those not seen for longest make room for others."""

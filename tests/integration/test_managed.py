@@ -89,7 +89,7 @@ def test_the_log_of_these_tests_makes_ids_come_and_go(unbroken: Path) -> None:
     assert days[2]["user_id"]["held"] == clock(unbroken, "user_id")["held"] > 60
 
 
-@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+@pytest.mark.parametrize("sharding", ["table_wise", pytest.param("row_wise", marks=pytest.mark.slow)])
 def test_two_ranks_give_every_id_the_row_and_vector_that_one_gives(
     managed: Path, unbroken: Path, tmp_path: Path, sharding: str
 ) -> None:

@@ -114,7 +114,7 @@ def test_every_night_is_proved_and_compared_with_what_served(nights: Path) -> No
     assert "difference" in judged[2]["fresh"]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_job_killed_at_night_leaves_the_same_ledger_and_bundles(nights: Path, tmp_path: Path, ranks: int) -> None:
     """On two ranks the maps come in two files; what they say is the same."""
     for kill_at in (60, 150, 0):

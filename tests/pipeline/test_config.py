@@ -229,7 +229,7 @@ def random_log(schema: Schema, root: Path, days: list[str], rows: int = 20) -> N
 
 
 def test_the_ready_configs_are_these() -> None:
-    assert [path.stem for path in READY] == ["daily", "demo", "frappe", "globo", "hetegen", "kuairand"]
+    assert [path.stem for path in READY] == ["daily", "demo", "frappe", "globo", "hetegen", "kuairand", "managed"]
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
