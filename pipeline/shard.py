@@ -283,12 +283,9 @@ def _planner(
     model: nn.Module, tables: Mapping[str, TableOptions], device: torch.device, batch_rows: int, auto: list[str]
 ) -> EmbeddingShardingPlanner:
     ranks, memory = dist.get_world_size(), _memory(device)
-    topology = TopologyFactory.create_topology(
-        TrainerConfig(world_size=ranks, local_world_size=_ranks_here()),
-        HardwareConfig(ddr_cap_bytes=memory) if device.type == "cpu" else HardwareConfig(hbm_cap_bytes=memory),
-        KernelConfig(compute_device=device.type),
-    )
     configs = {config.name: config for found in _collections(model) for config, _ in _tables(found)}
+    # TorchRec takes the fp32 moment of a fp16 row for fp16.
+    memory -= sum(2 * configs[name].num_embeddings for name, own in tables.items() if _is_half_adagrad(own)) // ranks
     constraints = {
         name: ParameterConstraints(
             sharding_types=_shardings(options.sharding, configs[name].num_embeddings, auto),
@@ -297,6 +294,11 @@ def _planner(
         )
         for name, options in tables.items()
     }
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=ranks, local_world_size=_ranks_here()),
+        HardwareConfig(ddr_cap_bytes=memory) if device.type == "cpu" else HardwareConfig(hbm_cap_bytes=memory),
+        KernelConfig(compute_device=device.type),
+    )
     return EmbeddingShardingPlanner(
         topology=topology,
         batch_size=math.ceil(batch_rows / ranks),
@@ -304,6 +306,10 @@ def _planner(
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # MEMORY_SHARE already leaves room
         stats=[],
     )
+
+
+def _is_half_adagrad(options: TableOptions) -> bool:
+    return options.precision == "fp16" and options.optimizer == "rowwise_adagrad"
 
 
 def _shardings(said: str, rows: int, auto: list[str]) -> list[str]:
