@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 import yaml
-from grid import ROOT
+from grid import DATA, ROOT
 
 sys.path.insert(0, str(ROOT))
 
@@ -304,32 +304,48 @@ def job(days: int, rows: int, table: int, scratch: str | None) -> list[dict[str,
 
 # What fp16 costs.
 
+AT_RANDOM = pipeline.half.rounded
+ARMS = {
+    "fp16, at random": ("fp16", AT_RANDOM),
+    "fp16, to the nearest": ("fp16", lambda values, _: values.half()),
+    "fp32": ("fp32", AT_RANDOM),
+}
+
+
+def arm_of(config: str, arm: str, *overrides: str) -> dict[str, float]:
+    """AUC and logloss of the test day, or of the last day before it trained."""
+    kind, pipeline.half.rounded = ARMS[arm]
+    said = [*overrides, f"tables.precision={kind}", "train.diagnose_every_steps=0", "checkpoint.every_steps=100000"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        world("cpu") as here,
+        closing(build(*load(config, said), f"{folder}/run", here)) as made,
+    ):
+        results = run(made, quiet=True)
+    pipeline.half.rounded = AT_RANDOM
+    [scores] = (results["test"] or results["days"][max(results["days"])])["tasks"].values()
+    return {key: scores[key] for key in ("auc", "logloss")}
+
 
 def precision(days: int, rows: int, seeds: int) -> list[dict[str, Any]]:
-    """AUC of every day before it trains, by how numbers are stored."""
+    """By how numbers are stored: the ids above, in a table of a million rows, at two rates; and KuaiRand."""
     lines = []
-    at_random = pipeline.half.rounded
-    arms = {
-        "fp16, at random": ("fp16", at_random),
-        "fp16, to the nearest": ("fp16", lambda values, _: values.half()),
-        "fp32": ("fp32", at_random),
-    }
-    for seed in range(1, seeds + 1):
-        with tempfile.TemporaryDirectory() as name, world("cpu") as here:
-            folder = Path(name)
-            best = write_log(folder, days=days, rows=rows, seed=seed)
-            config = run_file(folder, "precision", rows=1_000_000, days=days)
+
+    def add(line: dict[str, Any]) -> None:
+        lines.append({"what": "precision", **line})
+        print(json.dumps(lines[-1]))
+
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as name:
+            write_log(Path(name), days=days, rows=rows, seed=seed + 1)
+            config = str(run_file(Path(name), "precision", rows=1_000_000, days=days))
             for lr in (0.1, 0.002):
-                for arm, (kind, rounding) in arms.items():
-                    pipeline.half.rounded = rounding
-                    said = [f"tables.precision={kind}", f"seed={seed}", f"tables.lr={lr}", "train.diagnose_every_steps=0"]
-                    with closing(build(*load(str(config), said), str(folder / f"{arm} {lr}"), here)) as made:
-                        scores = run(made, quiet=True)["days"]
-                    day = max(scores)
-                    own = {key: scores[day]["tasks"]["click"][key] for key in ("auc", "logloss")}
-                    lines.append({"what": "precision", "arm": arm, "lr": lr, "seed": seed, **own, "best": best[day]})
-                    print(json.dumps(lines[-1]))
-    pipeline.half.rounded = at_random
+                for arm in ARMS:
+                    scores = arm_of(config, arm, f"seed={seed + 1}", f"tables.lr={lr}")
+                    add({"log": "zipf", "arm": arm, "lr": lr, "seed": seed + 1, **scores})
+        for arm in ARMS:
+            scores = arm_of("launch/configs/kuairand.yaml", arm, f"data.root={DATA / 'kuairand'}", f"seed={2026 + seed}")
+            add({"log": "kuairand", "arm": arm, "lr": 0.05, "seed": 2026 + seed, **scores})
     return lines
 
 

@@ -58,7 +58,7 @@ PIECE_BYTES = 1 << 26
 PAGE_BYTES = 4096
 """[bytes] of memory that the system hands out at a time."""
 
-COPY_SHARE = 0.8
+COPY_SHARE = 0.5
 """[1] of the free memory that the copy for a save in the background may take."""
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
 

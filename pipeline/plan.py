@@ -170,6 +170,9 @@ def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, 
 
 def _planner(model: nn.Module, wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int) -> EmbeddingShardingPlanner:
     rows = {name: parameter.shape[0] for _, name, parameter in tables_of(model)}
+    halves = [rows[name] for name, wish in wishes.items() if wish.precision == "fp16" and wish.optimizer == "rowwise_adagrad"]
+    # TorchRec takes the fp32 moment of a fp16 row for fp16.
+    cluster = replace(cluster, memory=max(cluster.memory - 2 * sum(halves) // cluster.ranks, 0))
     return EmbeddingShardingPlanner(
         topology=cluster.topology(),
         batch_size=math.ceil(batch_rows / cluster.ranks),
