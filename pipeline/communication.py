@@ -7,17 +7,35 @@ import torch
 from fbgemm_gpu.quantize_comm import QuantizationContext
 from fbgemm_gpu.quantize_comm import QuantizedCommCodec as FbgemmCodec
 from fbgemm_gpu.split_embedding_configs import SparseType
-from torch import nn
-from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs
+from torch import Tensor, nn
 from torchrec.distributed.types import CommOp, ModuleSharder, QuantizedCommCodecs
 
 from data.errors import GenctrError
 from pipeline.lookups import PooledSharder, UnpooledSharder
 
-PRECISIONS = {"fp16": CommType.FP16, "bf16": CommType.BF16}
-
 PARTS = (32, 16)
 """[numbers] that share a scale and an offset, 8 bytes, in int8: the most that divide every vector."""
+
+
+class ScaledCodec(FbgemmCodec):
+    """FBGEMM's fp16, of numbers multiplied by `scale` while they travel.
+
+    Its own scale is taken off before fp16 becomes fp32, where small numbers are lost again.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(SparseType.FP16)
+        self._scale = scale
+
+    def encode(self, input_tensor: Tensor, ctx: QuantizationContext | None = None) -> Tensor:
+        """What travels."""
+        sent: Tensor = super().encode(input_tensor * self._scale, ctx)
+        return sent
+
+    def decode(self, input_tensor: Tensor, ctx: QuantizationContext | None = None) -> Tensor:
+        """What has arrived."""
+        arrived: Tensor = super().decode(input_tensor, ctx)
+        return arrived / self._scale
 
 
 class PartsCodec(FbgemmCodec):
@@ -59,11 +77,11 @@ def make_sharders(name: str, batch_rows: int, widths: Mapping[str, int]) -> list
     """
     if name == "fp32":
         return [PooledSharder(), UnpooledSharder()]
-    precision = PRECISIONS.get(name, CommType.FP16)
-    scale = 2.0 ** round(math.log2(batch_rows)) if precision == CommType.FP16 else None
-    half = get_qcomm_codecs(QCommsConfig(precision, precision, backward_loss_scale=scale))
     # Sums over ranks cannot be made of int8 numbers with different scales: the parts of bags travel as fp16.
-    vectors = half if name != "int8" else QuantizedCommCodecs(PartsCodec(_part(widths)), half.backward)
+    kind = SparseType.BF16 if name == "bf16" else SparseType.FP16
+    backward = FbgemmCodec(kind) if name == "bf16" else ScaledCodec(2.0 ** round(math.log2(batch_rows)))
+    half = QuantizedCommCodecs(FbgemmCodec(kind), backward)
+    vectors = QuantizedCommCodecs(PartsCodec(_part(widths)), backward) if name == "int8" else half
     codecs = {
         CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name: vectors,
         CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL.name: vectors,

@@ -314,7 +314,7 @@ class _Planner:
         slowest = device.inter_bw if ask.hosts > 1 else device.intra_bw
         return Times(
             lookup=path.comp_estimate,
-            communication=path.comms_estimate,
+            communication=path.comms_estimate if ask.ranks > 1 else 0.0,
             network=1e3 * rows * network.row_flop / (rate * reached),
             gradients=1e3 * 2 * (ask.ranks - 1) / ask.ranks * 4 * network.weights / slowest,
             fixed=device.fixed * 1e3,

@@ -161,6 +161,13 @@ def test_the_times_of_a_step_follow_the_facts(tmp_path: Path) -> None:
     assert paper.usd_per_billion(3.0) == pytest.approx(1e9 / paper.rows_per_second / 3600 * 2 * 3.0)
 
 
+def test_a_rank_alone_talks_to_nobody(tmp_path: Path) -> None:
+    [paper] = planned(tmp_path, Ask(H100, 1, 1))
+
+    assert paper.times is not None
+    assert (paper.times.communication, paper.times.gradients) == (0.0, 0.0)
+
+
 def test_half_the_bytes_on_the_wire_are_half_the_communication(tmp_path: Path) -> None:
     [full], [half] = (
         planned(tmp_path, Ask(H100, 16, 2), f"train.communication={name}", "tables.sharding=row_wise")
