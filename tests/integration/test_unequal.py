@@ -60,9 +60,9 @@ def losses(out: Path) -> list[float]:
     "settings",
     [
         ("tables.precision=fp16",),
-        ("tables.precision=fp16", "tables.optimizer=sgd", "tables.lr=20"),
         ("tables.optimizer=rowwise_adagrad",),
-        ("tables.optimizer=lazy_adam", "tables.lr=0.01"),
+        pytest.param(("tables.precision=fp16", "tables.optimizer=sgd", "tables.lr=20"), marks=pytest.mark.slow),
+        pytest.param(("tables.optimizer=lazy_adam", "tables.lr=0.01"), marks=pytest.mark.slow),
     ],
 )
 def test_ranks_with_unequal_rows_and_with_none_train_all_of_them_alike(
