@@ -42,8 +42,10 @@ class Batch(Pipelineable):
 
     Shape:
         bags: ids of the fields of pooled tables, B bags a key. sequences: ids of the fields of unpooled tables, or None.
+        Ids are table rows; those of managed tables raw ones, unless the batch is for serving.
         numbers (B, N) float32, vectors (B, sum of widths) float32, labels (B, T) float32,
         weights (B, T) float32: row weight times the task's `where` mask, groups (B,) int64.
+        days (B,) int64 [days since 1970] of each row's event, if a managed table has a TTL.
         origin (B, 2) int64, if asked for: the file, by its place in the day, and the row in it.
 
     Args:
@@ -63,6 +65,7 @@ class Batch(Pipelineable):
     cursor: Cursor
     tally: Tally
     origin: Tensor | None = None
+    days: Tensor | None = None
 
     def _tensors(self) -> list[Tensor]:
         return [self.numbers, self.vectors, self.labels, self.weights, self.groups]
@@ -72,8 +75,10 @@ class Batch(Pipelineable):
         numbers, vectors, labels, weights, groups = (t.to(device, non_blocking=non_blocking) for t in self._tensors())
         sequences = self.sequences.to(device, non_blocking=non_blocking) if self.sequences is not None else None
         bags = self.bags.to(device, non_blocking=non_blocking)
+        days = self.days.to(device, non_blocking=non_blocking) if self.days is not None else None
         return replace(
             self,
+            days=days,
             bags=bags,
             sequences=sequences,
             numbers=numbers,
@@ -85,7 +90,7 @@ class Batch(Pipelineable):
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory alive until `stream` is done with it."""
-        for part in [self.bags, self.sequences, *self._tensors()]:
+        for part in [self.bags, self.sequences, self.days, *self._tensors()]:
             if part is not None:
                 part.record_stream(stream)
 
@@ -94,8 +99,10 @@ class Batch(Pipelineable):
         numbers, vectors, labels, weights, groups = (t.pin_memory() for t in self._tensors())
         sequences = self.sequences.pin_memory() if self.sequences is not None else None
         bags = self.bags.pin_memory()
+        days = self.days.pin_memory() if self.days is not None else None
         return replace(
             self,
+            days=days,
             bags=bags,
             sequences=sequences,
             numbers=numbers,

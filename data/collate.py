@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from data.batch import Batch, Tally
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
-from data.ids import MISSING, IdentityIds, Ints, VocabIds, Words, distinct, fingerprints, mix, spread
+from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, VocabIds, Words, distinct, fingerprints, mix, spread
 from data.schema import AnyField, IdsField, Label, NumberField, SequenceField
 
 Columns = Mapping[str, pa.Array]
@@ -25,6 +26,8 @@ Mask = NDArray[np.bool_]
 
 NO_GROUP = -(2**63)
 """The group of the rows whose group is null."""
+
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 HALF = np.uint64(2**32 - 1)
 MOST_ROWS = 2**20
@@ -53,6 +56,9 @@ class Collate:
         self._sequences = [by_name[key] for key in features.sequence_keys]
         self._numbers = [by_name[name] for name in features.number_fields]
         self._vectors = [(by_name[name], dim) for name, dim in features.vector_fields.items()]
+        self._ages = any(
+            isinstance(features.maps[field.name], RawIds) and field.ttl_days is not None for field in features.schema.managed
+        )
         self._checked: pa.Schema | None = None
         self._ones = torch.ones(0, dtype=torch.int64)
 
@@ -107,6 +113,7 @@ class Collate:
         numbers = self._dense_numbers(columns, count, content)
         vectors = self._dense_vectors(columns, count, content)
         groups = self._groups(columns, count, content)
+        days = torch.from_numpy(self._days(columns, count, cursor.day)) if self._ages else None
         bags = self._keyed(self._bags, columns, count, content)
         sequences = self._keyed(self._sequences, columns, count, content) if self._sequences else None
         return Batch(
@@ -117,6 +124,7 @@ class Collate:
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(weights),
             groups=torch.from_numpy(groups),
+            days=days,
             rows=rows,
             cursor=cursor,
             tally=content.tally(columns, skipped),
@@ -164,6 +172,24 @@ class Collate:
             groups = spread(groups, back, missing=NO_GROUP)
         content.add(groups)
         return groups
+
+    def _days(self, columns: Columns, count: int, day: str) -> Ints:
+        """(B,) [days since 1970] of every row's event. A row is of the next date at most: a broken clock ages nothing."""
+        time, known = self._schema.time, _date(day)
+        if time is None:
+            if known is None:
+                raise BadInput(
+                    f"nothing says when a row of day {day!r} happened, and ttl_days needs to know",
+                    expected="a time in the schema, or days named as dates",
+                    hint="add `time` to the schema, or leave ttl_days out",
+                )
+            return np.full(count, known, dtype=np.int64)
+        column = columns[time.column]
+        days = _in_unit(column, time.unit) // (86_400 * PER_SECOND[time.unit])
+        if known is None:
+            _refuse(nulls(column), "the time of the row", time.column, "a time, because ttl_days counts from it")
+            return days
+        return np.where(nulls(column), known, np.minimum(days, known + 1))
 
     # --- numbers and vectors ---
 
@@ -247,6 +273,8 @@ class Collate:
     def _map(self, field: AnyField, ids: pa.Array, out: Ints, lists: "_Lists | None") -> None:
         table = self.features.maps[field.name]
         table(ids, out)
+        if isinstance(table, RawIds) and (out == NO_ID).any():
+            _refuse((out == NO_ID) & ~nulls(ids), "the id", field.column, f"any integer but {NO_ID}")
         if isinstance(table, IdentityIds) and len(out) and out.min() < 0:
             wrong = out < 0
             if lists is not None:
@@ -344,6 +372,14 @@ def _present_numbers(column: pa.Array) -> tuple[NDArray[np.float64], Mask | None
     missing = nulls(column)
     values[missing] = 0
     return values, missing
+
+
+def _date(day: str) -> int | None:
+    """[days since 1970] of a day that is named as a date, its late files' too; else None."""
+    try:
+        return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
+    except ValueError:
+        return None
 
 
 def _in_unit(times: pa.Array, unit: str) -> Ints:

@@ -1,11 +1,12 @@
 """The schema after fitting: which tables there are, how long, who reads them, and the order of everything in a batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from data.errors import GenctrError
-from data.ids import MISSING, UNKNOWN, HashIds, IdentityIds, IdMap, VocabIds, seed_of
+from data.ids import MISSING, UNKNOWN, HashIds, IdentityIds, IdMap, RawIds, VocabIds, seed_of
 from data.schema import AnyField, AnyIds, IdField, IdsField, NumberField, Schema, SequenceField, VectorField
 from data.statistics import Statistics
 
@@ -43,6 +44,8 @@ class Features:
         schema: what the log means.
         statistics: what was fitted; None will do if the schema has no vocabulary, standardised number or bucket.
         pooled: False keeps every table unpooled, for a model that looks at single ids.
+        admitted: the maps of managed tables as a trained model left them; else their ids stay as they are, for a model in
+            training to map.
 
     Attributes:
         tables: the tables, in schema order.
@@ -58,8 +61,15 @@ class Features:
         GenctrError: the schema needs statistics that are not there.
     """
 
-    def __init__(self, schema: Schema, statistics: Statistics | None = None, *, pooled: bool = True) -> None:
-        self.schema = schema
+    def __init__(
+        self,
+        schema: Schema,
+        statistics: Statistics | None = None,
+        *,
+        pooled: bool = True,
+        admitted: Mapping[str, IdMap] = MappingProxyType({}),
+    ) -> None:
+        self.schema, self._admitted = schema, admitted
         self._pooled = pooled
         self.statistics = statistics if statistics is not None else Statistics.nothing()
         missing = sorted(Statistics.names(schema) - self.statistics.fitted)
@@ -100,6 +110,8 @@ class Features:
         assert field.rows is not None, "checked when the schema was read"
         if field.ids == "hash":
             return HashIds(rows=field.rows, seed=seed_of(field.name))
+        if field.ids == "managed":
+            return self._admitted.get(field.name) or RawIds(rows=field.rows)
         return IdentityIds(ids=field.rows)
 
     def _table(self, owner: AnyField) -> TableSpec | None:
@@ -117,5 +129,5 @@ class Features:
             fields=tuple(field.name for field in readers),
             pooled=self._pooled and "attention" not in pools,
             pool="mean" if "mean" in pools else "sum",
-            reserved=UNKNOWN + 1 if owner.ids == "vocab" else MISSING + 1,
+            reserved={"vocab": UNKNOWN + 1, "managed": owner.reserved}.get(owner.ids or "", MISSING + 1),
         )

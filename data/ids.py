@@ -1,4 +1,4 @@
-"""Ids to table rows: hashed, from a vocabulary, or as they are. Row 0 is the missing id in every map."""
+"""Ids to table rows: hashed, from a vocabulary, as they are, or as a model admitted them. Row 0 is always the missing id's."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,6 +23,9 @@ UNKNOWN = 1
 
 REFUSED = -1
 """Not a row: what an id map answers for an id that its table cannot hold. Whoever has the file and the row tells the user."""
+
+NO_ID = -(2**63)
+"""What stands for a null among ids that are not mapped yet."""
 
 CHUNK = 8192
 """[ids] mixed at a time, so that they and the scratch space stay in the fastest cache."""
@@ -164,7 +167,100 @@ class IdentityIds:
         return rows if back is None else spread(rows, back, out)
 
 
-ID_MAPS: Mapping[str, type[Any]] = MappingProxyType({"hash": HashIds, "vocab": VocabIds, "identity": IdentityIds})
+class RawIds:
+    """Ids of a managed table, before the model in training says which rows they have: 64 bits each, `NO_ID` for a null.
+
+    A string is its FNV-1a 64. The integer `NO_ID` itself is no id: whoever has the file and the row tells the user.
+
+    Args:
+        rows: [rows] of the table.
+    """
+
+    def __init__(self, *, rows: int) -> None:
+        self.rows = rows
+
+    def __call__(self, ids: pa.Array, out: Ints | None = None) -> Ints:
+        """The 64 bits of every id."""
+        ids, back = distinct(ids)
+        words = np.empty(len(ids), dtype=np.int64) if out is None or back is not None else out
+        words[:] = fingerprints(ids)
+        if is_text(ids.type):
+            words[words == NO_ID] += 1
+        if ids.null_count:
+            words[nulls(ids)] = NO_ID
+        return words if back is None else spread(words, back, out, missing=NO_ID)
+
+
+class AdmittedIds:
+    """The ids that a trained model has admitted to a managed table; any other reads a row that it shares.
+
+    Args:
+        rows: [rows] of the table.
+        ids, places: 64 bits of every admitted id, and its row.
+        seed: of the table, and unseen_rows: [rows] that the others share by hash, from row 2 on; 0: all of them read row 1.
+    """
+
+    def __init__(self, *, rows: int, ids: Ints, places: Ints, seed: int, unseen_rows: int = 0) -> None:
+        self.rows = rows
+        order = np.argsort(ids, kind="stable")
+        self._ids, self._places = ids[order], places[order]
+        self._seed, self._unseen_rows = np.uint64(seed), unseen_rows
+        self._raw = RawIds(rows=rows)
+
+    def __call__(self, ids: pa.Array, out: Ints | None = None) -> Ints:
+        """The table row of every id."""
+        words = self._raw(ids)
+        rows = np.full(len(words), UNKNOWN, dtype=np.int64) if out is None else out
+        rows[:] = self._unseen(words)
+        if len(self._ids):
+            at = np.minimum(np.searchsorted(self._ids, words), len(self._ids) - 1)
+            np.copyto(rows, self._places[at], where=self._ids[at] == words)
+        rows[words == NO_ID] = MISSING
+        return rows
+
+    def _unseen(self, words: Ints) -> Ints | int:
+        if not self._unseen_rows:
+            return UNKNOWN
+        mixed = np.empty(len(words), dtype=np.uint64)
+        mix(words.view(np.uint64), self._seed, mixed, np.empty_like(mixed))
+        mixed &= np.uint64(2**32 - 1)
+        mixed *= np.uint64(self._unseen_rows)
+        mixed >>= SHIFT_32
+        return mixed.view(np.int64) + UNKNOWN + 1
+
+
+ID_MAPS: Mapping[str, type[Any]] = MappingProxyType(
+    {"hash": HashIds, "vocab": VocabIds, "identity": IdentityIds, "managed": AdmittedIds}
+)
+
+
+def check_growth(kind: str, *, before: int, now: int) -> None:
+    """Whether a table's ids can follow when it gets more rows.
+
+    Raises:
+        GenctrError: a hashed table to another size than rows - 1 a multiple of what it was.
+    """
+    if kind == "hash" and (now - 1) % (before - 1):
+        near = [(before - 1) * ((now - 1) // (before - 1) + more) + 1 for more in (0, 1)]
+        raise GenctrError(
+            f"a hashed table of {before} rows cannot grow to {now}: its ids would all move\n"
+            f"  next: choose {' or '.join(str(own) for own in near if own > before)} rows"
+        )
+
+
+def rows_before(kind: str, rows: Ints, *, before: int, now: int) -> Ints:
+    """For rows of a table that has grown from `before` to `now` rows: the row each of them goes on from, -1 for a new one.
+
+    Of hashed ids every old row becomes the same number of rows, and the ids of each of them were all in the old one: no id
+    loses its vector. Other ids keep their rows.
+
+    Shape:
+        rows (N,) -> (N,) int64
+    """
+    check_growth(kind, before=before, now=now)
+    if kind == "hash":
+        return np.where(rows == MISSING, MISSING, 1 + (rows - 1) // ((now - 1) // (before - 1)))
+    return np.where(rows < before, rows, -1)
 
 
 def seed_of(table: str) -> int:

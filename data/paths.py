@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import IO, Any, TypeVar, cast
 
 import pyarrow as pa
@@ -38,6 +39,12 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     except (pa.ArrowException, OSError) as error:
         known = ", ".join(PREFIXES)
         raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
+
+
+def plain(path: str) -> str:
+    """The path of a `file://` URI, without a slash at its end; another path as it is. A file on disk is made whole by a rename,
+    and locked, however it is called."""
+    return (filesystem(path)[1] if path.startswith("file://") else path).rstrip("/")
 
 
 class ArrowHandler(PathHandler):
@@ -159,7 +166,7 @@ def write_whole(path: str, content: str | bytes) -> None:
 
     On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
     """
-    mode = "w" if isinstance(content, str) else "wb"
+    mode, path = "w" if isinstance(content, str) else "wb", plain(path)
     if "://" in path:
         patiently(path, lambda: _put(path, mode, content))
         return
@@ -184,6 +191,23 @@ def list_folder(path: str) -> list[str]:
         return []
     inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
     return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
+
+
+def file_bytes(path: str) -> int:
+    """[bytes] of a file. iopath has no such call, but every file can be asked for its end."""
+    with PATHS.open(path, "rb") as file:
+        file.seek(0, io.SEEK_END)
+        return file.tell()
+
+
+def modified(path: str) -> datetime | None:
+    """When a file was last written; None where the store does not say."""
+    try:
+        files, inner = filesystem(path)
+        time: datetime | None = files.get_file_info(inner).mtime
+    except (OSError, GenctrError):  # a company's own store
+        return None
+    return time
 
 
 def remove_folder(path: str) -> None:

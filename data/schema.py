@@ -13,6 +13,12 @@ from data.errors import BadInput
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 
+MANAGED = ("admit", "admit_share", "evict", "ttl_days", "probe", "unseen", "unseen_rows")
+"""The keys that only a managed table has."""
+
+PROBE = 64
+"""[rows] that an id of a managed table may have, unless the schema says otherwise."""
+
 MAX_ROWS = 2**32
 """[rows] of the largest table: id hashing reduces 32 well mixed bits."""
 
@@ -33,15 +39,15 @@ class _Ids(_Column):
     table: Name | None = None
     """Look the ids up in the table of this other field instead of an own one."""
 
-    ids: Literal["hash", "vocab", "identity"] | None = Field(
+    ids: Literal["hash", "vocab", "identity", "managed"] | None = Field(
         default_factory=lambda values: None if values["table"] is not None else "vocab"
     )
     """How an id becomes a table row. hash: any id to one of `rows`; vocab: the ids seen in the fitted days (the default of
-    an own table); identity: the ids are already 0 … rows - 1."""
+    an own table); identity: the ids are already 0 … rows - 1; managed: ids come and go in training, each with its own row."""
 
     rows: Annotated[int, Field(ge=2, le=MAX_ROWS)] | None = None
-    """[rows] of the table for hash, the missing id's row 0 among them; for identity how many ids there are. A vocabulary
-    counts for itself."""
+    """[rows] of the table for hash and managed, the missing id's row 0 among them; for identity how many ids there are. A
+    vocabulary counts for itself."""
 
     min_count: Positive | None = None
     """[occurrences] an id needs in the fitted days to get its own row of a vocabulary. Left out: 1."""
@@ -49,20 +55,72 @@ class _Ids(_Column):
     dim: Positive | None = None
     """[numbers] width of one embedding. Left out: the width of the model."""
 
+    admit: Positive | None = None
+    """[sights] of an id in training before it gets a row of a managed table. Left out: 1."""
+
+    admit_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """[1] instead of `admit`: the share of sights that earn an id a row; which ones, a hash of id and step says."""
+
+    evict: Literal["lru", "lfu", "distance_lfu", "none"] | None = None
+    """Who leaves a full managed table for a new id: the id not seen for longest (lru, the default), seen least often (lfu), or
+    of the least sights over steps since the last (distance_lfu), if that is less than the new id has; none: nobody."""
+
+    ttl_days: Positive | None = None
+    """[days] after its last event, by the schema's time or else by the day's name, that an id stays in a managed table. Left
+    out: for ever."""
+
+    probe: Positive | None = None
+    """[rows] of a managed table that an id may have, the same ones at any time. Left out: 64. More fill the table better and
+    take longer to look through."""
+
+    unseen: Literal["shared", "hashed", "zero"] | None = None
+    """What an id reads that has no row of a managed table: the row that all of them share (the default), one of `unseen_rows`
+    by its hash, or a vector of zeros."""
+
+    unseen_rows: Positive | None = None
+    """[rows] of a managed table, of its `rows`, for unseen: hashed."""
+
+    @property
+    def reserved(self) -> int:
+        """[rows] at the start of a managed table that no id owns: missing, unseen, and those shared by hash."""
+        return 2 + (self.unseen_rows or 0)
+
+    @property
+    def bucket_rows(self) -> int:
+        """[rows] of a managed table that an id may have."""
+        assert self.rows is not None, "checked when the schema was read"
+        return self.probe or min(PROBE, self.rows - self.reserved)
+
     @model_validator(mode="after")
     def _table_keys_agree(self) -> "_Ids":
         if self.table is not None:
-            for key in ("ids", "rows", "min_count", "dim"):
+            for key in ("ids", "rows", "min_count", "dim", *MANAGED):
                 if getattr(self, key) is not None:
                     raise BadValue(f"the table belongs to {self.table!r}: say {key} there", key)
-        elif self.ids in {"hash", "identity"}:
+        elif self.ids in {"hash", "identity", "managed"}:
             if self.rows is None:
                 raise BadValue(f"ids: {self.ids} needs the number of rows", "rows")
             if self.min_count is not None:
                 raise BadValue(f"only a vocabulary counts ids; this field says ids: {self.ids}", "min_count")
         elif self.rows is not None:
             raise BadValue("a vocabulary has as many rows as ids it has seen: leave rows out, or say ids: hash", "rows")
+        self._managed_keys_agree()
         return self
+
+    def _managed_keys_agree(self) -> None:
+        for key in MANAGED if self.ids != "managed" else ():
+            if getattr(self, key) is not None:
+                raise BadValue(f"only a managed table has it: say ids: managed, or leave {key} out", key)
+        if self.admit is not None and self.admit_share is not None:
+            raise BadValue(
+                "an id is admitted after so many sights, or by chance: leave admit or admit_share out", "admit_share"
+            )
+        if (self.unseen == "hashed") != (self.unseen_rows is not None):
+            raise BadValue("unseen: hashed and unseen_rows belong together: say both, or neither", "unseen_rows")
+        if self.ids == "managed" and self.rows is not None and self.rows < self.reserved + (self.probe or 1):
+            raise BadValue(
+                f"{self.rows} rows are too few: {self.reserved} are reserved and a bucket has {self.probe or 1}", "rows"
+            )
 
 
 class IdField(_Ids):
@@ -209,6 +267,11 @@ class Schema(Section):
         owners = (own for own in self.fields if isinstance(own, AnyIds) and own.name == (field.table or field.name))
         return next(owners)
 
+    @property
+    def managed(self) -> "tuple[AnyIds, ...]":
+        """The fields that own a managed table."""
+        return tuple(field for field in self.fields if isinstance(field, AnyIds) and field.ids == "managed")
+
     def query(self, field: SequenceField) -> str:
         """The id field that an attention-pooled sequence compares its events with."""
         table = self.owner(field).name
@@ -292,6 +355,8 @@ class Schema(Section):
             if isinstance(field, SequenceField) and field.time is not None:
                 assert self.time is not None, "checked when the schema was read"
                 yield field.time, "lists of integers or timestamps", _of_lists(_is_time)
+                yield self.time.column, "integers or timestamps", _is_time
+            if isinstance(field, AnyIds) and field.ttl_days is not None and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
         for label in self.targets:
             for column in (label.column, label.where):

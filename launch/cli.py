@@ -12,8 +12,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
+from launch import ckpt
 
 if TYPE_CHECKING:
+    from data.schema import Schema
     from pipeline.build import Source
     from pipeline.config import RunConfig
     from pipeline.sample import SampleReport
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done; 1 `doctor`, `verify` or `plan` found something, or a rank died; 2 something to mend, told on
+        Exit code: 0 done; 1 `doctor`, `verify`, `plan` or `ckpt` found something, or a rank died; 2 something to mend, told on
         standard error; of `daily` also 3 a model was held back; 4 a person has to decide what to do about the log; 5 another
         job works on the run; 75 nothing to do yet.
     """
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     sample.set_defaults(command=_sample)
     _add_nightly(commands)
+    ckpt.add(commands)
     return parser
 
 
@@ -226,6 +229,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from data.paths import plain
     from pipeline.config import load
     from pipeline.world import launched, world
 
@@ -235,7 +239,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from pipeline.build import build
     from pipeline.run import run
 
-    folder = arguments.out or f"runs/{config.name}"
+    folder = plain(arguments.out or f"runs/{config.name}")
     with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
         results = run(job, quiet=arguments.quiet)
         if here.first:
@@ -330,17 +334,18 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _daily(arguments: argparse.Namespace) -> int:
     from data.days import parse_days
+    from data.paths import plain
     from pipeline.config import load
     from pipeline.world import launched, world
 
     config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
-    folder = arguments.out or f"runs/{config.name}"
+    folder = plain(arguments.out or f"runs/{config.name}")
     if (arguments.backfill is None) != (arguments.mark is None):
         raise GenctrError("--backfill A..B and --from CHECKPOINT go together")
     again = parse_days(arguments.backfill) if arguments.backfill else []
     until = again[-1] if again else arguments.until
     if arguments.dry_run:
-        return _print_plan(folder, config, until)
+        return _print_plan(folder, config, schema, until)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
@@ -372,11 +377,12 @@ def _daily(arguments: argparse.Namespace) -> int:
         return HELD if outcome.held and speaks else 0
 
 
-def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
-    from pipeline.build import build_days
+def _print_plan(folder: str, config: "RunConfig", schema: "Schema", until: str | None) -> int:
+    from pipeline.build import build_days, check_changes
     from pipeline.daily import plan
     from pipeline.model import build_reader
 
+    check_changes(folder, config, schema)
     last = config.resolved()[-1].config
     actions = plan(folder, last, build_days(last.data, build_reader(last.data.format, last.data.reader_options)), until)
     for action in actions:
@@ -385,10 +391,15 @@ def _print_plan(folder: str, config: "RunConfig", until: str | None) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from pipeline.build import load_run
     from pipeline.ledger import Ledger
 
+    load_run(arguments.run)  # a mistyped folder is told, not shown as one where nothing happened
+    ledger = Ledger(arguments.run, mend=False)
+    if ledger.mended:
+        print(f"genctr: {ledger.mended}", file=sys.stderr)
     if arguments.json:
-        for entry in Ledger(arguments.run, mend=False).entries:
+        for entry in ledger.entries:
             print(json.dumps(entry))
     else:
         _print_status(arguments.run, gates=arguments.gates)
@@ -407,6 +418,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from data.document import read_document
     from data.schema import Schema
     from pipeline.build import build_source, load_run, stage_schema
+    from pipeline.checkpoint import Checkpoints
     from pipeline.daily import publish_folder
     from pipeline.ledger import Ledger
     from pipeline.verify import verify
@@ -419,8 +431,11 @@ def _verify(arguments: argparse.Namespace) -> int:
         schema = read_document(f"{arguments.run}/schemas/{digest}.yaml", Schema)
         return build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
 
-    history = Ledger(arguments.run, mend=False).history()
-    proof = verify(source_of, history, publish_folder(config.daily.publish, arguments.run), say=print)
+    checkpoints = Checkpoints(f"{arguments.run}/checkpoints", keep=1, asynchronous=False)
+    mark = checkpoints.latest()
+    newest = checkpoints.read_meta(mark) if mark is not None else None
+    ledger, folder = Ledger(arguments.run, mend=False), publish_folder(config.daily.publish, arguments.run)
+    proof = verify(source_of, ledger, newest, folder, say=print)
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)
@@ -467,7 +482,9 @@ def _schedule(arguments: argparse.Namespace) -> int:
 
     config, _ = load(arguments.config)
     out = arguments.out or f"runs/{config.name}"
-    print(SCHEDULES[arguments.kind](config=arguments.config, out=out, name=config.name, at=arguments.at, image=arguments.image))
+    own = {"config": arguments.config, "out": out, "name": config.name, "at": arguments.at, "image": arguments.image}
+    program = os.path.join(os.path.dirname(sys.executable), "genctr")
+    print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program))
     return 0
 
 

@@ -1,7 +1,8 @@
 """What repeats the daily job: a crontab, systemd units, a Kubernetes CronJob, a Slurm script, an Airflow DAG.
 
 Each runs `genctr daily`, starts at `at`, and knows the exit codes: 75 is nothing to do yet, 3 a held model, neither of which is
-a failure; one job at a time, and a restart resumes.
+a failure; one job at a time, and a restart resumes. What runs on this machine runs in the folder it was asked for in, `here`,
+by the file of the `genctr` that was asked, `program`: schedulers know neither relative paths nor a PATH of ours.
 """
 
 import json
@@ -16,19 +17,19 @@ from data.errors import GenctrError
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def cron(*, config: str, out: str, name: str, at: str, image: str) -> str:
+def cron(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A crontab: every half hour from `at` on, so that a late day is taken up when it comes."""
     hour, minute = _time(at)
     variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
-    command = _command(config, out).replace("%", r"\%")
+    command = f"cd {shlex.quote(here)} && {_command(config, out, program)}".replace("%", r"\%")
     return f"# genctr {name}: crontab -e\n{variables}\n{minute % 30},{minute % 30 + 30} {hour}-23 * * * {command} --quiet\n"
 
 
-def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
+def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A service and its timer, in one text; the comments say where to cut."""
     hour, minute = _time(at)
     variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
-    command = _command(config, out).replace("%", "%%")
+    command = _command(config, out, program).replace("%", "%%")
     return (
         dedent("""\
         # genctr-{name}.service
@@ -41,7 +42,7 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
         Type=oneshot
         WorkingDirectory={here}
         {variables}
-        ExecStart=/usr/bin/env {command} --quiet
+        ExecStart={command} --quiet
         SuccessExitStatus=3 75
         Restart=on-failure
         RestartSec=60
@@ -58,24 +59,34 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str) -> str:
         [Install]
         WantedBy=timers.target
     """)
-        .format(name=name, here="/", variables=variables, command=command, hour=hour, minute=minute, first=minute % 30)
+        .format(
+            name=name,
+            here=here.replace("%", "%%"),
+            variables=variables,
+            command=command,
+            hour=hour,
+            minute=minute,
+            first=minute % 30,
+        )
         .rstrip("\n")
         + "\n"
     )
 
 
-def kubernetes(*, config: str, out: str, name: str, at: str, image: str) -> str:
+def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A CronJob; a pod that failed is started again and resumes."""
     hour, minute = _time(at)
     container = {
         "name": "daily",
         "image": image,
-        "command": ["genctr", "daily", config, "--out", out, "--quiet"],
+        # Kubernetes knows no code but 0 that is no failure.
+        "command": ["sh", "-c", '"$@"; code=$?; case $code in 3|75) exit 0;; esac; exit $code', "sh"],
+        "args": ["genctr", "daily", config, "--out", out, "--quiet"],
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
         "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
     }
     done = {"action": "Ignore", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [137, 143]}}
-    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 3, 4, 5, 75]}}
+    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
     job = {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [done, asks]},
@@ -94,33 +105,38 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str) -> str:
     return yaml.safe_dump(document, sort_keys=False)
 
 
-def slurm(*, config: str, out: str, name: str, at: str, image: str) -> str:
+def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A batch script that puts itself into the queue again for the next night."""
     hour, minute = _time(at)
     variables = "\n".join(f"export {key}={value}" for key, value in THREADS.items())
     return dedent("""\
         #!/bin/bash
         #SBATCH --job-name=genctr-{name}
+        #SBATCH --chdir="{here}"
         #SBATCH --cpus-per-task=2
         #SBATCH --mem=8G
         #SBATCH --requeue
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
         {variables}
-        sbatch --begin="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)" "$0"
+        # A script that is requeued has done this before: each time it would be one night's job more.
+        night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
+        [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
         srun --ntasks=1 {command} --quiet
         code=$?
         # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.
         if [ "$code" -eq 3 ] || [ "$code" -eq 75 ]; then exit 0; fi
         exit "$code"
-    """).format(name=_plain(name), variables=variables, hour=hour, minute=minute, command=_command(config, out))
+    """).format(
+        name=_plain(name), here=here, variables=variables, hour=hour, minute=minute, command=_command(config, out, program)
+    )
 
 
-def airflow(*, config: str, out: str, name: str, at: str, image: str) -> str:
+def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
     hour, minute = _time(at)
     # A held model is told by the job itself; a task that fails would be tried again in vain.
-    command = f"{_command(config, out)} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
+    command = f"{_command(config, out, 'genctr')} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
     return dedent('''\
         """genctr daily: {name}"""
 
@@ -162,8 +178,8 @@ SCHEDULES: dict[str, Callable[..., str]] = {
 }
 
 
-def _command(config: str, out: str) -> str:
-    return shlex.join(["genctr", "daily", config, "--out", out])
+def _command(config: str, out: str, program: str) -> str:
+    return shlex.join([program, "daily", config, "--out", out])
 
 
 def _time(at: str) -> tuple[int, int]:

@@ -43,7 +43,8 @@ def _show_gates(console: Console, own: DayRecord) -> None:
     console.print(f"{own.name}: {own.state}")
     for answer in own.judged["answers"]:
         limits = " … ".join("" if answer[side] is None else f"{answer[side]:g}" for side in ("low", "high"))
-        number = "not asked" if answer["number"] is None else f"{answer['number']:.6g}"
+        missing = "not asked" if answer["ok"] else "no number"
+        number = missing if answer["number"] is None else f"{answer['number']:.6g}"
         console.print(
             f"  {'yes' if answer['ok'] else 'NO ':3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}"
         )

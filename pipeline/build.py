@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -34,6 +35,7 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.communication import check_communication
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
 from pipeline.devices import device_here
+from pipeline.managed import ManagedIds
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
 from pipeline.model import META, build_denoiser, build_model, build_reader
 from pipeline.parts import Interrupt
@@ -49,6 +51,7 @@ from pipeline.world import World
 
 MAY_CHANGE = {
     *("schema_file", "data.root", "data.lanes", "data.prefetch"),
+    *("data.check", "data.bad_files", "data.bad_rows"),  # what helps at night must not ask for more
     *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.plan", "train.pipeline"),
 }
 """What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""
@@ -124,6 +127,7 @@ class Job:
     Attributes:
         stages: all stages. at: the index of the one it stands in. stage: that one; config: its config.
         source: the log as the stage reads it. sharded, optimizer, schedule: what the stage trains, afresh when it is entered.
+        ids: the maps of its managed tables; None if it has none.
         interrupt, checkpoints, log: the run's own.
     """
 
@@ -131,6 +135,7 @@ class Job:
     sharded: Sharded
     optimizer: KeyedOptimizer
     schedule: Schedule
+    ids: ManagedIds | None
 
     def __init__(self, config: RunConfig, schema: Schema, folder: str, world: World, at: int | None = None) -> None:
         self.stages = config.resolved()
@@ -158,21 +163,26 @@ class Job:
     def enter(self, at: int) -> None:
         """Build what stage `at` trains, with first values; what the stage before trained is let go."""
         self.at = at
-        for own in ("sharded", "optimizer", "schedule"):  # tables as large as memory are not held twice
+        for own in ("sharded", "optimizer", "schedule", "ids"):  # tables as large as memory are not held twice
             self.__dict__.pop(own, None)
         config, world = self.config, self.world
         self.source = build_source(
             config, stage_schema(self.schema, self.stage, self.stages), self.folder, world.rank, world.ranks
         )
         torch.manual_seed(config.seed)
+        tables = build_table_options(config, self.source.features)
         self.sharded = shard(
             build_task(self.stage, self.source, self.folder, world),
-            tables=build_table_options(config, self.source.features),
+            tables=tables,
             device=world.device,
             batch_rows=config.train.batch_rows,
             seed=config.seed,
             spread=self._spread(),
         )
+        self.ids = None
+        if self.source.schema.managed:
+            self.ids = build_ids(self.source.schema, self.sharded, tables, seed=config.seed, freeze=self.stage.freeze)
+            self.task.ids = self.ids
         dense, others = build_dense_optimizers(config, self.sharded)
         self.optimizer = CombinedOptimizer([("tables", self.sharded.fused), ("dense", dense), *others])
         self.schedule = Schedule(
@@ -199,11 +209,14 @@ class Job:
     def pipe(self) -> Iterator[Pipe]:
         """A train pipeline for one day's batches: by itself, overlapping on a GPU, where there is something to overlap.
 
+        A denoiser's look-ups depend on what it hides, those of managed tables on the step before: no pipeline can know them a
+        batch ahead.
         A pipeline that reads ahead puts itself into the model, which nothing else can call before it is taken out.
         """
         name = self.config.train.pipeline
         if name == "auto":
-            name = "sparse_dist" if self.world.device.type == "cuda" and not self.config.model.denoises else "base"
+            knows = not self.config.model.denoises and self.ids is None
+            name = "sparse_dist" if self.world.device.type == "cuda" and knows else "base"
         pipe = PIPES[name](self.sharded.model, self.optimizer, self.world.device)
         try:
             yield pipe
@@ -218,6 +231,11 @@ class Job:
     def step_meters(self) -> StepMeters:
         """The same for rows in training, of constant size."""
         return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else RunningMeters(self.schema.task_names)
+
+    def tensors(self) -> dict[str, Any]:
+        """All that a checkpoint holds of the stage, by part, live: `model`, `optimizer`, and `ids` if tables are managed."""
+        tensors = {"model": self.sharded.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return tensors | ({"ids": self.ids.state_dict()} if self.ids is not None else {})
 
     @property
     def task(self) -> RankTask | PretrainTask:
@@ -422,6 +440,14 @@ def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Paramete
     return optimizer
 
 
+def build_ids(
+    schema: Schema, sharded: Sharded, tables: Mapping[str, TableOptions], *, seed: int, freeze: Sequence[str]
+) -> ManagedIds:
+    """The maps of managed tables, empty."""
+    inits = {name: options.init for name, options in tables.items()}
+    return ManagedIds(schema, sharded, inits=inits, seed=seed, device=sharded.model.device, frozen="tables" in freeze)
+
+
 def _options(config: TableConfig) -> TableOptions:
     return TableOptions(
         optimizer=config.optimizer,
@@ -508,20 +534,31 @@ def _frequencies(folder: str, stage: Stage) -> str:
     return f"{folder}/statistics/frequencies.{stage.name}.npz"
 
 
+def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
+    """Whether anything would change what the folder was begun with before it has saved something.
+
+    Raises:
+        GenctrError: it has, and what changes was not accepted.
+    """
+    if not PATHS.exists(f"{folder}/config.yaml"):
+        return False
+    changed = _changes(folder, config, schema)
+    trained = PATHS.exists(f"{folder}/checkpoints")
+    refused = [line for line in changed if line not in config.daily.accept]
+    if refused and trained:
+        told = "\n".join(f"  {line}" for line in refused)
+        raise GenctrError(
+            f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
+            f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
+        )
+    return bool(changed) and not trained
+
+
 def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
     """Store the resolved config; where a run has saved something, refuse what would make it another run."""
-    if PATHS.exists(f"{folder}/config.yaml"):
-        changed = _changes(folder, config, schema)
-        trained = PATHS.exists(f"{folder}/checkpoints")
-        refused = [line for line in changed if line not in config.daily.accept]
-        if refused and trained:
-            told = "\n".join(f"  {line}" for line in refused)
-            raise GenctrError(
-                f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
-                f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
-            )
+    if check_changes(folder, config, schema):
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
-        for path in filter(PATHS.exists, counted if changed and not trained else ()):
+        for path in filter(PATHS.exists, counted):
             PATHS.rm(path)
     PATHS.mkdirs(folder)
     PATHS.mkdirs(f"{folder}/schemas/")

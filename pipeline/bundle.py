@@ -5,6 +5,8 @@
                        table.7.0.safetensors      rows of one table, a piece at a time
                        statistics.json            what the fields were fitted with
                        vocabulary.tab.parquet
+                       ids.item_id.0.parquet      of a managed table: ids and their rows, from one rank
+                       gone.item_id.0.parquet     ids that the bundle before had and this one has not
                        sample.parquet             some raw rows; what they must score is in the manifest
     current.json                                  beside the bundles: the one that serves, by name
 
@@ -13,6 +15,7 @@ A table's rows are float32, or int8: a byte a number with a scale and a bias per
 """
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from pydantic import ValidationError
@@ -85,7 +90,7 @@ class Bundle:
         try:
             self.manifest: dict[str, Any] = json.loads(content)
             self._understand()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"the manifest makes no sense: {_line(error)}", f"{path}/{MANIFEST}") from error
         self._check_files()
 
@@ -111,6 +116,8 @@ class Bundle:
             name: [Piece(own["file"], tuple(own["rows"]), tuple(own["columns"])) for own in pieces]
             for name, pieces in manifest["tables"].items()
         }
+        self.ids: dict[str, list[str]] = manifest.get("ids", {})
+        self.gone: dict[str, list[str]] = manifest.get("gone", {})
 
     def _check_files(self) -> None:
         there = set(list_folder(self.path)) - {MANIFEST}
@@ -119,6 +126,7 @@ class Bundle:
         if others := sorted(there - self.files.keys()):
             raise BundleError(f"{others[0]} does not belong to this bundle", self.path, "remove it, or take another bundle")
         named = {piece.file for pieces in self.tables.values() for piece in pieces} | {DENSE}
+        named |= {name for files in (*self.ids.values(), *self.gone.values()) for name in files}
         if unknown := sorted(named - self.files.keys()):
             raise BundleError(f"the manifest speaks of {unknown[0]} and does not list it", self.path)
 
@@ -143,7 +151,12 @@ class Bundle:
 
     @torch.no_grad()
     def fill(self, name: str, table: Tensor, row: int = 0, column: int = 0) -> None:
-        """Copy into `table` what the bundle has of a table's rows and columns, from `row` and `column` on."""
+        """Copy into `table` what the bundle has of a table's rows and columns, from `row` and `column` on.
+
+        Raises:
+            BundleError: a file is not what was written, or some of these numbers are in none.
+        """
+        filled = 0
         for piece in self.tables[name]:
             top, left = max(row, piece.rows[0]), max(column, piece.columns[0])
             bottom = min(row + table.shape[0], piece.rows[1])
@@ -154,6 +167,28 @@ class Bundle:
                     values = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(values)
                 own = values[top - piece.rows[0] : bottom - piece.rows[0], left - piece.columns[0] : right - piece.columns[0]]
                 table[top - row : bottom - row, left - column : right - column].copy_(own)
+                filled += own.numel()
+        if filled != table.numel():
+            raise BundleError(f"table {name} has {table.numel()} numbers here, the files of the bundle {filled}", self.path)
+
+    def held(self, table: str) -> tuple[Tensor, Tensor]:
+        """The ids that have a row of a managed table, 64 bits each as `data.ids.RawIds` has them, and their rows."""
+        found = [self._columns(name, "id", "row") for name in self.ids[table]]
+        return torch.cat([ids for ids, _ in found]), torch.cat([rows for _, rows in found])
+
+    def left(self, table: str) -> Tensor:
+        """The ids that had a row in the bundle before, and have none in this one."""
+        return torch.cat(
+            [torch.empty(0, dtype=torch.int64), *(self._columns(name, "id")[0] for name in self.gone.get(table, ()))]
+        )
+
+    def _columns(self, name: str, *columns: str) -> list[Tensor]:
+        content = io.BytesIO(self.read(name))
+        try:
+            found = pq.read_table(content, columns=list(columns), schema=pa.schema([(own, pa.int64()) for own in columns]))
+        except (pa.ArrowException, KeyError) as error:
+            raise BundleError(f"these are no ids and rows: {_line(error)}", f"{self.path}/{name}") from error
+        return [torch.from_numpy(found[own].to_numpy().copy()) for own in columns]
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         try:

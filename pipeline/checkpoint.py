@@ -6,16 +6,19 @@
     root/best.json                       a pin: the folder named in it is kept
 
 `torch.distributed.checkpoint` (DCP) does the sharding, the resharding and the files. Ours are the order of events that makes
-a checkpoint whole or absent, the copy that lets training go on while it is written, and the refusal to run what a file says.
+a checkpoint whole or absent, the copy that lets training go on while it is written, the pieces in which tables of any size are
+written and read with little memory, and the refusal to run what a file says.
 """
 
 import copy
 import errno
 import io
 import json
+import math
 import os
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -42,12 +45,21 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import WriteResult
 
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem, list_folder, remove_folder, write_whole
+from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
 
 MARKER = "checkpoint.json"
 FORMAT = 1
 FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
 SHOWN = 5
+
+PIECE_BYTES = 1 << 26
+"""[bytes] of a shard that are written and read at a time: DCP copies each of them, and would copy a shard as a whole."""
+
+PAGE_BYTES = 4096
+"""[bytes] of memory that the system hands out at a time."""
+
+COPY_SHARE = 0.5
+"""[1] of the free memory that the copy for a save in the background may take."""
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
 
 Anything = TypeVar("Anything")
@@ -78,7 +90,9 @@ class Checkpoints:
     new one is whole. A step that was saved before is saved beside it (`step-0000123-2`), for the same reason.
 
     A save in the background first copies the local shards (memory: one more copy of them until it is written), then writes
-    from another thread over a process group of its own. If it fails, the next call raises.
+    from another thread over a process group of its own. If it fails, the next call raises. Where the copy does not fit into
+    memory, that is told and training waits. Reading and writing take PIECE_BYTES beside the shards, and what was zero and is
+    zero in the file stays untouched memory.
 
     Args:
         root: folder or URI, through `data.paths.PATHS`. A store behind a scheme (`s3://`) must put an object whole when it is
@@ -92,13 +106,14 @@ class Checkpoints:
 
     def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
         assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
-        self.root = (filesystem(root)[1] if root.startswith("file://") else root).rstrip("/")
+        self.root = plain(root)
         self._keep, self._asynchronous = keep, asynchronous
         # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
         # would mix with the batches. DCP needs a CPU group anyway.
         self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._running: tuple[str, Future[Any]] | None = None
+        self._told_to_wait = False
 
     def save(self, step: int, *, tensors: dict[str, Any], meta: dict[str, Any], pin: str | None = None) -> str:
         """Save, or begin to save, and return the name of the new checkpoint.
@@ -112,15 +127,28 @@ class Checkpoints:
         assert self._group is not None, "saving needs a process group"
         self.wait()
         mark = self._on_rank_0(lambda: self._new_folder(step))
-        marker = json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
-        writer = _Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        marker = _marker(step, meta)
+        writer = Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        tensors = _in_pieces(tensors)
         with self._told(mark):
-            if self._asynchronous:
+            if self._asynchronous and self._has_room(tensors):
                 future = dcp_async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_LocalCopies())
                 self._running = mark, cast(Future[Any], future)
             else:
                 dcp_save(tensors, storage_writer=writer, process_group=self._group)
         return mark
+
+    def beside(self, step: int, *, meta: dict[str, Any]) -> tuple[str, "Writer"]:
+        """A free name for one more checkpoint of a step, and what writes it: a checkpoint once it is finished.
+
+        Nothing else is touched, no leftover and no older checkpoint. Not collective: one process, without the others.
+        """
+        mark, marker = self._free_name(step), _marker(step, meta)
+        return mark, Writer(f"{self.root}/{mark}", lambda: write_whole(f"{self.root}/{mark}/{MARKER}", marker))
+
+    def pin(self, name: str, mark: str) -> None:
+        """Keep a checkpoint under this name, until another one takes it. Not collective."""
+        write_whole(f"{self.root}/{name}.json", json.dumps({"mark": mark}))
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; raise if the save in the background failed."""
@@ -178,8 +206,12 @@ class Checkpoints:
     def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
         """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
         self.wait()
-        found = _saved_sizes(self._metadata(_Reader(f"{self.root}/{mark}")), {part})
+        found = _saved_sizes(self.metadata(mark), {part})
         return {name.removeprefix(f"{part}."): size for name, size in found.items() if size is not None}
+
+    def metadata(self, mark: str) -> Metadata:
+        """What a checkpoint holds and where each piece of it lies. Not collective."""
+        return self._metadata(Reader(f"{self.root}/{mark}"))
 
     def restore(self, mark: str, tensors: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
         """Load a checkpoint into `tensors`, in place, whatever ranks and plan it was saved from; return its meta.
@@ -197,7 +229,7 @@ class Checkpoints:
         return meta
 
     def _load(self, mark: str, tensors: dict[str, Any], *, some: bool) -> None:
-        reader = _Reader(f"{self.root}/{mark}")
+        reader = Reader(f"{self.root}/{mark}")
         wanted: dict[str, torch.Size | None] = {}
         for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader))):
             wanted.update(sizes)  # an optimizer's state dict holds the tables of its own rank only
@@ -208,8 +240,22 @@ class Checkpoints:
         except CheckpointException as error:
             rank, failure = _first_failure(error)
             raise CheckpointError(
-                f"checkpoint {mark} is damaged: {_one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
+                f"checkpoint {mark} is damaged: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
             ) from failure
+
+    def _has_room(self, tensors: dict[str, Any]) -> bool:
+        """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, _free_memory()))
+        need, free = max(rooms, key=lambda room: room[0] - room[1])
+        fits = need <= free * COPY_SHARE
+        if not fits and not self._told_to_wait and self._rank == 0:
+            sys.stderr.write(
+                f"genctr: training waits for every save: to go on it would copy {need / 2**30:.1f} GiB on a machine, and "
+                f"{free / 2**30:.1f} GiB are free\n"
+            )
+        self._told_to_wait |= not fits
+        return fits
 
     # Rank 0, alone.
 
@@ -224,7 +270,7 @@ class Checkpoints:
             return list_folder(self.root)
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint folder cannot be read: {_one_line(error)}",
+                f"the checkpoint folder cannot be read: {one_line(error)}",
                 self.root,
                 "give the run a folder that this user may read and write",
             ) from error
@@ -250,7 +296,7 @@ class Checkpoints:
                 return cast(dict[str, Any], json.load(stream))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"not a whole checkpoint: {_one_line(error)}", file, "name one of the complete checkpoints of this run"
+                f"not a whole checkpoint: {one_line(error)}", file, "name one of the complete checkpoints of this run"
             ) from error
 
     def _new_folder(self, step: int) -> str:
@@ -260,10 +306,13 @@ class Checkpoints:
             self._remove_leftovers()
         except OSError as error:
             raise CheckpointError(
-                f"the checkpoint folder cannot be written: {_one_line(error)}",
+                f"the checkpoint folder cannot be written: {one_line(error)}",
                 self.root,
                 "give the run a folder that this user may read and write",
             ) from error
+        return self._free_name(step)
+
+    def _free_name(self, step: int) -> str:
         taken = [time for name in self._folders() for at, time in [_order(name)] if at == step]
         return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
 
@@ -275,7 +324,7 @@ class Checkpoints:
         """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
         write_whole(f"{self.root}/{mark}/{MARKER}", marker)
         if pin is not None:
-            write_whole(f"{self.root}/{pin}.json", json.dumps({"mark": mark}))
+            self.pin(pin, mark)
         for old in set(self._complete_marks()[: -self._keep]) - set(self._pins().values()):
             PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
             remove_folder(f"{self.root}/{old}")
@@ -301,12 +350,12 @@ class Checkpoints:
                 raise result
         return results
 
-    def _metadata(self, reader: "_Reader") -> Metadata:
+    def _metadata(self, reader: "Reader") -> Metadata:
         try:
             return reader.read_metadata()
         except (OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"the checkpoint cannot be read: {_one_line(error)}", f"{reader.path}/.metadata", MEND
+                f"the checkpoint cannot be read: {one_line(error)}", f"{reader.path}/.metadata", MEND
             ) from error
 
     def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:
@@ -347,11 +396,15 @@ class Checkpoints:
                 raise failure from error
             full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
             raise CheckpointError(
-                f"checkpoint {mark} could not be saved: {'the disk is full' if full else _one_line(failure)}",
+                f"checkpoint {mark} could not be saved: {'the disk is full' if full else one_line(failure)}",
                 f"{self.root}/{mark}, written by rank {rank}",
                 f"{'make room' if full else 'make the folder writable'} and start the run again: "
                 "it resumes from the newest whole checkpoint, which is untouched",
             ) from failure
+
+
+def _marker(step: int, meta: dict[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
 
 
 def _order(folder: str) -> tuple[int, int]:
@@ -365,7 +418,8 @@ def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
     return rank, error.failures[rank][0]
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says first."""
     return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
 
 
@@ -385,6 +439,56 @@ def _wanted_sizes(tensors: dict[str, Any], metadata: Metadata) -> dict[str, torc
     return {
         name: value.size() if isinstance(value, (Tensor, ShardedTensor)) else None for name, value in planner.state_dict.items()
     }
+
+
+def _free_memory() -> float:
+    """[bytes] that programs can still take on this machine; no limit where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")
+
+
+def _bytes(value: Any) -> int:
+    """[bytes] of all local tensors in nested state dicts."""
+    if isinstance(value, dict):
+        return sum(_bytes(part) for part in value.values())
+    if isinstance(value, ShardedTensor):
+        return sum(shard.tensor.nbytes for shard in value.local_shards())
+    return value.nbytes if isinstance(value, Tensor) else 0
+
+
+def _in_pieces(value: Any) -> Any:
+    """Nested state dicts whose shards are cut by rows into pieces of at most PIECE_BYTES; views, nothing is copied."""
+    if isinstance(value, dict):
+        return {key: _in_pieces(part) for key, part in value.items()}
+    return _cut_shards(value) if isinstance(value, ShardedTensor) else value
+
+
+def _cut_shards(tensor: ShardedTensor) -> ShardedTensor:
+    whole = tensor.metadata()
+    bytes_of_row = math.prod(whole.size[1:]) * whole.tensor_properties.dtype.itemsize
+    most = max(PIECE_BYTES // bytes_of_row, 1)
+    if all(shard.shard_sizes[0] <= most for shard in whole.shards_metadata):
+        return tensor
+
+    def cut(shard: ShardMetadata) -> Iterator[tuple[int, ShardMetadata]]:
+        (top, *left), (height, *width) = shard.shard_offsets, shard.shard_sizes
+        for start in range(0, max(height, 1), most):
+            size = [min(most, height - start), *width]
+            yield start, ShardMetadata([top + start, *left], size, shard.placement)
+
+    mine = [
+        Shard(shard.tensor[start : start + piece.shard_sizes[0]], piece)
+        for shard in tensor.local_shards()
+        for start, piece in cut(shard.metadata)
+    ]
+    pieces = [piece for shard in whole.shards_metadata for _, piece in cut(shard)]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        mine, ShardedTensorMetadata(pieces, whole.size, whole.tensor_properties), process_group=tensor._process_group
+    )
 
 
 class _LocalCopies(AsyncStager):
@@ -471,7 +575,7 @@ class _Files(FileSystemBase):
         PATHS.rm(os.fspath(path))
 
 
-class _Writer(FileSystemWriter):
+class Writer(FileSystemWriter):
     """Writes through PATHS, and calls `complete` on rank 0 once every rank has written."""
 
     def __init__(self, folder: str, complete: Callable[[], None]) -> None:
@@ -483,11 +587,12 @@ class _Writer(FileSystemWriter):
         self._complete = complete
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write the metadata, then complete."""
         super().finish(metadata, results)
         self._complete()
 
 
-class _Reader(FileSystemReader):
+class Reader(FileSystemReader):
     """Reads through PATHS, and lets `.metadata`, which is a pickle, build nothing but metadata."""
 
     def __init__(self, folder: str) -> None:
@@ -497,6 +602,7 @@ class _Reader(FileSystemReader):
         self._known: Metadata | None = None
 
     def read_metadata(self, *_args: Any, **_: Any) -> Metadata:
+        """What the checkpoint holds, read once."""
         if self._known is None:
             with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
                 self._known = _read_metadata(stream.read())
@@ -510,7 +616,7 @@ def _read_metadata(content: bytes) -> Metadata:
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
-        raise pickle.UnpicklingError(f"cut or altered ({_one_line(error)})") from error
+        raise pickle.UnpicklingError(f"cut or altered ({one_line(error)})") from error
     if not isinstance(metadata, Metadata):
         raise pickle.UnpicklingError("this is no checkpoint metadata")
     return metadata
@@ -557,10 +663,39 @@ def _member(kind: Any, name: Any) -> Enum:
 
 
 class _SafeLoadPlanner(DefaultLoadPlanner):
-    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load."""
+    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load.
+
+    Large tensors in CPU memory are filled page by page, and a page of zeros that is one already is not written: the memory of
+    rows that were never trained stays untouched.
+    """
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        target: Tensor = super().resolve_tensor(read_item)
+        return torch.empty_like(target) if _is_paged(target) else target
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        target: Tensor = super().resolve_tensor(read_item).detach()
+        if _is_paged(target):
+            _copy_pages(tensor, target)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         safe = io.BytesIO()
         torch.save(torch.load(value, weights_only=True), safe)
         safe.seek(0)
         super().load_bytes(read_item, safe)
+
+
+def _is_paged(target: Tensor) -> bool:
+    return target.device.type == "cpu" and target.nbytes >= 256 * PAGE_BYTES and target.is_contiguous()
+
+
+def _copy_pages(source: Tensor, target: Tensor) -> None:
+    given, there = source.view(-1).view(torch.uint8), target.view(-1).view(torch.uint8)
+    whole = len(given) // PAGE_BYTES * PAGE_BYTES
+    pages, filled = (data[:whole].view(-1, PAGE_BYTES) for data in (given, there))
+    written = (pages.any(1) | filled.any(1)).nonzero().flatten()
+    if len(written) == len(pages):
+        there.copy_(given)
+        return
+    filled.index_copy_(0, written, pages.index_select(0, written))
+    there[whole:] = given[whole:]

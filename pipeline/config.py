@@ -290,7 +290,8 @@ class TableConfig(Section):
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )
-    """How the table is spread over ranks; auto leaves it to TorchRec's planner."""
+    """How the table is spread over ranks; auto leaves it to TorchRec's planner. One too small to give every rank a row stays
+    whole."""
 
     kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
     """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
@@ -301,7 +302,9 @@ class TableConfig(Section):
     """[1] share of a table that fused_uvm_caching and key_value keep on the card."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
-    """How a number of the table is kept; its optimizer's are always fp32."""
+    """Of the stored numbers; its optimizer's are always fp32. fp16 takes half the memory and is rounded at random, so that
+    small steps count; on a CPU it holds no row in memory before it is trained, and needs optimizer sgd or rowwise_adagrad.
+    Bundles hold fp32 all the same."""
 
     clip: float | None = Field(default=None, gt=0)
     """[1] largest absolute value of a coordinate of the gradient of a looked-up vector; null does not clip."""
@@ -715,17 +718,19 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _stages_fit_together(self) -> "RunConfig":
         trained: dict[str, str] = {}
-        earlier: list[str] = []
+        earlier: dict[str, TablesConfig] = {}
         for at, stage in enumerate(self.resolved() if type(self) is RunConfig else ()):
             here = ("stages", at) if self.stages else ()
             if stage.name in earlier:
                 raise BadValue(f"two stages are called {stage.name!r}", *here, "name")
             if stage.load is not None and stage.load.stage not in earlier:
-                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, earlier)}", *here, "load", "stage")
+                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, list(earlier))}", *here, "load", "stage")
             _check_task(stage, *here)
             _check_days(stage, trained, *here)
+            if stage.load is not None and stage.load.what in ("tables", "all"):
+                _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
             trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
-            earlier.append(stage.name)
+            earlier[stage.name] = stage.config.tables
         return self
 
     @model_validator(mode="after")
@@ -738,6 +743,10 @@ class RunConfig(Section):
                 f"choose {' or '.join(map(str, near))}",
                 *("train", "batch_rows"),
             )
+        for table in self.daily.row_decay:
+            if self.tables.of(table).precision == "fp16":
+                told = "fp16 rounds small decays away: leave it out, or set tables.precision to fp32"
+                raise BadValue(told, "daily", "row_decay", table)
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
@@ -757,6 +766,18 @@ def _check_task(stage: Stage, *here: str | int) -> None:
     if train.early_stop is not None and (train.early_stop.metric == "loss") != pretrains:
         allowed = "loss" if pretrains else "auc, gauc, logloss or ne"
         raise BadValue(f"a {stage.task} stage is judged by {allowed}", *here, "train", "early_stop", "metric")
+
+
+def _check_precision(tables: TablesConfig, loaded: TablesConfig, load: LoadConfig, *here: str | int) -> None:
+    """Tables are stored as in the stage they come from: blank rows of fp16 tables mean something, those of fp32 ones do not."""
+    for name in ("", *tables.only, *loaded.only):
+        before, now = loaded.of(name).precision, tables.of(name).precision
+        place = ("tables", "only", name, "precision") if name else ("tables", "precision")
+        if before != now:
+            raise BadValue(f"stage {load.stage}, whose tables are loaded, stores them as {before}", *here, *place)
+        if now == "fp16" and load.rescale is not None:
+            told = "rows of fp16 tables that are not there yet cannot be scaled: leave it out"
+            raise BadValue(told, *here, "load", "rescale")
 
 
 def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> None:
@@ -799,6 +820,23 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     for name in config.tables.only:
         if name not in tables:
             raise BadDocument(f"{path}: tables.only.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    for name in config.daily.row_decay:
+        if name not in tables and name.removesuffix("_linear").removesuffix("_second") not in tables:
+            raise BadDocument(f"{path}: daily.row_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    if schema.managed and any(stage.config.model.denoises for stage in config.resolved()):
+        raise BadDocument(
+            f"{path}: model.paradigm: a denoiser cannot have managed tables, and {schema_path} says ids: managed of "
+            f"{schema.managed[0].name}\n  it restores ids among all the rows of a table, and these change hands: say ids: hash "
+            "there, or set plain or sfg"
+        )
+    ahead = [
+        train.pipeline for stage in config.resolved() if (train := stage.config.train).pipeline in ("sparse_dist", "prefetch")
+    ]
+    if schema.managed and ahead:
+        raise BadDocument(
+            f"{path}: train.pipeline: {ahead[0]} looks ids up a step ahead, and which rows those of {schema.managed[0].name} "
+            "have (ids: managed) depends on the step before\n  set it to auto"
+        )
     return config, schema
 
 

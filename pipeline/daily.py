@@ -20,6 +20,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
+from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
@@ -31,11 +32,12 @@ from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
-from pipeline.ledger import DayRecord, History, Ledger, base_of
+from pipeline.ledger import DayRecord, History, Ledger, base_of, next_date
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
 from pipeline.score import Scorer
+from pipeline.task import StepOutput
 from pipeline.trainer import TrainState
 
 DAY_PIN = "day-"
@@ -71,6 +73,21 @@ class Outcome:
         return not (self.trained or self.published or self.held or self.skipped)
 
 
+class Held:
+    """Ends a job that slept so long that another one has taken the run over: two must not save into one folder."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def before(self, state: TrainState) -> None:
+        """Nothing to do."""
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Raise `Busy` if the lease is lost, before the step is saved."""
+        if self._lease.was_lost:
+            self._lease.check()
+
+
 class Daily:
     """The daily job of a run folder. All ranks make one and call it alike; rank 0 reads and writes the ledger.
 
@@ -81,6 +98,7 @@ class Daily:
 
     def __init__(self, job: Job, lease: Lease | None, *, until: str | None, quiet: bool) -> None:
         self._job, self._lease, self._quiet = job, lease, quiet
+        self._parts = [Held(lease)] if lease is not None else []
         last = job.stages[-1].config
         self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
         self._folder = publish_folder(last.daily.publish, job.folder)
@@ -88,6 +106,7 @@ class Daily:
         self._world.agree(self._read)
         if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
             raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+        judge(Evidence(), self._config.gates)  # a gate that nobody knows is told now, not when a day has been trained
 
     def _read(self) -> None:
         self._ledger = Ledger(self._job.folder)
@@ -227,6 +246,11 @@ class Daily:
         job, name = self._job, action.day
         record = self.history.days.get(name, DayRecord(name))
         day = self._open(name, record, action, state, restored)
+        if not day.rows:  # of late files; a whole day of that kind is refused
+            nothing = {job.source.days.below_root(own.path): {"size": own.size, "why": "it has no rows"} for own in day.files}
+            quarantined = self._quarantined(day) | nothing
+            self._append("late", {"day": base_of(name), "files": [], "quarantined": quarantined}, state.step)
+            return state
         if state.cursor.day != name or (state.cursor.row == 0 and record.trained is None):
             state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), fresh={}, scores={})
         if record.trained is None:
@@ -246,7 +270,7 @@ class Daily:
         stream = job.source.stream(day, shuffle=True)
         if not begun or stream.steps_left(state.cursor):
             files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
-            quarantined = self._world.agree(lambda: self._quarantined(day))
+            quarantined = self._quarantined(day)
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
             facts["schema"] = digest(job.schema)
@@ -262,7 +286,7 @@ class Daily:
                 self._renew()
             looking = partial(look, stream, pause) if pause is not None else dict
             state, saver, ended = train_rows(
-                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts
+                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts, others=self._parts
             )
             assert ended, "a daily job has no max_steps"
             saver.save(state, pin=f"{DAY_PIN}{name}")
@@ -273,6 +297,7 @@ class Daily:
         counted = zip(meta["files"], *meta["tally"], strict=True)
         told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
         values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
+        values |= {"ids": meta["ids"]} if "ids" in meta else {}
         self._append(
             "trained",
             {**values, "quarantined": meta["quarantined"], "nulls": meta["nulls"], "schema": meta["schema"]},
@@ -305,8 +330,8 @@ class Daily:
             return None
         try:
             bundle = Bundle(f"{self._folder}/{history.serving}")
-            if bundle.schema != self._job.source.schema:
-                raise BundleError("it has another schema", bundle.path)
+            if (bundle.schema, bundle.model) != (self._job.source.schema, self._job.config.model):
+                raise BundleError("it has another schema or model", bundle.path, "nothing: the next one that serves can be")
             bundle.verify()
         except BundleError as error:
             sys.stderr.write(f"genctr: the new model is not compared with what serves: {error}\n")
@@ -352,9 +377,9 @@ class Daily:
             own.trained for day, own in history.days.items() if day != name and "+" not in day and own.trained is not None
         ][-BEFORE:]
         whole = "+" not in name  # late files are no day of their own
-        task = self._job.schema.task_names[0]
+        scored = (record.scored or {}).get("tasks", {}).get(self._job.schema.task_names[0], {})
         evidence = Evidence(
-            scored=(record.scored or {}).get("tasks", {}).get(task, {}),
+            scored=scored if whole or scored.get("auc") is not None else {},  # a few late rows of one label are no sign
             fresh=state.fresh,
             rows=record.trained["rows"],
             earlier_rows=[own["rows"] for own in earlier] if whole else (),
@@ -389,7 +414,7 @@ class Daily:
         """Let go of old bundles, and tell the monitoring; again at the start, should a kill have come between."""
         history = self._own.history()
         needed = {history.serving} if history.serving else set()
-        known = {entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"}
+        known = [entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"]
         prune(self._folder, keep=self._config.keep, needed=needed, known=known)
         write_metrics(self._job.folder, history)
 
@@ -409,13 +434,15 @@ class Daily:
         elif begun and "files" in restored:
             wanted = [file for file, _, _ in restored["files"]]
         elif action.files:
-            wanted = list(action.files)
+            wanted = [own for own in action.files if own not in self._quarantined(opened)]
         elif "+" in name:
             history = self.history
             known = history.files(base_of(name)).keys() | history.ignored.get(base_of(name), set())
             wanted = [own for own in names if own not in known]
         else:
             wanted = list(names)
+        if not wanted and record.scored is not None:
+            raise NeedsPerson(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
         if missing := [own for own in wanted if own not in names]:
             raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
         return opened.only(name, [names[own] for own in wanted])
@@ -423,7 +450,7 @@ class Daily:
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
         days = self._job.source.days
         names = {days.below_root(path): why for path, why in day.quarantined.items()}
-        sizes = days.sizes(base_of(day.name)) if names else {}
+        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {})
         return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:
@@ -464,15 +491,32 @@ def _before(history: History, day: str) -> list[str]:
 
 
 def last_day(config: RunConfig, until: str | None) -> str | None:
-    """The last day to take up; None for all there are."""
+    """The last day to take up; None for all there are.
+
+    Raises:
+        GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
+    """
+    if until is not None and next_date(until) is None and next_date(parse_days(config.data.days)[0]) is not None:
+        raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
 
 def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
     """What a daily job of this config does next."""
-    first = parse_days(config.data.days)[0]
-    rows = {"rows": days.rows} if config.daily.compare == "rows" else {}
-    return decide(history, days.list(), days.sizes, config.daily, first=first, until=until, now=datetime.now(UTC), **rows)
+    names, found = parse_days(config.data.days), days.list()
+    named, last = set(names), names[-1] if open_end(config.data.days) else None
+    sizes = days.sizes_of(day for day in found if history.was_taken_up(day))
+    return decide(
+        history,
+        found,
+        lambda day: sizes[day],
+        config.daily,
+        rows=days.rows if config.daily.compare == "rows" else lambda day: {},
+        first=names[0],
+        until=until,
+        asked=lambda day: day in named or (last is not None and day > last),
+        now=datetime.now(UTC),
+    )
 
 
 def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
@@ -495,14 +539,19 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
             history.days[action.day] = DayRecord(action.day, skipped="planned")
         elif action.kind == "train":
             sizes = days.sizes(base_of(action.day))
-            files = {name: {"size": size} for name, size in sizes.items() if not action.files or name in action.files}
+            rows = days.rows(base_of(action.day)) if config.daily.compare == "rows" else {}
+            files = {
+                name: {"size": size, "rows": rows.get(name, 0), "skipped": 0}
+                for name, size in sizes.items()
+                if not action.files or name in action.files
+            }
             history.days[action.day] = DayRecord(action.day, trained={"files": files, "quarantined": {}}, bundle="planned")
     return actions
 
 
 def publish_folder(publish: str | None, folder: str) -> str:
     """Where bundles go: as the config says, or beside the run."""
-    return (publish or f"{folder}/published").rstrip("/")
+    return plain(publish or f"{folder}/published")
 
 
 def _forget(state: Any, *, tables: bool) -> None:

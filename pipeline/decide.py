@@ -34,6 +34,7 @@ def decide(
     rows: Callable[[str], Mapping[str, int]] = lambda day: {},
     first: str,
     until: str | None,
+    asked: Callable[[str], bool] = lambda day: True,
     now: datetime,
 ) -> Action:
     """The next action.
@@ -41,25 +42,26 @@ def decide(
     Args:
         history: what the ledger says. found: the complete days of the log. sizes: [bytes] of a day's files, by name.
         rows: [rows] of them; nothing if they are not to be compared.
-        first: the day to begin with. until: the last day to take up; None for all. now: for the deadline of missing days.
+        first: the day to begin with. until: the last day to take up; None for all. asked: whether a day between is to be taken
+            up at all. now: for the deadline of missing days.
     """
     last = history.last
     if last is not None and not last.is_done:
         return Action("train", last.name, "it was begun")
     for day in found:
-        if history.files(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
+        if history.was_taken_up(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
             return action
-    return _next(history, found, config, first, until, now)
+    wanted = _wanted(history, first, until, asked)
+    dates = wanted is not None  # a folder that is no date is then no day of this log
+    coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or next_date(day) is not None)]
+    return _next(history, coming, config, wanted, until, now)
 
 
 def _compared(
     history: History, day: str, sizes: Mapping[str, int], rows: Mapping[str, int], config: DailyConfig
 ) -> Action | None:
     """Is a trained day what it was?"""
-    trained, left = history.files(day), set(history.ignored.get(day, ()))
-    for part in history.parts(day):
-        quarantined = (part.trained or {})["quarantined"]
-        left |= {name for name, own in quarantined.items() if sizes.get(name) == own["size"]}  # else it was mended
+    trained = history.files(day)
     gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
     told = [f"{name} is gone" for name in gone if name not in sizes]
     told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if name in sizes]
@@ -70,24 +72,32 @@ def _compared(
         if config.changed == "retrain-from":
             return Action("rewind", day, why)
         return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")
-    late = tuple(sorted(sizes.keys() - trained.keys() - left))
+    late = tuple(sorted(sizes.keys() - trained.keys() - history.left(day, sizes)))
     if not late:
         return None
-    why = f"{len(late)} files came to day {day} after it was trained, such as {late[0]}"
+    why = f"{len(late)} files came to day {day} after it was {'trained' if trained else 'skipped'}, such as {late[0]}"
     if config.late == "append":
-        return Action("train", f"{day}+{len(history.parts(day))}", why, late)
+        return Action("train", f"{day}+{len(history.names(day))}", why, late)
     if config.late == "ignore":
         return Action("leave", day, why, late)
     return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
 
 
-def _next(history: History, found: Sequence[str], config: DailyConfig, first: str, until: str | None, now: datetime) -> Action:
+def _wanted(history: History, first: str, until: str | None, asked: Callable[[str], bool]) -> str | None:
+    """The day that is to come after the last; None if days are no dates."""
+    last = history.last_day
+    wanted = next_date(last) if last is not None else first if next_date(first) is not None else None
+    while wanted is not None and not asked(wanted) and (until is None or wanted < until):
+        wanted = next_date(wanted)
+    return wanted
+
+
+def _next(
+    history: History, days: Sequence[str], config: DailyConfig, wanted: str | None, until: str | None, now: datetime
+) -> Action:
     """The day after the last."""
     last = history.last_day
-    coming = [
-        day for day in sorted(found) if (day > last if last is not None else day >= first) and (until is None or day <= until)
-    ]
-    wanted = next_date(last) if last is not None else first
+    coming = [day for day in days if (last is None or day > last) and (until is None or day <= until)]
     if not coming:
         if until is not None and last is not None and last >= until:
             return Action("wait", until, f"day {until} is done, the last that was asked for")

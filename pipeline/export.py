@@ -17,6 +17,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day
 from data.document import finite
+from data.errors import GenctrError
 from data.paths import PATHS, list_folder, remove_folder, write_whole
 from data.statistics import FILE
 from data.stream import FILE as FILE_COLUMN
@@ -36,16 +37,57 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
 
     Args:
         day: the sample is of its first rows. step: [steps] trained. facts: what the manifest also says: scores, parent.
+
+    Raises:
+        GenctrError: what is there whole is another model.
     """
     path = f"{folder}/{name}"
-    if not job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
+    if job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
+        bundle = job.world.agree(lambda: Bundle(path))
+        if job.world.total(torch.tensor([int(_differs(job, bundle))])).any():
+            raise GenctrError(
+                f"{path} is there already, and is another model's: does another run publish here?\n"
+                "  next: give daily.publish a folder of its own, or take this bundle away"
+            )
+    else:
         job.world.agree(lambda: _begin(path))
         written, tables = _write_tables(job, path)
+        maps = _write_maps(job, path, f"{folder}/{facts['parent']}" if facts.get("parent") else None)
         expected, sample = _sample(job, day)
         gathered: list[Any] = [None] * job.world.ranks
-        dist.all_gather_object(gathered, (written, tables))
+        dist.all_gather_object(gathered, (written | maps, tables))
         job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, {"day": day.name, "step": step, **facts}))
     return job.world.agree(lambda: Bundle(path))
+
+
+@torch.no_grad()
+def _differs(job: Job, bundle: Bundle) -> bool:
+    """Whether a bundle has other bits than the model, as far as this rank holds it."""
+    try:
+        dense, as_bytes = bundle.dense(), bundle.manifest["tables_kept"] == "int8"
+        for key, value in job.sharded.model.state_dict().items():
+            name = key.removeprefix(INSIDE)
+            if isinstance(value, ShardedTensor) and key.startswith(INSIDE):
+                for shard in value.local_shards():
+                    row, column = shard.metadata.shard_offsets
+                    for begin, end in pieces(*shard.tensor.shape):
+                        own = shard.tensor[begin:end].detach().cpu().float().contiguous()
+                        there = torch.zeros_like(own)
+                        bundle.fill(name, there, row + begin, column)
+                        if as_bytes:
+                            own = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(own))
+                        if not _same(own, there):
+                            return True
+            elif isinstance(value, Tensor) and key.startswith(INSIDE) and not _same(value.detach().cpu(), dense[name]):
+                return True
+    except (GenctrError, KeyError, RuntimeError):  # it is damaged, or of another shape
+        return True
+    return False
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits; nan is nan."""
+    return one.dtype == other.dtype and torch.equal(*(own.contiguous().reshape(-1).view(torch.uint8) for own in (one, other)))
 
 
 def _begin(path: str) -> None:
@@ -67,7 +109,8 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
             row, column = shard.metadata.shard_offsets
             rows, columns = shard.tensor.shape
             for begin, end in pieces(rows, columns):
-                own = shard.tensor[begin:end].detach().cpu().float().contiguous()
+                numbers = torch.arange(row + begin, row + end)
+                own = job.sharded.seen(key.split(".")[-2], shard.tensor[begin:end], numbers, column).contiguous()
                 content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
                 file = f"table.{number}.{row + begin}.{column}.safetensors"
                 write_whole(f"{path}/{file}", content)
@@ -75,6 +118,28 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
                 piece = {"file": file, "rows": [row + begin, row + end], "columns": [column, column + columns]}
                 tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
     return files, tables
+
+
+def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
+    """This rank's part of the maps of managed tables, and which ids the bundle before had that are gone: what of the files."""
+    files: dict[str, Any] = {}
+    before = Bundle(parent) if parent is not None and PATHS.exists(f"{parent}/{MANIFEST}") else None
+    for table in job.ids.tables if job.ids is not None else ():
+        ids, rows = (values.cpu() for values in table.map.held())
+        told = {"ids": pa.table({"id": ids.numpy(), "row": rows.numpy()})}
+        if before is not None and table.name in before.ids:
+            known = before.held(table.name)[0]
+            bucket = table.policy.bucket_of(known)
+            mine = known[(bucket >= table.map.begin) & (bucket < table.map.end)]
+            told["gone"] = pa.table({"id": mine[~torch.isin(mine, ids)].numpy()})
+        for kind, content in told.items():
+            buffer = io.BytesIO()
+            pq.write_table(content, buffer)
+            file = f"{kind}.{table.name}.{table.map.begin}.parquet"
+            if table.map.end > table.map.begin:
+                write_whole(f"{path}/{file}", buffer.getvalue())
+                files[file] = described(buffer.getvalue())
+    return files
 
 
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
@@ -152,8 +217,15 @@ def _write_rest(
         "model": job.config.model.model_dump(mode="json", by_alias=True),
         "reader": {"format": job.config.data.format, "options": job.config.data.reader_options},
         "tables": tables,
+        **{kind: _maps_of(job, files, kind) for kind in ("ids", "gone") if job.ids is not None},
         "expected": expected,
         "files": files,
         "versions": {name: version(name) for name in ("genctr", "torch", "torchrec")},
     }
     write_whole(f"{path}/{MANIFEST}", json.dumps(finite(manifest), indent=1, sort_keys=True, allow_nan=False))
+
+
+def _maps_of(job: Job, files: Mapping[str, Any], kind: str) -> dict[str, list[str]]:
+    """The files of one kind by managed table."""
+    names = [field.name for field in job.source.schema.managed]
+    return {name: sorted(file for file in files if file.startswith(f"{kind}.{name}.")) for name in names}

@@ -93,6 +93,8 @@ class FreshLook:
 @torch.no_grad()
 def take_over(job: Job, bundle: Bundle) -> None:
     """Put a bundle's weights into the job's model, each rank its own shards. Collective in effect: all ranks call it."""
+    if job.ids is not None:
+        job.ids.take_over({name: bundle.held(name) for name in bundle.ids})
     state, dense = job.sharded.model.state_dict(), bundle.dense()
     for key, value in state.items():
         name = key.removeprefix(INSIDE)

@@ -5,7 +5,7 @@
 | `auc`, `gauc`    | new model minus serving model, on the day's last rows | least; held if the 95 % interval is all below it |
 | `logloss`, `ne`  | the same | most; held if the 95 % interval is all above it |
 | `calibration`    | mean prediction / mean label of the new model on these rows | from … to |
-| `auc_floor`, `gauc_floor` | of the day before it trained, by the model of the day before | least |
+| `auc_floor`, `gauc_floor` | of the day before it trained, by the model of the day before; no if the day has none | least |
 | `ne_ceiling`     | the same | most |
 | `rows`           | the day's rows / the median of the days before | from … to |
 | `nulls`          | the largest change of a column's share of nulls against the median of the days before | most |
@@ -117,7 +117,10 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
     def gate(evidence: Evidence, limit: Limit) -> Answer:
         bound = _single(name, limit)
         low, high = (bound, None) if at_least else (None, bound)
-        return _bounded(name, evidence.scored.get(metric), low, high, "the first day: no model had seen another")
+        number = evidence.scored.get(metric)
+        if evidence.scored and number is None:  # the ledger has null for what is no number: a floor that nobody saw held
+            return Answer(name, None, False, low, high, f"the day has no {metric}: are its labels all alike?")
+        return _bounded(name, number, low, high, "no model had seen a day before, or a few late rows")
 
     return gate
 

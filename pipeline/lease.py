@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from data.errors import GenctrError
-from data.paths import PATHS, write_whole
+from data.paths import PATHS, plain, write_whole
 
 FILE = "lease.json"
 
@@ -40,10 +40,11 @@ class Lease:
     """
 
     def __init__(self, folder: str, *, seconds: float) -> None:
-        self._path = f"{folder}/{FILE}"
+        self._path = f"{plain(folder)}/{FILE}"
         self._seconds = seconds
         self._token = uuid.uuid4().hex
-        self._stop = threading.Event()
+        self._stop, self._lost = threading.Event(), threading.Event()
+        self._turn = threading.Lock()  # a store that does not put whole shows a reader nothing while the heartbeat writes
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -64,9 +65,15 @@ class Lease:
             if (held := self._held()) is not None and held["token"] == self._token:
                 PATHS.rm(self._path)
 
+    @property
+    def was_lost(self) -> bool:
+        """Whether the last heartbeat has found another holder; asks nobody, so it may be asked at every step."""
+        return self._lost.is_set()
+
     def check(self) -> None:
         """Raise `Busy` unless this job still holds the lease."""
-        held = self._held()
+        with self._turn:
+            held = self._held()
         if held is None or held["token"] != self._token:
             raise Busy(
                 f"{self._path}: {'another job' if held is None else _name(held)} has taken this run over\n  next: let it"
@@ -93,9 +100,11 @@ class Lease:
         beat = 0
         while not self._stop.wait(self._seconds / 4):
             beat += 1
-            with suppress(OSError, GenctrError), _locked(self._path):
+            with self._turn, suppress(OSError, GenctrError), _locked(self._path):
                 if (held := self._held()) is not None and held["token"] == self._token:
                     self._write(beat)
+                elif held is not None:
+                    self._lost.set()
 
     def _held(self) -> dict[str, Any] | None:
         """Who holds the lease; None where nobody does, or nobody can tell."""
@@ -123,9 +132,9 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """This machine since it was started; process numbers begin anew with each start."""
+    """Where process numbers mean the same: this machine since it was started, and of its containers this one."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
-        return f"{socket.gethostname()}/{file.read().strip()}"
+        return f"{socket.gethostname()}/{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
 

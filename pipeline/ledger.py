@@ -14,7 +14,7 @@ same lines, however often the job was killed; times are in `log.jsonl`. A person
 | `approved` | a held model was published by a person: `day`, `step`, `bundle`, `reason`, `who`, `at` |
 | `rolled back` | `bundle`: back to this one, `from`, `reason`, `who`, `at` |
 | `skipped`  | a day that never came: `day`, `why` |
-| `late`     | files that came after their day was trained and are left: `day`, `files` |
+| `late`     | files that came after their day was trained and are left: `day`, `files`; without rows or unreadable ones: `quarantined` |
 | `rewound`  | training went back: `day`: the first one to train again, `step`: the checkpoint's, `gone`: all days (and parts) to train again, `why` |
 
 A day with late files that were trained has a second name, `2026-11-20+1`.
@@ -25,6 +25,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import count, takewhile
 from typing import Any
 
 from data.document import finite
@@ -78,12 +79,13 @@ class History:
     """The ledger, folded: days in the order they were taken up, and the bundles that served, in order.
 
     Args:
-        days: by name. ignored: late files that were left, by day. served: bundles as `current` named them, in order.
-        withdrawn: bundles that a person went back from.
+        days: by name. ignored: late files that were left, by day. bad: sizes of files that could not be read, by day and name.
+        served: bundles as `current` named them, in order. withdrawn: bundles that a person went back from.
     """
 
     days: dict[str, DayRecord] = field(default_factory=dict)
     ignored: dict[str, set[str]] = field(default_factory=dict)
+    bad: dict[str, dict[str, int | None]] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
 
@@ -108,13 +110,30 @@ class History:
         first = next((at for at, name in enumerate(names) if base_of(name) >= day), len(names))
         return names[first:]
 
+    def names(self, day: str) -> list[str]:
+        """A day and its late parts, by name; these are numbered without a gap."""
+        parts = takewhile(self.days.__contains__, (f"{day}+{number}" for number in count(1)))
+        return [*([day] if day in self.days else []), *parts]
+
+    def was_taken_up(self, day: str) -> bool:
+        """Whether it was trained or skipped: what comes to it now is late."""
+        return any(self.days[name].trained is not None or self.days[name].skipped is not None for name in self.names(day))
+
     def parts(self, day: str) -> list[DayRecord]:
         """A day and its late parts, those that were trained."""
-        return [own for name, own in self.days.items() if base_of(name) == day and own.trained is not None]
+        return [self.days[name] for name in self.names(day) if self.days[name].trained is not None]
 
     def files(self, day: str) -> dict[str, dict[str, Any]]:
         """The files of a day that were trained, over its parts, by name."""
         return {name: own for part in self.parts(day) for name, own in (part.trained or {})["files"].items()}
+
+    def left(self, day: str, sizes: Mapping[str, int]) -> set[str]:
+        """The files of a day, as it is now, that are known and were not trained: left, or quarantined and still the same."""
+        bad = dict(self.bad.get(day, {}))
+        for part in self.parts(day):
+            bad |= {name: own["size"] for name, own in (part.trained or {})["quarantined"].items()}
+        same = {name for name, size in bad.items() if sizes.get(name) == size}  # else it was mended
+        return ((self.ignored.get(day, set()) & sizes.keys()) | same) - self.files(day).keys()
 
 
 class Ledger:
@@ -188,8 +207,9 @@ class Ledger:
         for number, line in enumerate(lines):
             wrong = _damage(line, number, _hash(good))
             if wrong and number == len(lines) - 1:
-                self.mended = f"the last line of {self._path} is damaged ({wrong}): it is taken off, what it said is done again"
+                self.mended = f"the last line of {self._path} is damaged ({wrong})"
                 if self._mend:
+                    self.mended += ": it is taken off, what it said is done again"
                     write_whole(self._path, "".join(good))
             elif wrong:
                 raise LedgerError(f"{self._path}, line {number + 1}: {wrong}\n  next: bring the file back from a copy")
@@ -231,6 +251,8 @@ def fold(entries: Sequence[Mapping[str, Any]]) -> History:
             continue
         if event == "late":
             history.ignored.setdefault(day, set()).update(entry["files"])
+            bad = {name: own["size"] for name, own in entry.get("quarantined", {}).items()}
+            history.bad.setdefault(day, {}).update(bad)
             continue
         own = history.days.setdefault(day, DayRecord(day))
         if event in ("scored", "trained", "judged"):
@@ -249,8 +271,9 @@ def base_of(name: str) -> str:
 
 
 def next_date(day: str) -> str | None:
-    """The day after, or None for days that are no dates."""
+    """The day after, or None for days that are no dates, such as `2026-11-05` is one."""
     try:
-        return str(date.fromisoformat(day) + timedelta(days=1))
+        own = date.fromisoformat(day)
     except ValueError:
         return None
+    return str(own + timedelta(days=1)) if str(own) == day else None

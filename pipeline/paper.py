@@ -285,7 +285,7 @@ class _Planner:
         """The stage's model with its tables on meta, as a job of this config makes it, and what a plan may do with them."""
         task = task_of(self._stage, self._features, META)
         tables, spread = build_table_options(config, self._features), build_spread(config, self._features)
-        _, wishes = prepare(task, tables=tables, device=torch.device(self._ask.device.kind), spread=spread)
+        _, wishes, _ = prepare(task, tables=tables, device=torch.device(self._ask.device.kind), spread=spread, seed=0)
         return task, wishes
 
     def _make(self, config: RunConfig, ask: Ask) -> tuple[Made, dict[str, Wish]]:

@@ -8,8 +8,6 @@ from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
-from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.keyed import KeyedOptimizer
 
 from data.batch import Tally
 from data.cursor import Cursor
@@ -68,17 +66,16 @@ class Saver:
         self,
         checkpoints: Checkpoints,
         *,
-        model: DistributedModelParallel,
-        optimizer: KeyedOptimizer,
+        tensors: Callable[[], dict[str, Any]],
         meters: StepMeters,
         tallies: Tallies,
         world: World,
         every_steps: int,
         ends: Callable[[Cursor], bool],
         cut: str,
-        facts: Mapping[str, Any] = NOTHING,
+        facts: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._checkpoints, self._model, self._optimizer = checkpoints, model, optimizer
+        self._checkpoints, self._tensors = checkpoints, tensors
         self._meters, self._tallies, self._world = meters, tallies, world
         self._every, self._ends, self._cut, self._facts = every_steps, ends, cut, facts
 
@@ -92,7 +89,6 @@ class Saver:
 
     def save(self, state: TrainState, *, pin: str | None = None) -> None:
         """Save now, on every rank; `pin` names a checkpoint that is kept beside the newest."""
-        tensors = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         tally = self._world.total(self._tallies.here.stacked())
         meta: dict[str, Any] = {
             "state": state.to_json(),
@@ -101,9 +97,9 @@ class Saver:
             "meters": self._meters.state_dict(),
             "ranks": self._world.ranks,
             "versions": {"torch": torch.__version__},
-            **self._facts,
+            **self._facts(),
         }
-        self._checkpoints.save(state.step, tensors=tensors, meta=meta, pin=pin)
+        self._checkpoints.save(state.step, tensors=self._tensors(), meta=meta, pin=pin)
 
 
 class Bar:

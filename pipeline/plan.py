@@ -170,6 +170,9 @@ def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, 
 
 def _planner(model: nn.Module, wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int) -> EmbeddingShardingPlanner:
     rows = {name: parameter.shape[0] for _, name, parameter in tables_of(model)}
+    halves = [rows[name] for name, wish in wishes.items() if wish.precision == "fp16" and wish.optimizer == "rowwise_adagrad"]
+    # TorchRec takes the fp32 moment of a fp16 row for fp16.
+    cluster = replace(cluster, memory=max(cluster.memory - 2 * sum(halves) // cluster.ranks, 0))
     return EmbeddingShardingPlanner(
         topology=cluster.topology(),
         batch_size=math.ceil(batch_rows / cluster.ranks),
@@ -184,8 +187,9 @@ def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraint
     narrow = math.ceil(wish.width / cluster.ranks)
     if cluster.device == "cuda":
         narrow = max(narrow, min(NARROWEST, wish.width))
+    possible = _possible(wish, rows, cluster.ranks, cluster.hosts)
     constraints = ParameterConstraints(
-        sharding_types=[kind for kind in wish.shardings if several or kind not in BETWEEN_HOSTS],
+        sharding_types=[kind for kind in possible if several or kind not in BETWEEN_HOSTS],
         compute_kernels=list(wish.kernels),
         min_partition=narrow,
         pooling_factors=list(wish.lookups),
@@ -197,6 +201,16 @@ def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraint
         cached = wish.cache * rows * wish.width * (2 if wish.precision == "fp16" else 4) / cluster.ranks
         constraints.key_value_params = KeyValueParams(max_l1_cache_size=math.ceil(cached / MIB))
     return constraints
+
+
+def _possible(wish: Wish, rows: int, ranks: int, hosts: int) -> tuple[str, ...]:
+    """The shardings a table may have. FBGEMM's kernels fail without a row, so one too small to be split by rows is not."""
+    split = {"row_wise": ranks, "table_row_wise": ranks // hosts, "grid_shard": ranks // hosts}
+
+    def fills(parts: int) -> bool:
+        return (parts - 1) * math.ceil(rows / parts) < rows
+
+    return tuple(kind for kind in wish.shardings if fills(split.get(kind, 1))) or ("table_wise",)
 
 
 def tables_of(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
@@ -234,8 +248,9 @@ class TablePlan:
     prefetch: bool
     shards: tuple[Shard, ...]
 
-    def differences(self, name: str, rows: int, wish: Wish) -> list[str]:
+    def differences(self, name: str, rows: int, wish: Wish, *, ranks: int, hosts: int) -> list[str]:
         """What a job's table is other than this one, a line each."""
+        shardings = _possible(wish, rows, ranks, hosts)
         job = {"rows": rows, "width": wish.width, "precision": wish.precision, "optimizer": wish.optimizer}
         return [
             f"table {name}, {key}: the plan has {getattr(self, key)}, this job {value}"
@@ -243,7 +258,7 @@ class TablePlan:
             if getattr(self, key) != value
         ] + [
             f"table {name}, {key}: the plan has {chosen}, this job allows {', '.join(allowed)}"
-            for key, chosen, allowed in (("sharding", self.sharding, wish.shardings), ("kernel", self.kernel, wish.kernels))
+            for key, chosen, allowed in (("sharding", self.sharding, shardings), ("kernel", self.kernel, wish.kernels))
             if chosen not in allowed
         ]
 
@@ -325,7 +340,8 @@ class SavedPlan:
             wrong += [f"table {name}: only in the plan" for name in known if name not in found]
         for name, own in known.items():
             if name in found:
-                wrong += own.differences(name, found[name][1], wishes[name]) or _holes(name, own, self.ranks)
+                other = own.differences(name, found[name][1], wishes[name], ranks=self.ranks, hosts=self.hosts)
+                wrong += other or _holes(name, own, self.ranks)
         if wrong:
             raise _another(path, wrong, self.ranks, self.hosts)
         plan: dict[str, Any] = {}

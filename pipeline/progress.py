@@ -12,7 +12,7 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Shows rows done, rows/s and time left on stderr, and a last line when it is over.
+    """Shows rows (or another unit) done, how many a second and time left on stderr, and a last line when it is over.
 
     On a terminal: a bar. Where there is none, or with `plain`: a line at most every 10 seconds.
 
@@ -21,14 +21,15 @@ class Progress:
         label: what is being done.
         shown: whether to show anything; one rank should.
         plain: no bar.
+        unit: what is counted, where it is not rows.
 
     Example:
         >>> with Progress(1000, "train 2026-11-01", shown=True, plain=True) as progress:
         ...     progress.advance(500, "loss .61")
     """
 
-    def __init__(self, total_rows: int, label: str, *, shown: bool, plain: bool) -> None:
-        self.total_rows, self.label = total_rows, label
+    def __init__(self, total_rows: int, label: str, *, shown: bool, plain: bool, unit: str = "rows") -> None:
+        self.total_rows, self.label, self._unit = total_rows, label, unit
         self._done = self._skipped = 0
         self._note = ""
         self._is_shown = shown
@@ -78,14 +79,14 @@ class Progress:
         return (self._done - self._skipped) / max(now - self._since, 1e-9)
 
     def _shown(self, now: float) -> str:
-        return f"{self._rate(now):,.0f} rows/s  {self._note}"
+        return f"{self._rate(now):,.0f} {self._unit}/s  {self._note}"
 
     def _print(self) -> None:
         if not self._is_shown:
             return
         now = time.monotonic()
         rate, left = self._rate(now), self.total_rows - self._done
-        parts = [f"{self._done:,}/{self.total_rows:,} rows", f"{rate:,.0f} rows/s"]
+        parts = [f"{self._done:,}/{self.total_rows:,} {self._unit}", f"{rate:,.0f} {self._unit}/s"]
         if left > 0 and rate > 0:
             parts.append(f"{_clock(left / rate)} left")
         elif left <= 0:

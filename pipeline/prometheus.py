@@ -4,7 +4,7 @@ Ours and not prometheus_client: a text file of a dozen lines, written whole.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ HELP = {
     "genctr_serving_day_timestamp_seconds": "Beginning (UTC) of the last day the serving model was trained on.",
     "genctr_days": "Days in each state.",
     "genctr_rows": "Rows of the last day that was trained.",
+    "genctr_ids": "Ids of a managed table: held, and what the last trained day made of them.",
+    "genctr_ids_share": "Of a managed table: occupied rows, look-ups that hit, ids that left over those held.",
     "genctr_score": "Metrics of the last scored day, before it was trained.",
     "genctr_gate_ok": "Whether a gate let the last judged model pass.",
     "genctr_gate_value": "What the gate measured.",
@@ -51,6 +53,8 @@ def metrics(history: History, *, now: float) -> str:
         add("genctr_days", sum(own.state == state for own in days), {"state": state})
     if trained:
         add("genctr_rows", _entry(trained[-1].trained)["rows"])
+        for name, table, kind, value in _managed(_entry(trained[-1].trained)):
+            add(name, value, {"table": table, "kind": kind})
     scored = [own for own in days if own.scored is not None]
     for task, values in (_entry(scored[-1].scored)["tasks"] if scored else {}).items():
         for metric, value in values.items():
@@ -63,6 +67,13 @@ def metrics(history: History, *, now: float) -> str:
             add("genctr_gate_value", answer["number"], {"gate": answer["gate"]})
     told = [(name, own) for name, own in lines.items() if own]
     return "".join(f"# HELP {name} {HELP[name]}\n# TYPE {name} gauge\n" + "\n".join(own) + "\n" for name, own in told)
+
+
+def _managed(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
+    """What a day made of each managed table: the metric's name, the table, what it is, and how much."""
+    for table, told in entry.get("ids", {}).items():
+        for kind, value in told.items():
+            yield "genctr_ids_share" if kind in ("occupancy", "hit_rate", "churn") else "genctr_ids", table, kind, value
 
 
 def _entry(entry: dict[str, Any] | None) -> dict[str, Any]:

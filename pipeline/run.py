@@ -100,11 +100,12 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
 
 def load(job: Job, mark: str) -> dict[str, Any]:
     """Load a checkpoint into the job's model and optimizers; return what was saved with it."""
-    model, optimizer = job.sharded.model, job.optimizer
-    tensors = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    tensors = job.tensors()
     meta: dict[str, Any] = job.checkpoints.restore(mark, tensors)
-    model.load_state_dict(tensors["model"])
-    optimizer.load_state_dict(tensors["optimizer"])
+    job.sharded.model.load_state_dict(tensors["model"])
+    job.optimizer.load_state_dict(tensors["optimizer"])
+    if job.ids is not None:
+        job.ids.check_shapes()
     return meta
 
 
@@ -136,13 +137,14 @@ def train_rows(
     pause: Cursor | None = None,
     look: Callable[[], dict[str, Any]] = dict,
     facts: Mapping[str, Any] = NOTHING,
+    others: Sequence[Part] = (),
 ) -> tuple[TrainState, Saver, bool]:
     """Train what is left of an opened day, the one the cursor is in.
 
     Args:
         restored: what was saved with the checkpoint the state is of, if it was just loaded.
         pause: where to stop and `look`, once, unless that was done: what it returns is kept as `TrainState.fresh`.
-        facts: what checkpoints also say.
+        facts: what checkpoints also say. others: what else is done around a step, before anything is saved.
 
     Returns:
         the state after it, what saves it, and whether the day has ended (else `train.max_steps` has stopped it).
@@ -162,18 +164,19 @@ def train_rows(
         meters.load_state_dict(restored["meters"])
         if world.first:
             tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
-    tallies = Tallies(tally)
+    tallies, ids = Tallies(tally), job.ids
+    if ids is not None and state.cursor.row == 0:
+        ids.begin_day()
     saver = Saver(
         job.checkpoints,
-        model=job.sharded.model,
-        optimizer=job.optimizer,
+        tensors=job.tensors,
         meters=meters,
         tallies=tallies,
         world=world,
         every_steps=job.config.checkpoint.every_steps,
         ends=lambda cursor: stream.steps_left(cursor) == 0,
         cut=_cut(opened),
-        facts=facts,
+        facts=lambda: {**facts, **({"ids": ids.told()} if ids is not None else {})},
     )
     since, before = time.perf_counter(), state.rows
     stage = {"stage": job.stage.name} if len(job.stages) > 1 else {}
@@ -183,7 +186,9 @@ def train_rows(
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
         watch = Watch(job, every_steps=config.diagnose_every_steps)
-        parts: list[Part] = [job.interrupt, job.schedule, watch, tallies, told, Bar(progress, ranks=world.ranks), saver]
+        bar = Bar(progress, ranks=world.ranks)
+        maps: list[Part] = [ids] if ids is not None else []
+        parts: list[Part] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
         if pause is not None and not state.fresh:
             steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
             state = _train(job, stream, state, parts, state.step - state.began + steps)
@@ -195,7 +200,8 @@ def train_rows(
     files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
     rate = (state.rows - before) / seconds
     values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
-    job.log.write("trained", state.step, {**values, **stage, "files": files, meters.kind: meters.compute()})
+    managed = {"ids": ids.told()} if ids is not None else {}
+    job.log.write("trained", state.step, {**values, **stage, "files": files, **managed, meters.kind: meters.compute()})
 
     ended = not stream.steps_left(state.cursor)
     return replace(state, rows=state.rows - ended * sum(total[2])), saver, ended  # a step counts the rows it skips

@@ -10,7 +10,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `tasks` |
 | `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `tasks` of the day so far, `auc` to within `auc_error` |
 | `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `tables`: rms, dead, moved, rankme |
-| `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `tasks` |
+| `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `tasks`; of managed tables `ids`: {table: {…}}, see `pipeline.managed` |
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
 | `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
 | `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
@@ -41,7 +41,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.document import finite
 from data.errors import BadInput
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, plain
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
@@ -61,7 +61,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = _plain(folder)
+        self._folder = plain(folder)
         self._path = f"{self._folder}/{FILE}"
         self._silent = dist.is_initialized() and dist.get_rank() != 0
         self._local = "://" not in self._folder
@@ -119,13 +119,9 @@ def read_log(folder: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: a line that is not an event, other than the last.
     """
-    lines = _read(f"{_plain(folder)}/{FILE}").split("\n")
+    lines = _read(f"{plain(folder)}/{FILE}").split("\n")
     lines.pop()  # what follows the last line break: nothing, or a line cut short
     return [_parsed(line, number, folder) for number, line in enumerate(lines)]
-
-
-def _plain(folder: str) -> str:
-    return (filesystem(folder)[1] if folder.startswith("file://") else folder).rstrip("/")
 
 
 def _read(path: str) -> str:

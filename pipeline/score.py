@@ -14,14 +14,16 @@ from torch import Tensor
 from data.batch import Batch
 from data.collate import Collate
 from data.cursor import Cursor
-from data.errors import BadInput
+from data.errors import BadInput, GenctrError
 from data.features import Features
+from data.ids import AdmittedIds, seed_of
 from data.paths import PATHS, filesystem
 from data.readers import Reader
+from data.schema import AnyIds, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
-from pipeline.bundle import SAMPLE, Bundle
+from pipeline.bundle import SAMPLE, Bundle, BundleError
 from pipeline.model import build_model, build_reader
 
 BATCH_ROWS = 4096
@@ -39,6 +41,15 @@ class Scorer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        try:
+            self._build(bundle)
+        except GenctrError:
+            raise
+        except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BundleError(f"the files do not fit together: {why}", bundle.path) from error
+
+    def _build(self, bundle: Bundle) -> None:
         vocabularies = {
             name.removeprefix("vocabulary.").removesuffix(".parquet"): pq.read_table(io.BytesIO(bundle.read(name)))["id"]
             for name in bundle.files
@@ -46,13 +57,16 @@ class Scorer:
         }
         whole = {name: column.combine_chunks() for name, column in vocabularies.items()}
         statistics = Statistics.of(json.loads(bundle.read(FILE)), whole)
-        features = Features(bundle.schema, statistics, pooled=not bundle.model.denoises)
+        admitted = {field.name: _admitted(bundle, field) for field in bundle.schema.managed}
+        features = Features(bundle.schema, statistics, pooled=not bundle.model.denoises, admitted=admitted)
         self.collate = Collate(features, bad_rows="stop")
         self.model = build_model(bundle.model, features, bundle.tasks, device=torch.device("cpu"))
         state = self.model.state_dict()
         dense = bundle.dense()
         for name, value in state.items():
             if name in bundle.tables:
+                if (rows := max((piece.rows[1] for piece in bundle.tables[name]), default=0)) != len(value):
+                    raise BundleError(f"table {name} has {len(value)} rows by the schema, {rows} in the files", bundle.path)
                 bundle.fill(name, value)
             else:
                 value.copy_(dense[name])
@@ -65,7 +79,7 @@ class Scorer:
         return {task: output.logits[task].float() for task in self.bundle.tasks}
 
     def rows(self, rows: pa.RecordBatch, *, file: str = "rows", first: int = 0) -> dict[str, Tensor]:
-        """{task: (B,) logits} of raw rows; labels may be missing: they are not looked at.
+        """{task: (B,) logits} of raw rows; labels may be missing: they are not looked at. So may a time that only ages ids.
 
         Args:
             rows: with the columns of the schema. file, first: where they come from, for what is said about a bad one.
@@ -73,10 +87,13 @@ class Scorer:
         Raises:
             BadInput: a row is not what the schema says.
         """
-        labels = {label.column for label in self.bundle.schema.targets} - set(rows.schema.names)
-        for name in labels:
+        schema = self.bundle.schema
+        unread = {label.column for label in schema.targets}
+        if schema.time is not None and not any(isinstance(field, SequenceField) and field.time for field in schema.fields):
+            unread.add(schema.time.column)
+        for name in unread - set(rows.schema.names):
             rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
-        columns = self.bundle.schema.columns()
+        columns = schema.columns()
         missing = [name for name in columns if name not in rows.schema.names]
         if missing:
             raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
@@ -91,6 +108,16 @@ class Scorer:
         found, expected = self.rows(table, file=SAMPLE), self.bundle.manifest["expected"]
         worst = [(found[task] - torch.tensor(expected[task])).abs().max() for task in self.bundle.tasks]
         return float(torch.stack(worst).max())
+
+
+def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
+    """The map of a managed table as the trained model left it."""
+    assert field.rows is not None, "checked when the schema was read"
+    ids, places = (values.numpy() for values in bundle.held(field.name))
+    if len(places) and not field.reserved <= places.min() <= places.max() < field.rows:
+        raise BundleError(f"the ids of {field.name} have rows that its table has not", bundle.path)
+    seed, unseen_rows = seed_of(field.name), field.unseen_rows or 0
+    return AdmittedIds(rows=field.rows, ids=ids, places=places, seed=seed, unseen_rows=unseen_rows)
 
 
 def score_folder(scorer: Scorer, data: str, out: str) -> int:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -24,12 +24,16 @@ from data.errors import GenctrError
 from models.sparse import LINEAR, SECOND
 from pipeline import adam
 from pipeline.communication import make_sharders
+from pipeline.half import FirstValues, Half
+from pipeline.kernels import our_kernels
 from pipeline.lookups import SUMMED_OVER_RANKS
 from pipeline.plan import EVERYWHERE, Cluster, SavedPlan, Wish, make_plan
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
 ANYWHERE = ("table_wise", "row_wise", "table_row_wise", *WITHIN_A_ROW)
+
+HALF_OPTIMIZERS = ("sgd", "rowwise_adagrad")
 
 BLOCK_ROWS = 65_536
 """[rows] of a table that are drawn from one generator; part of what a seed means."""
@@ -66,10 +70,11 @@ class TableOptions:
         eps: added to the denominator.
         betas: of the Adams.
         init: the first values.
-        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so.
+        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so. One that
+            cannot give every rank a row stays whole.
         kernel: where the table lives; auto: with the computation if it fits, on CUDA else partly in main memory.
         cache: [1] share of it kept on the card, if it lives elsewhere.
-        precision: of its numbers; fp16 on CUDA only, where FBGEMM rounds what it stores at random.
+        precision: of the stored numbers. fp16 is rounded at random, by FBGEMM on CUDA; on CPU see `pipeline/half.py`.
         clip: largest absolute value of a coordinate of the gradient of a looked-up vector.
     """
 
@@ -120,6 +125,7 @@ class Sharded:
         dense_parameters: everything else, by name; for an optimizer of the caller's.
         plan: who holds which shard.
         rates: the tables' own learning rates, in the order of `fused.param_groups`.
+        first: of the tables whose blank rows stand for their first values, by table name.
     """
 
     model: DistributedModelParallel
@@ -127,6 +133,16 @@ class Sharded:
     dense_parameters: dict[str, nn.Parameter]
     plan: ShardingPlan
     rates: tuple[float, ...]
+    first: Mapping[str, FirstValues]
+
+    def seen(self, table: str, part: Tensor, rows: Tensor, column: int = 0) -> Tensor:
+        """Some stored rows of a table as its look-ups see them, in fp32 on CPU.
+
+        Args:
+            part: the rows, or some columns of them from `column` on. rows: their numbers in the whole table.
+        """
+        part = part.detach().cpu()
+        return self.first[table].filled(part, table, rows, column) if table in self.first else part.float()
 
     def set_lr(self, scale: float) -> None:
         """Multiply every table's own learning rate by `scale`, from the next backward on."""
@@ -164,7 +180,7 @@ def shard(
             of other tables.
     """
     spread = spread or Spread()
-    chosen, wishes = prepare(model, tables=tables, device=device, spread=spread)
+    chosen, wishes, first = prepare(model, tables=tables, device=device, spread=spread, seed=seed)
     for name, options in chosen.items():
         if options.kernel == "key_value":
             raise GenctrError(
@@ -176,10 +192,10 @@ def shard(
         plan = spread.saved.tables(spread.path, spread.stage, model, wishes)
     else:
         plan = make_plan(model, sharders, wishes, _cluster(device, spread.bandwidths), batch_rows).plan
-    with adam.our_kernels(), warnings.catch_warnings():
+    with our_kernels(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="torchrec")  # of torchrec's own use of torch
         parallel = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
-    _initialise(parallel, chosen, seed)
+    _initialise(parallel, {name: options for name, options in chosen.items() if name not in first}, seed)
     fused = parallel.fused_optimizer
     return Sharded(
         model=parallel,
@@ -187,25 +203,27 @@ def shard(
         dense_parameters=dict(in_backward_optimizer_filter(parallel.named_parameters())),
         plan=plan,
         rates=tuple(group["lr"] for group in fused.param_groups),
+        first=first,
     )
 
 
 def prepare(
-    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, spread: Spread
-) -> tuple[dict[str, TableOptions], dict[str, Wish]]:
+    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, spread: Spread, seed: int
+) -> tuple[dict[str, TableOptions], dict[str, Wish], dict[str, FirstValues]]:
     """Give every table its optimizer and precision, as a plan has to know them; needs no process group.
 
     Args:
-        model, tables, device, spread: as of `shard`; the device may be one that this machine has not.
+        model, tables, device, spread, seed: as of `shard`; the device may be one that this machine has not.
 
     Returns:
-        the options of every table, and what a plan may do with it.
+        the options of every table, what a plan may do with it, and how rows begin that are not drawn before they are needed.
 
     Raises:
         GenctrError: settings that the device or the sharding cannot keep.
     """
     chosen: dict[str, TableOptions] = {}
     wishes: dict[str, Wish] = {}
+    first: dict[str, FirstValues] = {}
     for collection in _collections(model):
         pooled = isinstance(collection, EmbeddingBagCollection)
         for config, holder in _tables(collection):
@@ -217,12 +235,14 @@ def prepare(
                     f"table {config.name!r}: int8 has a scale for every part of a vector, which {options.sharding} would cut\n"
                     "  next: set sharding to auto, or train.communication to fp16"
                 )
+            config.init_fn = _leave  # TorchRec's own, which would write every row
             if options.precision == "fp16":
                 config.data_type = DataType.FP16
                 holder.weight = nn.Parameter(holder.weight.half())
-            _apply_optimizer_in_backward(
-                OPTIMIZERS[options.optimizer], [holder.weight], _settings(config, options, device), register_hook=False
-            )
+                if device.type == "cpu":
+                    first[config.name] = FirstValues(options.init.kind, _scale(options.init, config.num_embeddings), seed)
+            settings = _settings(config, options, device, first.get(config.name))
+            _apply_optimizer_in_backward(OPTIMIZERS[options.optimizer], [holder.weight], settings, register_hook=False)
             chosen[config.name] = options
             wishes[config.name] = Wish(
                 optimizer=options.optimizer,
@@ -234,7 +254,7 @@ def prepare(
                 prefetch=spread.prefetch,
                 lookups=tuple(spread.lookups.get(name, 1.0) for name in config.feature_names),
             )
-    return chosen, wishes
+    return chosen, wishes, first
 
 
 def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool, spread: Spread) -> tuple[str, ...]:
@@ -277,6 +297,10 @@ def _tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> Iterato
         yield config, holders[config.name]
 
 
+def _leave(weight: Tensor) -> Tensor:
+    return weight
+
+
 def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
     owner = name if name in tables else name.removesuffix(LINEAR).removesuffix(SECOND)
     if owner not in tables:
@@ -310,14 +334,19 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
 
 def device_problem(options: TableOptions, device: torch.device) -> str:
     """What a device cannot keep of where and how a table is, or nothing."""
-    if device.type == "cpu" and options.kernel not in ("auto", "fused"):
+    if device.type != "cpu":
+        return ""
+    if options.kernel not in ("auto", "fused"):
         return f"kernel {options.kernel} needs a CUDA device: on a CPU set it to auto"
-    if device.type == "cpu" and options.precision == "fp16":
-        return "fp16 on a CPU loses small updates, which are not rounded at random there: set precision to fp32"
+    if options.precision == "fp16" and options.optimizer not in HALF_OPTIMIZERS:
+        wanted = " or ".join(HALF_OPTIMIZERS)
+        return f"{options.optimizer} has no fp16 tables on a CPU: set precision to fp32, or optimizer to {wanted}"
     return ""
 
 
-def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device) -> dict[str, Any]:
+def _settings(
+    config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, first: FirstValues | None
+) -> dict[str, Any]:
     """What TorchRec hands to the table's kernel; tables whose settings differ are never in one kernel."""
     settings: dict[str, Any] = {"lr": options.lr}
     if options.optimizer != "sgd":
@@ -326,6 +355,9 @@ def _settings(config: BaseEmbeddingConfig, options: TableOptions, device: torch.
         settings |= {"gradient_clipping": True, "max_gradient": options.clip}
     if options.optimizer == "rowwise_adagrad" and options.weight_decay:
         settings |= {"weight_decay": options.weight_decay, "weight_decay_mode": WeightDecayMode.L2}
+    if first is not None:
+        assert options.optimizer == "sgd" or options.optimizer == "rowwise_adagrad", "checked before"
+        return settings | {"rule": Half(options.optimizer, options.eps, first, options.clip), "width": config.embedding_dim}
     if OPTIMIZERS[options.optimizer] is not Adam:
         return settings
     beta1, beta2 = options.betas
@@ -374,29 +406,49 @@ def _memory(device: torch.device) -> int:
 def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptions], seed: int) -> None:
     """Give every local shard its part of the tables' first values.
 
-    A table's values are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block); a shard
-    draws the blocks it overlaps, one at a time, and keeps its rows and columns of them.
+    A shard draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables`
+    draws its own.
     """
     for key, value in model.state_dict().items():
         if not isinstance(value, ShardedTensor):
             continue
         name = key.split(".")[-2]  # ….embedding_bags.<name>.weight or ….embeddings.<name>.weight
-        rows, width = value.metadata().size
-        init = tables[name].init
+        if name not in tables:
+            continue
         for local in value.local_shards():
             (top, left), (height, columns) = local.metadata.shard_offsets, local.metadata.shard_sizes
             for start in range(top // BLOCK_ROWS * BLOCK_ROWS, top + height, BLOCK_ROWS):
-                stop = min(start + BLOCK_ROWS, rows)
-                block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
-                first, last = max(start, top), min(stop, top + height)
-                local.tensor[first - top : last - top] = block[first - start : last - start, left : left + columns]
+                first, last = max(start, top), min(start + BLOCK_ROWS, top + height)
+                block = first_values(name, tables[name].init, value.metadata().size, seed, first, last)
+                local.tensor[first - top : last - top] = block[:, left : left + columns]
+
+
+def first_values(name: str, init: Init, size: Sequence[int], seed: int, first: int, last: int) -> Tensor:
+    """The rows first … last - 1 of a table (V, D) as it begins.
+
+    They are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block).
+
+    Args:
+        name: of the table. size: V, D. seed: of the run.
+    """
+    rows, width = size
+    parts = []
+    for start in range(first // BLOCK_ROWS * BLOCK_ROWS, last, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, rows)
+        block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
+        parts.append(block[max(first, start) - start : min(last, stop) - start])
+    return torch.cat(parts)
 
 
 def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    scale = rows**-0.5 if init.scale is None else init.scale
+    scale = _scale(init, rows)
     block = torch.empty(height, width)
     if init.kind == "normal":
         return block.normal_(0.0, scale, generator=generator)
     return block.uniform_(-scale, scale, generator=generator)
+
+
+def _scale(init: Init, rows: int) -> float:
+    return float(rows**-0.5) if init.scale is None else init.scale

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,14 @@ class StepOutput:
     seen: dict[str, Tensor] = field(default_factory=dict)
 
 
+class MapsIds(Protocol):
+    """Managed tables: raw ids to rows, on all ranks together."""
+
+    def __call__(self, batch: Batch, *, learn: bool) -> Batch:
+        """The batch with rows for raw ids; unless `learn`, nothing comes or goes."""
+        ...
+
+
 class RankTask(nn.Module):
     """Click prediction: the sum over tasks of the loss on this rank's rows, and what the model adds of its own.
 
@@ -40,7 +49,12 @@ class RankTask(nn.Module):
         ranks: [ranks] of the process group.
         bf16: the kind of device on which the model's matrix products are computed in that, by torch's autocast; None: in fp32.
             Weights and losses stay fp32.
+
+    Attributes:
+        ids: maps the ids of managed tables; None if there are none. It is told what the tables are once they are sharded.
     """
+
+    ids: MapsIds | None = None
 
     def __init__(self, model: nn.Module, *, tasks: tuple[str, ...], loss: Loss, ranks: int, bf16: str | None = None) -> None:
         super().__init__()
@@ -49,9 +63,10 @@ class RankTask(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return the scalar to differentiate, and the output with everything detached."""
+        looked = self.ids(batch, learn=self.training) if self.ids is not None else batch
         # TorchRec's pipelines trace this method symbolically: what the head returns can be asked by name, not looped over.
         with nullcontext() if self.bf16 is None else torch.autocast(self.bf16, torch.bfloat16):
-            output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
+            output = self.model(looked.bags, looked.sequences, looked.numbers, looked.vectors)
             losses: dict[str, Tensor] = {}
             for i, task in enumerate(self.tasks):
                 losses |= self.loss(output, task, batch.labels[:, i], batch.weights[:, i], batch.rows)

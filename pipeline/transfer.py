@@ -48,6 +48,10 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
     if load.what != "none" and not pairs:
         raise GenctrError(f"stage {job.stage.name}: nothing of stage {load.stage} fits its {load.what}")
     job.checkpoints.restore(mark, {"model": {source: here[name] for name, source in pairs.items()}}, some=True)
+    if job.ids is not None and load.what in ("tables", "all"):
+        maps = {"ids": job.ids.state_dict()}
+        job.checkpoints.restore(mark, maps, some=True)
+        job.ids.check_shapes()
     if load.rescale is not None:
         for name in pairs:
             if isinstance(here[name], ShardedTensor):

@@ -9,7 +9,7 @@ from data.batch import Tally
 from data.errors import GenctrError
 from pipeline.build import Source
 from pipeline.bundle import Bundle, BundleError
-from pipeline.ledger import History
+from pipeline.ledger import History, Ledger, LedgerError, base_of
 
 
 @dataclass
@@ -26,22 +26,37 @@ class Proof:
     wrong: list[str] = field(default_factory=list)
 
 
-def verify(source_of: Callable[[str], Source], history: History, folder: str, *, say: Callable[[str], None]) -> Proof:
-    """Read every trained day, and what serves.
+def verify(
+    source_of: Callable[[str], Source],
+    ledger: Ledger,
+    newest: Mapping[str, Any] | None,
+    folder: str,
+    *,
+    say: Callable[[str], None],
+) -> Proof:
+    """Read every trained day, and what serves; and hold the ledger against the newest checkpoint.
 
     Args:
-        source_of: what reads the log, by the digest of its schema. folder: of the bundles. say: hears of each day when done.
+        source_of: what reads the log, by the digest of its schema. newest: the newest checkpoint's meta and step; None if there
+            is none. folder: of the bundles. say: hears of each day when done.
     """
+    history = ledger.history()
     proof, since = Proof(), time.perf_counter()
+    there: dict[str, set[str]] = {}  # listed once, not once a day
     for name, record in history.days.items():
         if record.trained is None:
             continue
-        source = source_of(record.trained["schema"])
-        wrong = _day(source, name, record.trained, set(source.days.list()))
+        schema = record.trained["schema"]
+        source = source_of(schema)
+        if schema not in there:
+            there[schema] = set(source.days.list())
+        wrong = _day(source, name, record.trained, there[schema])
+        wrong += _files(source, name, history) if not wrong else []
         proof.rows += record.trained["rows"]
         proof.wrong += wrong
         proof.days += not wrong
         say(f"{name}: " + ("; ".join(wrong) if wrong else f"{record.trained['rows']:,} rows, each trained once"))
+    proof.wrong += _whole(ledger, history, newest)
     if history.serving is not None:
         try:
             Bundle(f"{folder}/{history.serving}").verify()
@@ -54,8 +69,34 @@ def verify(source_of: Callable[[str], Source], history: History, folder: str, *,
     return proof
 
 
+def _whole(ledger: Ledger, history: History, newest: Mapping[str, Any] | None) -> list[str]:
+    """Whether the ledger has all that the checkpoint has seen of it, and the checkpoint all days that the ledger has."""
+    wrong = [ledger.mended] if ledger.mended else []
+    try:
+        if newest is not None and "ledger" in newest:
+            ledger.check(newest["ledger"])
+    except LedgerError as error:
+        wrong.append(str(error).splitlines()[0])
+    step = newest["step"] if newest is not None else 0
+    lost = [own.name for own in history.days.values() if own.trained is not None and own.trained["step"] > step]
+    return [*wrong, *(f"no checkpoint is left that has day {name}: the next night trains it again" for name in lost)]
+
+
+def _files(source: Source, name: str, history: History) -> list[str]:
+    """What a day's files say of it beside what each contains: one that two parts have, one that none has."""
+    base = base_of(name)
+    parts = {own.name: (own.trained or {})["files"].keys() for own in history.parts(base)}
+    twice = sorted(file for file in parts[name] for other, own in parts.items() if other != name and file in own)
+    wrong = [f"{file} was trained in another part of the day too" for file in twice]
+    if name == next(iter(parts)):
+        sizes = source.days.sizes(base)
+        missed = sorted(sizes.keys() - history.files(base).keys() - history.left(base, sizes))
+        wrong += [f"{file} was not trained: it came later" for file in missed]
+    return wrong
+
+
 def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str]) -> list[str]:
-    base = name.partition("+")[0]
+    base = base_of(name)
     if base not in there:
         return [f"day {base} is no longer in the log"]
     files: Mapping[str, Mapping[str, int]] = trained["files"]

@@ -145,37 +145,43 @@ def tables_told(job: Job) -> dict[str, dict[str, float]]:
     Where a table is split by columns, a row's norm is its parts', and rankme is left out: it needs whole rows.
     """
     told = {}
-    moments = _moved(job)
+    moments = _moments(job)
     for key, table in job.sharded.model.state_dict().items():
         if not isinstance(table, ShardedTensor):
             continue
         rows, width = table.metadata().size
+        name = key.split(".")[-2]
         columns = {own.shard_sizes[1] for own in table.metadata().shards_metadata}
         whole, part = columns == {width}, min(columns)
         total = torch.zeros(4 + part * part, dtype=torch.float64)
         for at, shard in enumerate(table.local_shards()):
             step = max(len(shard.tensor) // TABLE_ROWS, 1)
-            seen = shard.tensor[::step, :part].cpu()
-            moved = moments.get((key, at))
-            total += TableHealth.of(seen, moved[::step] if moved is not None else None).packed()
+            top, left = shard.metadata.shard_offsets
+            numbers = torch.arange(top, top + len(shard.tensor), step)
+            seen = job.sharded.seen(name, shard.tensor[::step, :part], numbers, left)
+            moment = moments.get((key, at))
+            total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
         if dist.is_initialized():
             dist.all_reduce(total)
-        name = key.split(".")[-2]
         told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
         told[name]["of_rows"] = float(rows)
     return told
 
 
-def _moved(job: Job) -> dict[tuple[str, int], Tensor]:
-    """Which rows of this rank's shards the optimizer has moved: those with a non-zero accumulator."""
+def _moved(moment: Tensor) -> Tensor:
+    """Which rows the optimizer has moved: those whose accumulator is not zero."""
+    return moment.reshape(len(moment), -1).ne(0).any(1).cpu()
+
+
+def _moments(job: Job) -> dict[tuple[str, int], Tensor]:
+    """The accumulators of this rank's shards."""
     found = {}
     state = job.sharded.fused.state_dict()["state"]
     for key, values in state.items():
         for name, value in values.items():
             if isinstance(value, ShardedTensor) and not name.endswith("exp_avg"):
                 for at, shard in enumerate(value.local_shards()):
-                    accumulator = shard.tensor.reshape(len(shard.tensor), -1)
-                    found[key, at] = accumulator.ne(0).any(1).cpu()
+                    found[key, at] = shard.tensor
     return found
 
 

@@ -35,15 +35,16 @@ class World:
         return self.rank == 0
 
     def agree(self, work: Callable[[], T]) -> T:
-        """What rank 0's `work` returns, on every rank; a `GenctrError` of it is raised on every rank, so that none waits."""
+        """What rank 0's `work` returns, on every rank; what a person can mend (a `GenctrError`, a full disk) is raised on every
+        rank, so that none waits, and all end with the same exit code."""
         answer: list[Any] = [None]
         if self.first:
             try:
                 answer = [work()]
-            except GenctrError as error:
+            except (GenctrError, OSError) as error:
                 answer = [error]
         dist.broadcast_object_list(answer, src=0)
-        if isinstance(answer[0], GenctrError):
+        if isinstance(answer[0], (GenctrError, OSError)):
             raise answer[0]
         return cast(T, answer[0])
 

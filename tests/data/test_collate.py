@@ -16,7 +16,7 @@ from data.collate import NO_GROUP, Collate, odd_numbers, segment_sums
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
-from data.ids import HashIds, fingerprints, seed_of
+from data.ids import NO_ID, HashIds, fingerprints, seed_of
 from data.schema import Schema
 from data.statistics import Moments, Statistics
 
@@ -432,3 +432,40 @@ def test_the_factors_are_odd_different_and_do_not_depend_on_how_many_are_asked_f
     assert (odd_numbers(5000)[:7] == odd_numbers(7)).all()
     assert len(set(odd_numbers(5000).tolist())) == 5000
     assert (odd_numbers(5000) % np.uint64(2) == 1).all()
+
+
+# --- managed tables ---
+
+MANAGED = {"name": "a", "kind": "id", "ids": "managed", "rows": 100, "ttl_days": 3}
+TIME = {"column": "t", "unit": "s"}
+NOON = 20_412 * 86_400 + 43_200  # 2025-11-20; the cursor's day is 2026-11-20, that is 20_777
+
+
+def test_the_ids_of_a_managed_table_stay_as_they_are() -> None:
+    batch = collate({"a": [5, None, -(2**62)]}, {**MANAGED, "ttl_days": None})
+    assert batch.bags.values().tolist() == [5, NO_ID, -(2**62)]
+    assert batch.days is None
+
+
+def test_a_row_is_of_the_day_of_its_time_and_never_of_the_far_future() -> None:
+    times = pa.array([NOON, 20_777 * 86_400, 20_778 * 86_400 + 5, 99_999 * 86_400, None])
+    batch = collate({"a": [1, 2, 3, 4, 5], "t": times}, MANAGED, time=TIME)
+    assert batch.days is not None
+    assert batch.days.tolist() == [20_412, 20_777, 20_778, 20_778, 20_777]
+
+
+def test_without_a_time_a_row_is_of_the_day_it_lies_in() -> None:
+    batch = collate({"a": [1, 2]}, MANAGED)
+    assert batch.days is not None
+    assert batch.days.tolist() == [20_777, 20_777]
+
+
+def test_without_a_time_and_a_date_nothing_says_how_old_an_id_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.data.test_collate.CURSOR", Cursor(0, "monday", 0, 1))
+    with pytest.raises(BadInput, match=r"nothing says when a row of day 'monday' happened[\s\S]*add `time` to the schema"):
+        collate({"a": [1]}, MANAGED)
+
+
+def test_the_number_that_stands_for_a_missing_id_is_no_id() -> None:
+    with pytest.raises(BadInput, match=rf"the id is {NO_ID}[\s\S]*expected: any integer but {NO_ID}"):
+        collate({"a": pa.array([5, None, NO_ID])}, {**MANAGED, "ttl_days": None})

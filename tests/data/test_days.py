@@ -414,3 +414,28 @@ def test_rows_are_by_name_below_the_root_too(tmp_path: Path) -> None:
     (folder / "part-00002.parquet").write_bytes(b"PAR1")
     rows = Days(str(tmp_path / "log"), reader=ParquetReader()).rows("2026-11-20")
     assert rows == {f"day=2026-11-20/part-0000{at}.parquet": count for at, count in enumerate((1, 2, -1))}
+
+
+# --- years of days ---
+
+
+def test_the_sizes_of_many_days_are_had_without_listing_the_log_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"2026-11-{number:02}" for number in range(1, 31)]
+    for name in names:
+        write_day(f"{tmp_path}/day={name}", [table(1)])
+    log = days(tmp_path)
+    monkeypatch.setattr(Days, "_found", lambda _: pytest.fail("the whole log is listed"))
+
+    sizes = log.sizes_of(names)
+
+    assert list(sizes) == names
+    assert sizes["2026-11-07"].keys() == {"day=2026-11-07/part-00000.parquet"}
+
+
+def test_a_day_of_another_folder_is_no_day(folder: Path) -> None:
+    log = folder.parent
+    (log / "day=a").mkdir()
+    with pytest.raises(BadInput, match="there is no day"):
+        days(log).sizes(f"a/../day={DAY}")

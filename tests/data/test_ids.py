@@ -10,7 +10,24 @@ import pyarrow as pa
 import pytest
 
 from data.errors import GenctrError
-from data.ids import CHUNK, ID_MAPS, MISSING, REFUSED, UNKNOWN, HashIds, IdentityIds, VocabIds, fingerprints, mix, seed_of
+from data.ids import (
+    CHUNK,
+    ID_MAPS,
+    MISSING,
+    NO_ID,
+    REFUSED,
+    UNKNOWN,
+    AdmittedIds,
+    HashIds,
+    IdentityIds,
+    RawIds,
+    VocabIds,
+    check_growth,
+    fingerprints,
+    mix,
+    rows_before,
+    seed_of,
+)
 
 MASK = 2**64 - 1
 
@@ -40,6 +57,7 @@ def built(name: str) -> Any:
         "hash": {"rows": 100, "seed": 7},
         "vocab": {"values": pa.array(range(10))},
         "identity": {"ids": 10},
+        "managed": {"rows": 100, "ids": np.arange(9, -1, -1), "places": np.arange(50, 60), "seed": 7},
     }
     return ID_MAPS[name](**options[name])
 
@@ -229,3 +247,54 @@ def test_identity_adds_one_and_refuses_what_is_outside() -> None:
 
 def test_booleans_are_the_ids_0_and_1() -> None:
     assert IdentityIds(ids=2)(pa.array([True, False, None])).tolist() == [2, 1, 0]
+
+
+def test_raw_ids_keep_all_64_bits_and_mark_what_is_missing() -> None:
+    raw = RawIds(rows=100)
+    assert raw(pa.array([-1, None, 2**63 - 1, 0], pa.int64())).tolist() == [-1, NO_ID, 2**63 - 1, 0]
+    texts = pa.array(["a", None, "b", "a"])
+    words = raw(texts)
+    assert words.view(np.uint64).tolist() == [slow_fnv("a"), 2**63, slow_fnv("b"), slow_fnv("a")]
+    assert raw(texts.dictionary_encode()).tolist() == words.tolist()
+
+
+def test_admitted_ids_have_their_rows_and_all_others_share_one() -> None:
+    own = AdmittedIds(rows=100, ids=np.array([7, -3, 10**18]), places=np.array([20, 30, 40]), seed=1)
+    assert own(pa.array([10**18, 8, None, -3, 7])).tolist() == [40, UNKNOWN, MISSING, 30, 20]
+    assert AdmittedIds(rows=100, ids=np.array([], np.int64), places=np.array([], np.int64), seed=1)(pa.array([8])).tolist() == [
+        1
+    ]
+
+
+def test_ids_that_are_not_admitted_may_share_some_rows_by_hash() -> None:
+    own = AdmittedIds(rows=100, ids=np.array([7]), places=np.array([20]), seed=99, unseen_rows=8)
+    ids = np.arange(1000)
+    rows = own(pa.array(ids))
+    expected = [2 + ((slow_mix(int(word) ^ 99) & (2**32 - 1)) * 8 >> 32) for word in ids]
+    expected[7] = 20
+    assert rows.tolist() == expected
+
+
+# Tables that grow.
+
+
+def test_the_rows_of_a_larger_table_go_on_from_rows_of_the_smaller_one() -> None:
+    rows = np.arange(7)
+    assert rows_before("hash", rows, before=4, now=7).tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert rows_before("hash", rows[3:5], before=3, now=7).tolist() == [1, 2]
+    assert rows_before("identity", rows, before=4, now=7).tolist() == [0, 1, 2, 3, -1, -1, -1]
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 30), (4, 7), (1001, 4001), (32768, 65535)])
+def test_no_hashed_id_loses_its_row_when_a_table_grows(before: int, now: int) -> None:
+    ids = pa.array(np.random.default_rng(3).integers(-(2**62), 2**62, 5000))
+    smaller, larger = HashIds(rows=before, seed=5)(ids), HashIds(rows=now, seed=5)(ids)
+    assert rows_before("hash", larger, before=before, now=now).tolist() == smaller.tolist()
+
+
+def test_a_hashed_table_cannot_grow_to_any_size() -> None:
+    check_growth("identity", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"4 rows cannot grow to 6: its ids would all move\n  next: choose 7 rows"):
+        check_growth("hash", before=4, now=6)
+    with pytest.raises(GenctrError, match=r"choose 7 or 10 rows"):
+        rows_before("hash", np.arange(9), before=4, now=9)

@@ -11,7 +11,7 @@ import pyarrow.fs
 import pytest
 
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, filesystem, plain, write_whole
 
 moto = pytest.importorskip("moto.server")
 
@@ -96,3 +96,15 @@ def test_an_unknown_store_is_told_with_the_known_ones() -> None:
     with pytest.raises(GenctrError, match="cannot open tape://logs") as caught:
         filesystem("tape://logs")
     assert "s3://" in str(caught.value)
+
+
+def test_a_file_on_disk_is_written_whole_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole((tmp_path / "ledger.jsonl").as_uri(), "the old one")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        write_whole((tmp_path / "ledger.jsonl").as_uri(), "the new one")
+    assert (tmp_path / "ledger.jsonl").read_text() == "the old one"
+
+
+def test_a_uri_of_a_file_is_its_path() -> None:
+    assert [plain(path) for path in ("file:///a/b/", "a/b", "s3://a/b/")] == ["/a/b", "a/b", "s3://a/b"]

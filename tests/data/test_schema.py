@@ -3,6 +3,7 @@
 Run: pytest tests/data/test_schema.py
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.document import Section, read_document, write_document
-from data.errors import BadInput
+from data.errors import BadDocument, BadInput
 from data.schema import Schema, SequenceField
 
 FEED = """
@@ -217,3 +218,56 @@ def test_a_column_of_nothing_but_nulls_fits_every_kind(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(FEED)
 
     read_document(str(tmp_path / "schema.yaml"), Schema).check(pa.schema({name: pa.null() for name in COLUMNS.names}), "f")
+
+
+MANAGED = FEED.replace(
+    "ids: identity, rows: 50_000_000}", "ids: managed, rows: 50_000_000, admit: 3, evict: lru, ttl_days: 30}"
+)
+
+
+def test_a_managed_table_as_the_design_has_it(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(MANAGED)
+    schema = read_document(str(tmp_path / "schema.yaml"), Schema)
+    (field,) = schema.managed
+    assert (field.name, field.admit, field.evict, field.ttl_days) == ("item_id", 3, "lru", 30)
+    assert (field.reserved, field.bucket_rows) == (2, 64)
+    assert "time_ms" in schema.columns()
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("ttl_days: -1", "line 8: fields.1.ttl_days: Input should be greater than or equal to 1, got -1"),
+        ("ttl_days: 0.5", "line 8: fields.1.ttl_days: Input should be a valid integer"),
+        ("ttl_days: 30, evict: fifo", "line 8: fields.1.evict: no 'fifo'"),
+        (
+            "ttl_days: 30, admit: 3, admit_share: 0.5",
+            "line 8: fields.1.admit_share: an id is admitted after so many sights, or",
+        ),
+        ("unseen: hashed", "line 8: fields.1.unseen_rows: unseen: hashed and unseen_rows belong together"),
+        ("unseen_rows: 8", "line 8: fields.1.unseen_rows: unseen: hashed and unseen_rows belong together"),
+        ("probe: 64, rows: 65", "line 8: fields.1.rows: 65 rows are too few: 2 are reserved and a bucket has 64"),
+        ("rows: 2", "line 8: fields.1.rows: 2 rows are too few: 2 are reserved and a bucket has 1"),
+        ("ids: hash, admit: 3", "line 8: fields.1.admit: only a managed table has it: say ids: managed"),
+        ("ids: hash, ttl_days: 3", "line 8: fields.1.ttl_days: only a managed table has it"),
+    ],
+)
+def test_what_a_managed_table_cannot_have_is_told_with_its_line(tmp_path: Path, written: str, told: str) -> None:
+    own = {"ids": "managed", "rows": "1000"} | dict(pair.split(": ") for pair in written.split(", "))
+    line = ", ".join(f"{key}: {value}" for key, value in own.items())
+    (tmp_path / "schema.yaml").write_text(FEED.replace("ids: identity, rows: 50_000_000", line))
+    with pytest.raises(BadDocument, match=re.escape(told)):
+        read_document(str(tmp_path / "schema.yaml"), Schema)
+
+
+def test_a_field_that_shares_a_managed_table_says_nothing_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(MANAGED.replace("table: item_id, length", "table: item_id, ttl_days: 3, length"))
+    with pytest.raises(BadDocument, match=re.escape("line 12: fields.5.ttl_days: the table belongs to 'item_id'")):
+        read_document(str(tmp_path / "schema.yaml"), Schema)
+
+
+def test_a_managed_column_of_floats_is_refused() -> None:
+    managed = feed(fields=[{"name": "a", "kind": "id", "ids": "managed", "rows": 100}])
+    columns = pa.schema({"a": pa.float64(), "y": pa.int8()})
+    with pytest.raises(BadInput, match=r"column 'a' holds double[\s\S]*floats lose ids above 2\^53"):
+        managed.check(columns, "day=1/x.parquet")

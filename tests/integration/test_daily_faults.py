@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
+from pipeline.lease import Lease, _locked
+from pipeline.ledger import Ledger
+from pipeline.parts import Tallies
 from tests.integration.jobs import assert_same_bits
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
 from tests.tiny import Done, genctr
@@ -34,6 +38,14 @@ def out(tmp_path: Path) -> Path:
 
 def daily(config: Path, out: Path, *words: str) -> Done:
     return genctr("daily", config, "--out", out, "--quiet", *words)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an undisturbed job makes of the same four days; tests look at it, or go on with a copy."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert daily(write_daily(folder, days=4), folder / "run").code in (0, 3)
+    return folder / "run"
 
 
 def settings(*values: str) -> list[str]:
@@ -64,6 +76,33 @@ def test_a_corrupt_file_stops_the_day_and_the_mended_day_is_trained(config: Path
     assert daily(config, out).code in (0, 3)
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
     assert_proven(out)
+
+
+def test_a_bad_file_may_be_quarantined_in_the_night_it_comes(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    files(config, SECOND)[1].write_bytes(b"PAR1")
+    assert daily(config, out).code == 2
+    done = daily(config, out, *settings("data.bad_files=quarantine"))
+    assert done.code in (0, 3), done.err
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+
+
+def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path) -> None:
+    for file in files(config, SECOND):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("is_click")
+        pq.write_table(table.set_column(at, "is_click", pa.nulls(len(table), pa.int8()).fill_null(0)), file)
+    words = settings("daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", SECOND, *words).code == 3
+    assert states(out) == {FIRST: "published", SECOND: "held"}
+    assert "no number" in genctr("status", out, "--gates").out
+
+
+@pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.row_decay={usr_id: 0.9}"])
+def test_a_name_that_nobody_knows_is_told_before_a_day_is_trained(config: Path, out: Path, word: str) -> None:
+    done = daily(config, out, *settings(word))
+    assert done.code == 2
+    assert not (out / "ledger.jsonl").exists()
 
 
 def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(config: Path, out: Path) -> None:
@@ -136,6 +175,16 @@ def test_late_files_are_appended_once(config: Path, out: Path) -> None:
     assert_proven(out)
 
 
+def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out: Path) -> None:
+    words = settings("daily.late=append", "daily.gates={auc_floor: 0.1}")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    alike = rows.filter(pa.compute.equal(rows["is_click"], 0)).slice(0, 2)
+    pq.write_table(alike, config.parent / "log" / f"day={FIRST}" / "part-late.parquet")
+    assert daily(config, out, "--until", FIRST, *words).code == 0
+    assert states(out) == {FIRST: "published", f"{FIRST}+1": "published"}
+
+
 def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, tmp_path: Path) -> None:
     assert daily(config, out, "--until", THIRD, *settings("daily.keep_days=4")).code in (0, 3)
     _add_late(config, FIRST)
@@ -172,6 +221,37 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert daily(config, out, *settings("daily.gap_hours=0", "daily.gap=skip")).code in (0, 3)
     assert states(out)[SECOND] == "skipped"
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
+    shutil.move(config.parent / "aside", config.parent / "log" / f"day={SECOND}")  # it comes after all
+    done = daily(config, out)
+    assert done.code == 4
+    assert f"files came to day {SECOND} after it was skipped" in done.err
+    assert daily(config, out, *settings("daily.late=append")).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH, f"{SECOND}+1"]
+    assert daily(config, out, *settings("daily.late=append")).code == 75
+    assert_proven(out)
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "the same as another", "without rows"])
+def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(config: Path, out: Path, kind: str) -> None:
+    words = settings("data.bad_files=quarantine", "daily.late=append")
+    assert daily(config, out, "--until", SECOND, *words).code in (0, 3)
+    late = config.parent / "log" / f"day={FIRST}" / "part-late.parquet"
+    rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
+    if kind == "unreadable":
+        late.write_bytes(b"PAR1 and nothing else")
+    elif kind == "without rows":
+        pq.write_table(rows.slice(0, 0), late)
+    else:
+        shutil.copy(files(config, FIRST)[0], late)
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD]
+    (told,) = [entry for entry in ledger(out) if entry["event"] == "late"]
+    assert list(told["quarantined"]) == [f"day={FIRST}/{late.name}"]
+    assert_proven(out)
+    pq.write_table(rows.slice(0, 17), late)  # mended
+    assert daily(config, out, "--until", THIRD, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND, THIRD, f"{FIRST}+1"]
+    assert_proven(out)
 
 
 def _stands_in(out: Path) -> tuple[str, int]:
@@ -212,6 +292,28 @@ def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> No
     assert_proven(out)
 
 
+def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
+    after, enter, lost = Tallies.after, Lease.__enter__, []
+    monkeypatch.setattr(Lease, "__enter__", lambda self: lost.append(self) or enter(self))
+
+    def asleep(self: Tallies, state: Any, output: Any) -> None:
+        if state.step == 2:
+            with _locked(str(out / "lease.json")):  # not in the middle of a beat
+                (out / "lease.json").write_text(json.dumps(theirs))
+            while not lost[0].was_lost:  # at its next beat it sees another's name
+                time.sleep(0.02)
+        after(self, state, output)
+
+    monkeypatch.setattr(Tallies, "after", asleep)
+    done = daily(config, out, "--until", FIRST, *settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1"))
+    assert done.code == 5
+    assert "process 1 on far has taken this run over" in done.err
+    saved = sorted(path.parent.name for path in (out / "checkpoints").glob("*/checkpoint.json"))
+    assert saved == ["step-0000001", "step-0000002"]
+    assert json.loads((out / "lease.json").read_text()) == theirs
+
+
 def test_following_takes_up_a_day_when_it_comes(config: Path, out: Path) -> None:
     shutil.move(config.parent / "log" / f"day={FOURTH}", config.parent / "aside")
     night = Nightly(config, out, "--follow", "--until", FOURTH, *settings("daily.poll_seconds=0.2"))
@@ -222,14 +324,13 @@ def test_following_takes_up_a_day_when_it_comes(config: Path, out: Path) -> None
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
 
 
-def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert daily(config, out).code in (0, 3)
+def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jumps = iter([1e9, -3e8] * 1_000_000)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
-    assert daily(config, tmp_path / "jumped").code in (0, 3)
-    assert_same_outcome(out, tmp_path / "jumped")
-    assert_same_bits(out, tmp_path / "jumped")
+    assert daily(config, out).code in (0, 3)
+    assert_same_outcome(whole, out)
+    assert_same_bits(whole, out)
 
 
 # --- disks and stores ---
@@ -253,8 +354,7 @@ def _full_from(number: int) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 13, 21, 34, 55, 72, 89, 110])
-def test_a_full_disk_is_told_and_the_next_night_goes_on(config: Path, out: Path, tmp_path: Path, number: int) -> None:
-    assert daily(config, tmp_path / "whole").code in (0, 3)
+def test_a_full_disk_is_told_and_the_next_night_goes_on(config: Path, out: Path, whole: Path, number: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         wrap = _full_from(number)
         for name in ("replace", "rename", "fsync"):
@@ -263,14 +363,13 @@ def test_a_full_disk_is_told_and_the_next_night_goes_on(config: Path, out: Path,
     assert done.code == 2, done.err
     assert "space" in done.err or "full" in done.err
     assert daily(config, out).code in (0, 3, 75)
-    assert_same_outcome(tmp_path / "whole", out)
-    assert_same_bits(tmp_path / "whole", out)
+    assert_same_outcome(whole, out)
+    assert_same_bits(whole, out)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_disk_full_at_any_write(config: Path, tmp_path: Path) -> None:
-    assert daily(config, tmp_path / "whole").code in (0, 3)
+def test_a_disk_full_at_any_write(config: Path, tmp_path: Path, whole: Path) -> None:
     number, code = 0, 2
     while code == 2:
         number += 1
@@ -282,7 +381,7 @@ def test_a_disk_full_at_any_write(config: Path, tmp_path: Path) -> None:
             code = daily(config, out).code
         if code == 2:
             assert daily(config, out).code in (0, 3, 75)
-        assert_same_outcome(tmp_path / "whole", out)
+        assert_same_outcome(whole, out)
         shutil.rmtree(out)
     assert code in (0, 3)
     assert number > 100, "every write was the first that failed once"
@@ -341,15 +440,14 @@ def flaky() -> Iterator[Flaky]:
 
 
 def test_a_store_that_fails_one_call_in_ten_delays_and_loses_nothing(
-    config: Path, out: Path, tmp_path: Path, flaky: Flaky
+    config: Path, whole: Path, tmp_path: Path, flaky: Flaky
 ) -> None:
-    assert daily(config, out).code in (0, 3)
     remote = tmp_path / "remote"
     remote.mkdir()
     words = settings(f"daily.publish=flaky://{remote}/published")
     assert daily(config, f"flaky://{remote}/run", *words).code in (0, 3)  # type: ignore[arg-type]
     assert flaky.failures > 10
-    mine, theirs = (remote / "run" / "ledger.jsonl").read_text(), (out / "ledger.jsonl").read_text()
+    mine, theirs = (remote / "run" / "ledger.jsonl").read_text(), (whole / "ledger.jsonl").read_text()
     assert mine == theirs
     assert genctr("verify", f"flaky://{remote}/run").code == 0
 
@@ -370,30 +468,67 @@ def test_verify_sees_a_row_that_is_another_though_nothing_else_is(config: Path, 
     assert f"{file.name} has other content" in done.err
 
 
-def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path) -> None:
-    assert daily(config, out).code in (0, 3)
+def test_verify_says_which_rows_were_not_trained_or_twice(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    name = _add_late(config, FIRST)
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"{name} was not trained: it came later" in done.err
+    assert daily(config, out, "--until", SECOND, *settings("daily.late=append")).code in (0, 3)
+    assert_proven(out)
+    twice = Ledger(str(out))
+    entry = next(own for own in twice.entries if own["event"] == "trained" and own["day"] == FIRST)
+    twice.append("trained", {**entry, "day": f"{FIRST}+2", "n": len(twice.entries), "prev": twice.mark["prev"]})
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"{next(iter(entry['files']))} was trained in another part of the day too" in done.err
+
+
+@pytest.mark.parametrize("lines", [0, 3, -1])
+def test_verify_sees_a_ledger_that_lost_lines(config: Path, out: Path, lines: int) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
     path = out / "ledger.jsonl"
     whole = path.read_text()
-    path.write_text(whole[:-30])
+    path.write_text("".join(whole.splitlines(keepends=True)[:lines]) if lines >= 0 else whole[:-30])
+    assert lines >= 0 or "the last line" in genctr("status", out).err
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert "the last line" in done.err if lines < 0 else "the newest checkpoint has seen" in done.err
+
+
+def test_verify_sees_that_a_trained_day_is_in_no_checkpoint(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
+    shutil.rmtree(out / "checkpoints" / newest)
+    done = genctr("verify", out)
+    assert done.code == 1
+    assert f"no checkpoint is left that has day {SECOND}" in done.err
+
+
+def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path, whole: Path) -> None:
+    shutil.copytree(whole, out)
+    path = out / "ledger.jsonl"
+    text = path.read_text()
+    path.write_text(text[:-30])
     done = daily(config, out)
     assert done.code in (0, 3)
     assert "is damaged" in done.err
-    assert path.read_text() == whole
+    assert path.read_text() == text
 
 
-def test_a_ledger_that_lost_what_the_last_day_said_gets_it_back(config: Path, out: Path) -> None:
-    assert daily(config, out).code in (0, 3)
+def test_a_ledger_that_lost_what_the_last_day_said_gets_it_back(config: Path, out: Path, whole: Path) -> None:
+    shutil.copytree(whole, out)
     path = out / "ledger.jsonl"
-    whole = path.read_text()
-    lines = whole.splitlines(keepends=True)
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
     scored = max(at for at, line in enumerate(lines) if json.loads(line)["event"] == "scored")
     path.write_text("".join(lines[: scored + 1]))
     assert daily(config, out).code in (0, 3)
-    assert path.read_text() == whole
+    assert path.read_text() == text
 
 
-def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path) -> None:
-    assert daily(config, out).code in (0, 3)
+def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path, whole: Path) -> None:
+    shutil.copytree(whole, out)
     path = out / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]))
@@ -404,7 +539,7 @@ def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path) -> None:
     assert "line 2" in daily(config, out).err
 
 
-def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path, tmp_path: Path) -> None:
+def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path, whole: Path) -> None:
     assert daily(config, out, "--until", THIRD).code in (0, 3)
     newest = json.loads((out / "checkpoints" / f"day-{THIRD}.json").read_text())["mark"]
     shutil.rmtree(out / "checkpoints" / newest)
@@ -413,16 +548,14 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert "training again from" in done.err
     assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
     assert_proven(out)
-    assert daily(config, tmp_path / "whole").code in (0, 3)
-    assert_same_bits(tmp_path / "whole", out)
+    assert_same_bits(whole, out)
 
 
-def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, tmp_path: Path) -> None:
+def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, whole: Path) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
     shutil.rmtree(out / "checkpoints")
     assert daily(config, out).code in (0, 3)
-    assert daily(config, tmp_path / "whole").code in (0, 3)
-    assert_same_bits(tmp_path / "whole", out)
+    assert_same_bits(whole, out)
 
 
 def test_what_a_killed_export_has_left_is_no_part_of_the_bundle(config: Path, out: Path, tmp_path: Path) -> None:
@@ -490,14 +623,13 @@ def test_a_bad_day_is_held_and_a_person_may_approve_it_and_go_back(poisoned: Pat
     assert_proven(out)
 
 
-def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: Path, tmp_path: Path) -> None:
-    assert daily(config, out).code in (0, 3)
+def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: Path, whole: Path) -> None:
+    shutil.copytree(whole, out)
     done = daily(config, out, "--backfill", f"{FOURTH}..{FOURTH}", "--from", f"day-{SECOND}")
     assert done.code == 2
     assert f"day-{THIRD}" in done.err
     assert daily(config, out, "--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}").code in (0, 3)
-    assert daily(config, tmp_path / "whole").code in (0, 3)
-    assert_same_bits(tmp_path / "whole", out)
+    assert_same_bits(whole, out)
     assert_proven(out)
 
 
@@ -506,6 +638,14 @@ def test_a_dry_run_says_what_and_why_and_does_nothing(config: Path, out: Path) -
     assert done.code == 0
     assert [line.split()[:2] for line in done.out.splitlines()] == [["train", FIRST], ["train", SECOND], ["wait", SECOND]]
     assert not out.exists()
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
+    for words in (["status"], ["verify"], ["approve", "--reason", "x"], ["rollback", "--reason", "x"]):
+        done = genctr(words[0], tmp_path / "typo", *([FIRST] if words[0] == "approve" else []), *words[1:])
+        assert done.code == 2
+        assert "no run folder" in done.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path) -> None:
@@ -518,3 +658,49 @@ def test_a_failing_night_calls_the_hook(config: Path, out: Path, tmp_path: Path)
     told = json.loads(news.read_text())
     assert (told["event"], told["run"]) == ("failed", str(out))
     assert files(config, FOURTH)[0].name in told["text"]
+
+
+@pytest.mark.parametrize("until", ["2026-11-2", "20261102", "yesterday"])
+def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -> None:
+    for words in (["--dry-run"], []):
+        done = daily(config, out, "--until", until, *words)
+        assert done.code == 2
+        assert f"--until {until!r} is no date" in done.err
+    assert not (out / "ledger.jsonl").exists()
+
+
+def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> None:
+    words = settings("daily.gap_hours=0", f"data.days=[{FIRST}, {THIRD}..]")
+    done = daily(config, out, "--dry-run", *words)
+    assert [line.split()[:2] for line in done.out.splitlines()] == [
+        ["train", FIRST],
+        ["train", THIRD],
+        ["train", FOURTH],
+        ["wait", "2026-11-05"],
+    ]
+
+
+def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    words = settings("tables.lr=0.01")
+    dry, real = daily(config, out, "--dry-run", *words), daily(config, out, *words)
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 2
+
+
+def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
+    done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 5
+
+
+@pytest.mark.parametrize("kept", ["float32", "int8"])
+def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str) -> None:
+    words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", f"daily.tables={kept}", "daily.gates={}")]
+    assert daily(config, tmp_path / "one", *words).code == 0
+    serving = (tmp_path / "shared" / "current.json").read_bytes()
+    assert daily(config, tmp_path / "same", *words).code == 0, "the same bits are the same model"
+    done = daily(config, tmp_path / "other", *words, *settings("seed=8"))
+    assert done.code == 2
+    assert "is another model's" in done.err
+    assert (tmp_path / "shared" / "current.json").read_bytes() == serving

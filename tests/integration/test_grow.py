@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from tests.integration.jobs import final_tensors, flat
-from tests.integration.nightly import ledger, states, write_daily
+from tests.integration.jobs import events, final_tensors, flat
+from tests.integration.nightly import Nightly, ledger, states, write_daily
 from tests.tiny import SCHEMA, Done, genctr
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
@@ -95,6 +95,21 @@ def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_pa
     assert before["user_id"].shape[0] == 101
 
 
+def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    change(config, lambda fields, _: fields["user_id"].update(rows=101))
+    first = Nightly(config, out, "--until", FIRST, ranks=2)
+    assert first.ended() in (0, 3), first.text
+    change(config, lambda fields, _: fields["user_id"].update(rows=301))
+    words = ["--until", SECOND, "--set", 'daily.accept=["field user_id.rows: begun with 101, now 301"]']
+    second = Nightly(config, out, *words, ranks=2)
+    assert second.ended() in (0, 3), second.text
+    assert Nightly(config, out, *words, ranks=2).ended() == 0  # nothing to do, which is no failure to a launcher
+    assert len(events(out, "grown")) == 1
+    assert list(states(out)) == [FIRST, SECOND]
+    assert genctr("verify", out).code == 0
+
+
 def test_enlarging_copies_each_row_to_where_its_ids_go() -> None:
     import pyarrow as pa
 
@@ -136,6 +151,24 @@ def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> Non
     refused = daily(config, out, *words)
     assert "tables.lr: begun with 0.05, now 0.01" in refused.err
     assert daily(config, out, *words, *confirmed(refused)).code in (0, 3)
+
+
+def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_another_optimizer(
+    config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert daily(config, out, "--until", FIRST, "--set", "daily.gates={}").code == 0
+    assert daily(config, out, "--until", SECOND, "--set", "daily.gates={auc_floor: 1.0}").code == 3  # it serves no more
+    words = ["--set", "model.options.hidden=[16]", "--set", "tables.optimizer=sgd", "--set", "daily.gates={auc: -1.0}"]
+    refused = daily(config, out, *words)
+    done = daily(config, out, *words, *confirmed(refused), "--until", THIRD)
+    assert done.code == 0, done.err
+    assert "not compared with what serves: it has another schema or model" in done.err
+    judged = [entry for entry in ledger(out) if entry["event"] == "judged"]
+    assert "difference" not in judged[-1]["fresh"]
+    assert daily(config, out, *words, *confirmed(refused)).code == 0
+    assert "difference" in [entry for entry in ledger(out) if entry["event"] == "judged"][-1]["fresh"]
+    assert len(events(out, "grown")) == 1, "once, though the config still says so"
 
 
 @pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])

@@ -21,6 +21,8 @@ ASKED = {
     "name": "Feed 100%",
     "at": "02:45",
     "image": "registry/genctr:1",
+    "here": "/srv/feed ads",
+    "program": "/opt/genctr/bin/genctr",
 }
 
 
@@ -44,14 +46,21 @@ def test_cron() -> None:
     (job,) = [line for line in lines if re.match(r"[\d*]", line)]
     minutes, hours, *rest, command = job.split(None, 5)
     assert (minutes, hours, rest) == ("15,45", "2-23", ["*", "*", "*"])
-    assert command == "genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert command == "cd '/srv/feed ads' && /opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
     assert all(re.fullmatch(r"#.*|\w+=\S+", line) for line in lines if line != job)
+
+
+def crontab_says(text: str, folder: Path) -> int:
+    """What Debian's crontab answers to a table that it is only to check."""
+    (folder / "tab").write_text(text)
+    return subprocess.run(["crontab", "-n", folder / "tab"], capture_output=True, check=False).returncode
 
 
 @pytest.mark.skipif(shutil.which("crontab") is None, reason="no crontab here")
 def test_cron_itself_reads_it(tmp_path: Path) -> None:
-    (tmp_path / "tab").write_text(SCHEDULES["cron"](**ASKED))
-    assert subprocess.run(["crontab", "-T", tmp_path / "tab"], check=False).returncode in (0, 1)
+    table = SCHEDULES["cron"](**ASKED)
+    assert crontab_says(table, tmp_path) == 0
+    assert crontab_says(table.replace("15,45 2-23", "15,75 2-23"), tmp_path) != 0, "it is no check that lets this pass"
 
 
 def units() -> dict[str, str]:
@@ -67,18 +76,25 @@ def test_systemd() -> None:
         found[name].optionxform = str
         found[name].read_string(text)
     service, timer = found["genctr-feed.service"]["Service"], found["genctr-feed.timer"]["Timer"]
-    assert service["ExecStart"] == "/usr/bin/env genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert service["ExecStart"] == "/opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert service["WorkingDirectory"] == "/srv/feed ads"
     assert service["SuccessExitStatus"] == "3 75"
     assert timer["OnCalendar"] == "*-*-* 02..23:15/30:00"
 
 
+def systemd_says(name: str, text: str, folder: Path) -> str:
+    (folder / name).write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", folder / name], capture_output=True, text=True, check=False)
+    return done.stderr
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_itself_reads_it(tmp_path: Path) -> None:
-    for name, text in units().items():
-        (tmp_path / name).write_text(text)
-        done = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True, check=False)
-        assert "Unknown" not in done.stderr
-        assert "Failed to parse" not in done.stderr
+    here = {name: text.replace(ASKED["program"], "/bin/true") for name, text in units().items()}  # it looks for the file
+    for name, text in here.items():
+        assert systemd_says(name, text, tmp_path) == ""
+    wrong = here["genctr-feed.service"].replace("ExecStart", "ExecStrat")
+    assert "Unknown key" in systemd_says("genctr-wrong.service", wrong, tmp_path), "it is no check that lets this pass"
 
 
 def test_kubernetes_models_take_it() -> None:
@@ -92,11 +108,31 @@ def test_kubernetes_models_take_it() -> None:
     assert job.spec.concurrency_policy == "Forbid"
     assert job.spec.schedule == "15,45 2-23 * * *"
     pod = job.spec.job_template.spec.template.spec
-    assert pod.containers[0].command == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
+    assert pod.containers[0].args == ["genctr", "daily", "conf/my run.yaml", "--out", "s3://runs/feed", "--quiet"]
     assert pod.restart_policy == "Never"
     back = client.ApiClient().sanitize_for_serialization(job)
     back["metadata"].pop("creationTimestamp", None)
     assert back == document, "the schema knows every key of it"
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2), (1, 1)])
+def test_kubernetes_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
+    (tmp_path / "genctr").write_text(f"#!/bin/sh\n[ \"$2\" = 'conf/my run.yaml' ] && exit {code}\nexit 9\n")
+    (tmp_path / "genctr").chmod(0o755)
+    job = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))["spec"]["jobTemplate"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    words = [*container["command"], *container["args"]]
+    assert subprocess.run(words, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False).returncode == expected
+
+
+def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) -> None:
+    for name, does in (("sbatch", f"echo once >> {tmp_path}/queued"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    for again in ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_RESTART_COUNT": "2"}):
+        own = {"PATH": f"{tmp_path}:/usr/bin:/bin", **again}
+        assert subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=False).returncode == 0
+    assert (tmp_path / "queued").read_text() == "once\n"
 
 
 def test_slurm_is_a_script_of_bash() -> None:
@@ -104,7 +140,8 @@ def test_slurm_is_a_script_of_bash() -> None:
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert script.startswith("#!/bin/bash\n#SBATCH")
-    assert "srun --ntasks=1 genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet" in script
+    assert "srun --ntasks=1 /opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet" in script
+    assert '#SBATCH --chdir="/srv/feed ads"\n' in script
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2)])

@@ -14,7 +14,8 @@ from torch import Tensor
 from torchrec.distributed import embedding_lookup
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
 
-from pipeline.adam import Adam, AdamTables, PooledKernel, our_kernels
+from pipeline.adam import Adam, AdamTables
+from pipeline.kernels import PooledKernel, our_kernels
 
 LAZY = Adam(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, moves="touched", decays="touched")
 WHOLE = Adam(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, moves="all", decays="touched")

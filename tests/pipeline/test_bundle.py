@@ -31,6 +31,7 @@ MODELS = {
         "model.options={layers: 2, hidden: [8]}",
         "model.encoder.residual=true",
     ),
+    "fp16": ("tables.precision=fp16",),
     "fm": ("model.decoder=fm", "model.options={}"),
     "ffm": ("model.decoder=ffm", "model.options={}"),
     "twin": (
@@ -178,6 +179,26 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         name_in_manifest(lambda own: next(iter(own["tables"].values()))[0].update(file="../../secret.safetensors")),
         "does not list",
     ),
+    "a step without an end": (name_in_manifest(lambda own: own.update(step=float("inf"))), "makes no sense"),
+    "a manifest of brackets": (lambda own: (own / "manifest.json").write_text("[" * 200_000), "makes no sense"),
+    "a table without files": (name_in_manifest(lambda own: own["tables"][max(own["tables"])].clear()), "0 in the files"),
+    "a table with a hole": (
+        name_in_manifest(lambda own: own["tables"][max(own["tables"])][0]["rows"].__setitem__(0, 1)),
+        "the files of the bundle",
+    ),
+    "a piece of another size": (
+        name_in_manifest(lambda own: own["tables"][max(own["tables"])][0].update(rows=[0, 7])),
+        "7 in the files",
+    ),
+    "a table of another size": (
+        name_in_manifest(lambda own: next(f for f in own["schema"]["fields"] if f.get("rows")).update(rows=77)),
+        "77 rows by the schema",
+    ),
+    "a network of another size": (
+        name_in_manifest(lambda own: own["model"].update(options={"hidden": [9]})),
+        "do not fit together",
+    ),
+    "statistics of nonsense": (lambda own: rewrite(own, "statistics.json", b"[]"), "do not fit together"),
     "a schema of nonsense": (name_in_manifest(lambda own: own.update(schema={"name": 1})), "makes no sense"),
 }
 

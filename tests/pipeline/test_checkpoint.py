@@ -36,8 +36,10 @@ from torchrec.distributed.types import ShardingType
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+import pipeline.checkpoint
 from data.paths import PATHS, filesystem
-from pipeline.checkpoint import CheckpointError, Checkpoints
+from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, _free_memory, _Reader
+from pipeline.half import untouched
 
 # Forked from one warm process: spawning forty would take minutes.
 FORKS = multiprocessing.get_context("forkserver")
@@ -157,7 +159,10 @@ class SmallRun:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
 
-def train_save_train_restore(folder: str, asynchronous: bool) -> None:
+def train_save_train_restore(folder: str, asynchronous: bool, in_pieces: bool = False) -> None:
+    if in_pieces:  # this process is ours alone
+        pipeline.checkpoint.PIECE_BYTES = 640  # twenty rows of t0 and t1
+        pipeline.checkpoint.PAGE_BYTES = 2
     first = SmallRun(seed=dist.get_rank())
     first.train(3)
     saved = leaves(first.state())
@@ -195,13 +200,83 @@ def restore_on_one_rank(folder: str) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_the_bits_that_were_saved_come_back_though_training_went_on(tmp_path: Path, ranks: int, asynchronous: bool) -> None:
-    run(ranks, tmp_path / "store", train_save_train_restore, str(tmp_path / "run"), asynchronous)
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_the_bits_that_were_saved_come_back_though_training_went_on(
+    tmp_path: Path, ranks: int, asynchronous: bool, in_pieces: bool
+) -> None:
+    run(ranks, tmp_path / "store", train_save_train_restore, str(tmp_path / "run"), asynchronous, in_pieces)
 
 
-def test_a_checkpoint_of_two_ranks_loads_on_one_and_into_plain_tensors(tmp_path: Path) -> None:
-    run(2, tmp_path / "two", train_save_train_restore, str(tmp_path / "run"), False)
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_checkpoint_of_two_ranks_loads_on_one_and_into_plain_tensors(tmp_path: Path, in_pieces: bool) -> None:
+    run(2, tmp_path / "two", train_save_train_restore, str(tmp_path / "run"), False, in_pieces)
     run(1, tmp_path / "one", restore_on_one_rank, str(tmp_path / "run"))
+
+
+# Tables of any size.
+
+
+def table_of(rows: Tensor) -> dict[str, Any]:
+    return {
+        "model": {"table": sharded_tensor.init_from_local_shards([Shard.from_tensor_and_offsets(rows, [0, 0], 0)], rows.shape)}
+    }
+
+
+def taken() -> int:
+    """[bytes] of memory this process takes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_table_is_written_and_read_in_pieces_and_what_is_zero_takes_no_memory(tmp_path: Path) -> None:
+    """A table of 400 MB of which 100 MB are not zero."""
+    before = untouched(200_000_000, torch.half).view(-1, 4)
+    before[10_000_000:22_500_000] = 1
+    after = untouched(200_000_000, torch.half).view(-1, 4)
+    checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
+    mark = checkpoints.save(1, tensors=table_of(before), meta={})
+    since = taken()
+
+    checkpoints.restore(mark, table_of(after))
+
+    assert taken() - since < 100e6 + 2 * PIECE_BYTES + 20e6
+    assert after[10_000_000:22_500_000].eq(1).all()
+    assert not after[:10_000_000].any()
+    assert not after[22_500_000:].any()
+    metadata = _Reader(f"{tmp_path}/{mark}").read_metadata()
+    assert len(metadata.state_dict_metadata["model.table"].chunks) == 6  # of 67 MB at most
+
+
+def test_what_was_there_gives_way_to_zeros_of_the_checkpoint(tmp_path: Path) -> None:
+    zeros, ones = torch.zeros(300_000, 4), torch.ones(300_000, 4)
+    checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
+    checkpoints.restore(checkpoints.save(1, tensors=table_of(zeros), meta={}), table_of(ones))
+
+    assert not ones.any()
+
+
+def test_where_a_copy_does_not_fit_training_waits_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy: 1 GiB of zeros, which is not to take more than half of what is free."""
+    table = untouched(2**29, torch.half).view(-1, 4)
+    copied = []
+    monkeypatch.setattr(pipeline.checkpoint, "dcp_save", lambda tensors, **_: copied.append(False))
+    monkeypatch.setattr(pipeline.checkpoint, "dcp_async_save", lambda tensors, **_: copied.append(True))
+    checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=True)
+    for free in (1.9, 1.9, 2.1):
+        checkpoints._running = None
+        monkeypatch.setattr(pipeline.checkpoint, "_free_memory", lambda free=free: free * 2**30)
+        checkpoints.save(1, tensors=table_of(table), meta={})
+    checkpoints._running = None
+
+    assert copied == [False, False, True]
+    assert capsys.readouterr().err == (
+        "genctr: training waits for every save: to go on it would copy 1.0 GiB on a machine, and 1.9 GiB are free\n"
+    )
+
+
+def test_the_system_says_how_much_memory_is_free() -> None:
+    assert 1e6 < _free_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # Killed at any moment.

@@ -128,6 +128,10 @@ def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
         ),
         ("train: {batch_rows: 0}\n", "line 5: train.batch_rows: Input should be greater than 0, got 0"),
         ("model: {paradigm: sgf}\n", "line 5: model.paradigm: no 'sgf'\n  did you mean 'sfg'?"),
+        (
+            "tables: {precision: fp16}\ndaily: {row_decay: {item_id: 0.99}}\n",
+            "line 6: daily.row_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, added: str, told: str) -> None:
@@ -225,7 +229,7 @@ def random_log(schema: Schema, root: Path, days: list[str], rows: int = 20) -> N
 
 
 def test_the_ready_configs_are_these() -> None:
-    assert [path.stem for path in READY] == ["daily", "demo", "frappe", "globo", "hetegen", "kuairand"]
+    assert [path.stem for path in READY] == ["daily", "demo", "frappe", "globo", "hetegen", "kuairand", "managed"]
 
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
@@ -295,6 +299,18 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         (
             "stages: [{name: a}, {name: b, data: {days: [2026-11-04], validation: [2026-11-03]}}]\n",
             "stages.1.data.validation: 2026-11-03 was trained by stage a",
+        ),
+        (
+            "stages: [{name: a, tables: {precision: fp16}}, {name: b, load: {stage: a}}]\n",
+            "stages.1.tables.precision: stage a, whose tables are loaded, stores them as fp16",
+        ),
+        (
+            "stages: [{name: a}, {name: b, tables: {only: {item_id: {precision: fp16}}}, load: {stage: a}}]\n",
+            "stages.1.tables.only.item_id.precision: stage a, whose tables are loaded, stores them as fp32",
+        ),
+        (
+            "tables: {precision: fp16}\nstages: [{name: a}, {name: b, load: {stage: a, rescale: 0.1}}]\n",
+            "stages.1.load.rescale: rows of fp16 tables that are not there yet cannot be scaled",
         ),
         (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
         (

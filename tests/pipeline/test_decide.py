@@ -73,6 +73,8 @@ def test_days_that_are_no_dates_have_no_gaps() -> None:
     history = fold(done("a"))
     action = decide(history, ["a", "c"], lambda _: {"a/a": 5}, DailyConfig(), first="a", until=None, now=NOON)
     assert kind(action) == ("train", "c")
+    action = decide(fold([]), ["c"], lambda _: {"c/c": 5}, DailyConfig(), first="b", until=None, now=NOON)
+    assert kind(action) == ("train", "c")
 
 
 def test_a_day_that_left_the_log_is_no_change() -> None:
@@ -127,3 +129,40 @@ def test_rows_are_compared_if_they_are_asked_for() -> None:
         )
         assert action.kind == expected
         assert expected == "wait" or f"has {rows} rows, had 8" in action.why
+
+
+def test_a_folder_that_is_no_date_is_none_of_the_days() -> None:
+    assert kind(next_of(done("2026-11-01"), ["2026-11-01", "tmp"], gap_hours=0)) == ("wait", "2026-11-02")
+
+
+def test_days_that_nobody_asked_for_are_no_gap_and_are_not_taken_up() -> None:
+    found = ["2026-11-01", "2026-11-02", "2026-11-03"]
+    for there in (found, ["2026-11-01", "2026-11-03"]):
+        action = decide(
+            fold(done("2026-11-01")),
+            there,
+            lambda day: {f"{day}/a": 5},
+            DailyConfig(gap_hours=0),
+            first="2026-11-01",
+            until="2026-11-03",
+            asked=lambda day: day != "2026-11-02",
+            now=NOON,
+        )
+        assert kind(action) == ("train", "2026-11-03")
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("hold", ("stop", "2026-11-02")), ("append", ("train", "2026-11-02+1")), ("ignore", ("leave", "2026-11-02"))],
+)
+def test_a_day_that_comes_after_it_was_skipped_is_late(policy: str, expected: tuple[str, str]) -> None:
+    skipped = {"event": "skipped", "day": "2026-11-02", "why": "it is missing"}
+    entries = [*done("2026-11-01"), skipped, *done("2026-11-03")]
+    found = ["2026-11-01", "2026-11-02", "2026-11-03"]
+    assert kind(next_of(entries, found, late=policy)) == expected
+    part = {"event": "trained", "day": "2026-11-02+1", "files": {"2026-11-02/a": {"size": 5}}, "quarantined": {}}
+    judged = {"event": "judged", "day": "2026-11-02+1", "publish": False, "bundle": "x", "answers": []}
+    assert next_of([*entries, part, judged], found, late=policy).kind == "wait"
+    more = {"2026-11-02": {"2026-11-02/a": 5, "2026-11-02/b": 3}}
+    if policy == "append":
+        assert kind(next_of([*entries, part, judged], found, more, late=policy)) == ("train", "2026-11-02+2")

@@ -56,6 +56,13 @@ def test_floors_look_at_the_day_before_it_trained() -> None:
     assert not asked("ne_ceiling", 0.89, scored=scored).ok
 
 
+@pytest.mark.parametrize("name", ["auc_floor", "gauc_floor", "ne_ceiling"])
+def test_a_scored_day_that_has_no_such_number_is_held(name: str) -> None:
+    answer = asked(name, 0.7, scored={"auc": None, "gauc": None, "ne": None, "logloss": 0.5})
+    assert not answer.ok
+    assert "labels all alike" in answer.note
+
+
 def test_rows_are_compared_with_the_median_of_the_days_before() -> None:
     assert asked("rows", (0.5, 2.0), rows=100, earlier_rows=[100, 110, 5000]).number == pytest.approx(100 / 110)
     assert not asked("rows", (0.5, 2.0), rows=40, earlier_rows=[100]).ok

@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -38,11 +39,28 @@ def test_a_webhook_gets_the_news() -> None:
         HooksConfig(webhook="file:///etc/passwd"),
         HooksConfig(command="false"),
         HooksConfig(command="no-such-command"),
+        HooksConfig(command=""),
+        HooksConfig(webhook="http://127.0.0.1:9/no body"),
     ],
-    ids=["nobody listens", "no http", "a command that fails", "no such command"],
+    ids=["nobody listens", "no http", "a command that fails", "no such command", "no command", "no address"],
 )
 def test_a_hook_that_fails_is_told_and_nothing_else(config: HooksConfig, capfd: pytest.CaptureFixture[str]) -> None:
     tell(config, "held", run="r", day="2026-11-20", text="")
+    assert "a hook for held 2026-11-20 failed" in capfd.readouterr().err
+
+
+def test_a_server_that_speaks_no_http_is_told_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as line:
+                line.recv(1 << 16)
+                line.sendall(b"who are you?\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        tell(HooksConfig(webhook=f"http://127.0.0.1:{server.getsockname()[1]}/"), "held", run="r", day="2026-11-20", text="")
+        thread.join()
     assert "a hook for held 2026-11-20 failed" in capfd.readouterr().err
 
 

@@ -98,3 +98,32 @@ def test_an_unreadable_lease_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "lease.json").write_text("{")
     with Lease(str(tmp_path), seconds=60):
         pass
+
+
+def test_a_process_of_another_container_on_this_machine_is_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readlink = os.readlink
+    with monkeypatch.context() as there:
+        there.setattr(os, "readlink", lambda path: "pid:[1]" if path == "/proc/self/ns/pid" else readlink(path))
+        there.setattr(os, "getpid", lambda: 999_999_999)  # its own number, which nobody has here
+        there.setattr("pipeline.lease._born", lambda _: "17")
+        with Lease(str(tmp_path), seconds=60):
+            held = (tmp_path / "lease.json").read_text()
+    (tmp_path / "lease.json").write_text(held)
+    since = time.monotonic()
+    with Lease(str(tmp_path), seconds=0.5):
+        assert time.monotonic() - since >= 0.5, "it was given the time to beat"
+
+
+def test_its_own_heartbeat_is_not_taken_for_another_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: str, content: str) -> None:
+        with open(path, "w") as file:  # for a while there is nothing to read
+            time.sleep(0.05)
+            file.write(content)
+
+    monkeypatch.setattr("pipeline.lease.write_whole", slowly)
+    with Lease(str(tmp_path), seconds=0.2) as lease:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            lease.check()

@@ -116,3 +116,4 @@ def test_names_of_days() -> None:
     assert base_of("2026-11-30+2") == "2026-11-30"
     assert next_date("2026-11-30") == "2026-12-01"
     assert next_date("train") is None
+    assert next_date("20261130") is None, "it sorts elsewhere"

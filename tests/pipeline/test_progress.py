@@ -99,3 +99,11 @@ def test_a_terminal_gets_a_bar_unless_plain_lines_are_asked_for(monkeypatch: pyt
     assert ("\x1b[" in output) is not plain
     assert "50/100 rows" in output  # the last line stays when the bar is gone
     assert "loss .6" in output
+
+
+def test_what_is_counted_may_be_something_else_than_rows(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(600, "reshard", shown=True, plain=True, unit="MiB") as shown:
+        clock.now += 4
+        shown.advance(600)
+
+    assert lines(capsys) == ["reshard: 600/600 MiB, 150 MiB/s, 0:04"]

@@ -30,19 +30,20 @@ def make(folder: Path, name: str) -> None:
     (own / "manifest.json").write_text(json.dumps(manifest))
 
 
-def publish(folder: str) -> None:
+def publish(folder: str, uri: str) -> None:
     for number in range(100):
         name = f"day-{number:03}"
         make(Path(folder), name)
-        switch(folder, name)
-        prune(folder, keep=3, needed={name}, known=[])
+        switch(uri, name)
+        prune(uri, keep=3, needed={name}, known=[f"day-{own:03}" for own in range(number + 1)])
     (Path(folder) / "done").touch()
 
 
-def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path, scheme: str) -> None:
     make(tmp_path, "day-")
     switch(str(tmp_path), "day-")
-    writer = SERVER.Process(target=publish, args=(str(tmp_path),))
+    writer = SERVER.Process(target=publish, args=(str(tmp_path), f"{scheme}{tmp_path}"))
     writer.start()
     seen, reads = [], 0
     while not (tmp_path / "done").exists():
@@ -60,7 +61,7 @@ def test_a_reader_never_sees_half_a_model_or_none(tmp_path: Path) -> None:
     assert reads > 20
     assert seen == sorted(seen), "never back"
     assert read_current(str(tmp_path))["bundle"] == "day-099"
-    assert bundles(str(tmp_path)) == ["day-097", "day-098", "day-099"]
+    assert bundles(str(tmp_path)) == ["day-", "day-097", "day-098", "day-099"], "the first is not the run's"
 
 
 def test_only_whole_bundles_are_switched_to(tmp_path: Path) -> None:
@@ -77,8 +78,32 @@ def test_what_is_needed_stays(tmp_path: Path) -> None:
     for number in range(6):
         make(tmp_path, f"b{number}")
     (tmp_path / "b1" / "manifest.json").unlink()  # half removed by a kill
-    prune(str(tmp_path), keep=2, needed={"b0"}, known=["b1"])
+    known = [f"b{number}" for number in range(6)]
+    prune(str(tmp_path), keep=2, needed={"b0"}, known=known)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b0", "b4", "b5"]
+
+
+def test_what_current_names_and_what_another_run_has_published_stay(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "theirs"):
+        make(tmp_path, name)
+    switch(str(tmp_path), "a")  # approved by a person; a kill came before the ledger's entry
+    prune(str(tmp_path), keep=1, needed=[], known=["a", "b", "c"])
+    assert bundles(str(tmp_path)) == ["a", "c", "theirs"]
+
+
+def test_the_newest_are_those_that_were_judged_last_whatever_day_they_are_of(tmp_path: Path) -> None:
+    order = ["2026-11-02-0000020", "2026-11-03-0000030", "2026-11-01+1-0000031"]
+    for name in order:
+        make(tmp_path, name)
+    prune(str(tmp_path), keep=2, needed=[], known=order)
+    assert sorted(bundles(str(tmp_path))) == sorted(order[1:])
+
+
+def test_a_current_that_makes_no_sense_is_mended_by_the_next_switch(tmp_path: Path) -> None:
+    make(tmp_path, "one")
+    (tmp_path / "current.json").write_text("{")
+    switch(str(tmp_path), "one")
+    assert read_current(str(tmp_path))["bundle"] == "one"
 
 
 def test_the_way_back(tmp_path: Path) -> None:

@@ -454,11 +454,11 @@ def test_a_table_without_settings_is_named() -> None:
     assert on_ranks(1, without_settings) == ["table 'goods' has no settings\n  expected: one of ['users']"]
 
 
-def too_large(rank: int, memory: int, optimizer: str) -> str:
+def too_large(rank: int, memory: int, optimizer: str, precision: str = "fp32") -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.shard, "_memory", lambda device: memory)
         try:
-            events_only(optimizer=optimizer)
+            events_only(optimizer=optimizer, precision=precision)
         except GenctrError as error:
             return str(error)
     return ""
@@ -468,6 +468,14 @@ def test_tables_that_do_not_fit_into_memory_are_refused_with_their_moments_count
     """5 rows x 4 columns x 4 bytes are 80 bytes, Adam's moments 160 more; the planner adds 24 for the batch."""
     assert on_ranks(1, too_large, 150, "sgd") == [""]
     [message] = on_ranks(1, too_large, 150, "lazy_adam")
+
+    assert message.startswith("the tables cannot be spread over 1 ranks")
+
+
+def test_the_moment_of_a_half_row_is_counted_whole() -> None:
+    """40 bytes of numbers, 20 of moments; the planner adds 16 for the batch."""
+    assert on_ranks(1, too_large, 76, "rowwise_adagrad", "fp16") == [""]
+    [message] = on_ranks(1, too_large, 75, "rowwise_adagrad", "fp16")
 
     assert message.startswith("the tables cannot be spread over 1 ranks")
 
