@@ -18,7 +18,7 @@ from pipeline.model import META
 from pipeline.network import Network, features_of, measure, task_of
 from pipeline.plan import Cluster, DoesNotFit, Made, SavedPlan, TablePlan, Wish, make_plan, table_plans, tables_of
 from pipeline.pretrain import PretrainTask
-from pipeline.shard import MEMORY_SHARE, prepare
+from pipeline.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
 from pipeline.task import RankTask
 
 PROGRAM = 0.05
@@ -357,10 +357,11 @@ def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]
         yield "tables spread as the planner likes", "sharding", "auto"
     if any(own.optimizer in ("adam", "lazy_adam", "adagrad") for own in tables):
         yield "one moment per row instead of one per number", "optimizer", "rowwise_adagrad"
+    halves = device.kind != "cpu" or all(own.optimizer in HALF_OPTIMIZERS for own in tables)
+    if halves and any(own.precision == "fp32" for own in tables):
+        yield "tables in half precision", "precision", "fp16"
     if device.kind == "cpu":
         return
-    if any(own.precision == "fp32" for own in tables):
-        yield "tables in half precision", "precision", "fp16"
     if any(own.kernel not in ("auto", "fused_uvm_caching") for own in tables):
         yield "tables in main memory, a part of them on the card", "kernel", "fused_uvm_caching"
     if any(own.kernel != "fused_uvm" for own in tables):

@@ -56,7 +56,7 @@ def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
         name = named or name
         if "number" in values:
             assert load(str(path), [f"{name}=1"])[0]
-        for value in values.partition(":")[0].split(", ") if "number" not in values else ():
+        for value in values.partition(":")[0].partition(", rounded")[0].split(", ") if "number" not in values else ():
             assert load(str(path), [f"{name}={value}"])[0]
     assert "auto" in TableConfig.model_fields["kernel"].annotation.__args__
     assert "auto" in TrainConfig.model_fields["pipeline"].annotation.__args__

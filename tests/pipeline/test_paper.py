@@ -135,6 +135,18 @@ def test_tables_too_large_for_a_cpu_are_told_with_the_hosts_that_it_takes(tmp_pa
     ]
 
 
+def test_half_the_bytes_are_advised_to_a_cpu_whose_optimizer_can(tmp_path: Path) -> None:
+    """20e6 x 128 x 4 bytes are 10.24e9, and .85 of 9 GiB 8.2e9: half of it fits."""
+    small = find_device("cpu", HardwareConfig(ddr_gib=9))
+    fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
+    [paper] = planned(tmp_path, Ask(small, 1, 1), fields=fields)
+
+    assert [(advice.settings, advice.fits) for advice in paper.advice] == [
+        ("--set tables.precision=fp16", True),
+        ("--ranks 2 --hosts 2", True),
+    ]
+
+
 def test_single_tables_settings_are_changed_too(tmp_path: Path) -> None:
     fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
     only = "tables.only={user: {optimizer: lazy_adam}}"
