@@ -10,7 +10,9 @@ import yaml
 
 from data.ids import NO_ID
 from pipeline.bundle import Bundle, BundleError
+from pipeline.fresh import take_over
 from pipeline.grow import fits, load_grown
+from pipeline.run import load, restore
 from pipeline.score import Scorer
 from tests.integration.jobs import final_tensors, flat
 from tests.integration.nightly import LENIENT, Nightly, ledger
@@ -112,6 +114,26 @@ def test_every_night_is_proved_and_compared_with_what_served(nights: Path) -> No
     assert genctr("verify", nights / "run").code == 0
     judged = [entry for entry in ledger(nights / "run") if entry["event"] == "judged"]
     assert "difference" in judged[2]["fresh"]
+
+
+def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nights: Path) -> None:
+    bundle = bundles(nights)[1]
+    with built(nights / "run.yaml", nights / "run") as job:
+        restore(job)
+        assert job.ids is not None
+        before = {table.name: {name: own.clone() for name, own in table.map.state.items()} for table in job.ids.tables}
+        take_over(job, bundle)
+        for table in job.ids.tables:
+            maps = [
+                dict(zip(*(own.tolist() for own in pair), strict=True)) for pair in (table.map.held(), bundle.held(table.name))
+            ]
+            assert maps[0] == maps[1] != {}
+        mark = job.checkpoints.latest()
+        assert mark is not None
+        load(job, mark)
+        for table in job.ids.tables:
+            for name, own in table.map.state.items():
+                assert torch.equal(own, before[table.name][name]), name
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])

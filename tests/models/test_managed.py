@@ -202,6 +202,15 @@ def test_ids_of_one_step_do_not_displace_each_other() -> None:
     assert learnt.displaced.tolist() == own.look(torch.tensor([3]))[0].tolist()
 
 
+@pytest.mark.parametrize("evict", ["lfu", "distance_lfu"])
+def test_an_id_that_a_step_needs_is_not_let_go_in_it_for_one_worth_more(evict: str) -> None:
+    own = table(Policy(rows=3, probe=1, evict=evict))
+    learn(own, [1], step=1)
+    learnt = learn(own, [1, 9, 9, 9, 9, 9], step=2)
+    assert learnt.is_own.tolist() == [True, False]
+    assert learn(own, [9], step=3).is_own.tolist() == [True]
+
+
 def test_an_id_goes_when_its_last_event_is_longer_ago_than_the_ttl() -> None:
     own = table(Policy(rows=10, probe=8, ttl_days=2))
     learn(own, [1, 2], step=1, day=100)
