@@ -97,7 +97,7 @@ def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
     timer, multiply = Timer(), gemm()
     task = job.sharded.model.module
     task = getattr(task, "module", task)
-    ranker = task.ranker
+    ranker = task.model
     dense = job.optimizer.optimizers[1][1]
     with job.pipe() as pipe:
         for repeat in range(repeats):
@@ -109,8 +109,9 @@ def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
 
             def forward_backward(batch: Batch = batch, looked: object = looked) -> None:
                 emb, linear = ranker.embed(looked, batch.numbers, batch.vectors)
-                logits = ranker.head(ranker.decoder(emb, linear))
-                task.loss(logits[:, 0], batch.labels[:, 0], batch.weights[:, 0], batch.rows).backward()
+                scored = ranker.head(ranker.decoder(emb, linear, None))
+                losses = task.loss(scored, task.tasks[0], batch.labels[:, 0], batch.weights[:, 0], batch.rows)
+                torch.stack(list(losses.values())).sum().backward()
 
             dense.zero_grad()
             timer("dense forward and backward", forward_backward)
