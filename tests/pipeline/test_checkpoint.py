@@ -38,7 +38,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 import pipeline.checkpoint
 from data.paths import PATHS, filesystem
-from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, _free_memory, _Reader
+from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader, _free_memory
 from pipeline.half import untouched
 
 # Forked from one warm process: spawning forty would take minutes.
@@ -242,7 +242,7 @@ def test_a_table_is_written_and_read_in_pieces_and_what_is_zero_takes_no_memory(
     assert after[10_000_000:22_500_000].eq(1).all()
     assert not after[:10_000_000].any()
     assert not after[22_500_000:].any()
-    metadata = _Reader(f"{tmp_path}/{mark}").read_metadata()
+    metadata = Reader(f"{tmp_path}/{mark}").read_metadata()
     assert len(metadata.state_dict_metadata["model.table"].chunks) == 6  # of 67 MB at most
 
 

@@ -473,9 +473,9 @@ def test_tables_that_do_not_fit_into_memory_are_refused_with_their_moments_count
 
 
 def test_the_moment_of_a_half_row_is_counted_whole() -> None:
-    """40 bytes of numbers, 20 of moments; the planner adds 16 for the batch."""
-    assert on_ranks(1, too_large, 76, "rowwise_adagrad", "fp16") == [""]
-    [message] = on_ranks(1, too_large, 75, "rowwise_adagrad", "fp16")
+    """40 bytes of numbers, 20 of moments; the planner adds 24 for the batch, an id and a vector of four fp32 numbers."""
+    assert on_ranks(1, too_large, 84, "rowwise_adagrad", "fp16") == [""]
+    [message] = on_ranks(1, too_large, 83, "rowwise_adagrad", "fp16")
 
     assert message.startswith("the tables cannot be spread over 1 ranks")
 
