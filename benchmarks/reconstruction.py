@@ -30,13 +30,12 @@ SETTINGS = (
 def keep(events: list[dict]) -> dict:
     """Per field the loss and the reference on the day that was not seen, and the last weight in training."""
     seen = [event for event in events if event["event"] == "validated"][-1]["fields"]
-    trained = [event for event in events if event["event"] == "trained"]
-    weights = trained[-1]["fields"]
+    weights = [event for event in events if event["event"] == "trained"][-1]["fields"]
     fields = {
         name: {"loss": own["loss"], "reference": own["reference"], "weight": weights[name].get("weight")}
         for name, own in seen.items()
     }
-    return {"fields": fields, "seconds": sum(event["seconds"] for event in trained)}
+    return {"fields": fields}
 
 
 def main() -> None:
