@@ -1,5 +1,6 @@
 """Run whole jobs in processes of their own, kill them, and look at what they leave behind."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from pipeline.config import load
 from pipeline.runlog import read_log
 
 SERVER = multiprocessing.get_context("forkserver")
+TURNS = itertools.count(os.getpid() * 7)
 SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily"])
 
 
@@ -37,10 +39,21 @@ def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int,
     sys.exit(main(argv))
 
 
+def free_port() -> int:
+    """A port that nobody listens on, nor will: below those that the system gives to connections, and of this worker alone."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    while True:
+        port = 12_000 + 5_000 * worker + next(TURNS) % 5_000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+
+
 def start(config: Path | str, out: Path | str, ranks: int, *overrides: str) -> list[Any]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     argv = ["train", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
     for override in overrides:
         argv += ["--set", override]

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from data.synthetic import write
-from tests.integration.jobs import SERVER
+from tests.integration.jobs import SERVER, free_port
 from tests.tiny import SCHEMA
 
 LENIENT = {"auc": -0.5, "calibration": [0.2, 5.0]}
@@ -77,9 +76,7 @@ class Nightly:
     """One run of `genctr daily`, its ranks as processes."""
 
     def __init__(self, config: Path, out: Path, *words: str, ranks: int = 1, kill_at: int = 0) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         out.mkdir(parents=True, exist_ok=True)
         self.told = out / "told.txt"
         self.told.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from contextlib import closing
@@ -23,7 +22,17 @@ from pipeline.grow import load_grown
 from pipeline.lease import Lease
 from pipeline.run import load as load_checkpoint
 from pipeline.world import world
-from tests.integration.jobs import SERVER, assert_every_row_once, assert_same_bits, events, final_tensors, finish, flat, start
+from tests.integration.jobs import (
+    SERVER,
+    assert_every_row_once,
+    assert_same_bits,
+    events,
+    final_tensors,
+    finish,
+    flat,
+    free_port,
+    start,
+)
 from tests.integration.test_object_store import bucket
 from tests.tiny import built, genctr, train, write_log
 
@@ -67,9 +76,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def on(ranks: int, config: Path, out: Path, *overrides: str) -> None:
     """On so many ranks, load the newest checkpoint into the job, and save what the job then has as one more."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [SERVER.Process(target=_resave, args=(config, out, overrides, rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()
