@@ -24,13 +24,13 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 class Identity(nn.Module):
-    """No generation: the plain paradigm. Has no parameters and returns its very input.
+    """No generation: the plain paradigm. Has no parameters, whatever `bias` a decoder asks for, and returns its very input.
 
     Shape:
         emb_BFD (B, F, D) -> (B, F, D)
     """
 
-    def __init__(self, *, fields: int, width: int) -> None:
+    def __init__(self, *, fields: int, width: int, bias: bool = False) -> None:
         super().__init__()
         self.fields, self.width = fields, width
 
@@ -42,7 +42,7 @@ class Identity(nn.Module):
 class FeatureGenerator(nn.Module):
     """Supervised feature generation (SFG): every field's new vector reads all the fields.
 
-    out = act(transform(emb)) * gamma        (+ emb if residual)
+    out = act(transform(emb) + bias) * gamma        (+ emb if residual)
 
     The transform of `field_wise` is flat(emb) @ W^T: W (F*D, F*D) has no bias, and its rows f*D .. (f+1)*D are the matrix of
     field f. With N(0, 1e-4) tables the activations start tiny, so gamma (or residual) sets how fast the generated side learns:
@@ -61,6 +61,7 @@ class FeatureGenerator(nn.Module):
         gamma: factor of the generated vectors. learn_gamma: whether it is learnt from there.
         residual: add the raw vectors.
         batch_norm: normalise before the activation, all coordinates as one channel.
+        bias: add a learnt number to every coordinate before the activation, at first 0; fwfm asks for it.
         source: what a field is generated from: all fields, its own vector alone (self, by a D x D matrix that starts as such
             a matrix does) or all but that (others; `residual` adds it after all).
         only: generate all fields, or the `count` of highest or lowest cardinality; the others stay raw.
@@ -92,6 +93,7 @@ class FeatureGenerator(nn.Module):
         learn_gamma: bool = False,
         residual: bool = False,
         batch_norm: bool = False,
+        bias: bool = False,
         source: str = "all",
         only: str = "all",
         count: int = 10,
@@ -112,6 +114,7 @@ class FeatureGenerator(nn.Module):
             raise ValueError(f"encoder: targets is {targets}, of {fields} fields; choose fewer")
         make = TRANSFORMS[kind] if source == "all" else SOURCES[source]
         self.transform = make(fields, width)
+        self.bias_FD = nn.Parameter(torch.zeros(fields, width)) if bias else None
         self.norm = BatchNorm1d(1) if batch_norm else None
         self.activate = ACTIVATIONS[activation] if kind not in ("attention", "senet") else ACTIVATIONS["linear"]
         self.gamma = nn.Parameter(torch.tensor(float(gamma))) if learn_gamma else gamma
@@ -134,6 +137,8 @@ class FeatureGenerator(nn.Module):
 
     def _generate(self, emb_BFD: Tensor) -> Tensor:
         made_BFD: Tensor = self.transform(emb_BFD)
+        if self.bias_FD is not None:
+            made_BFD = made_BFD + self.bias_FD
         if self.norm is not None:
             made_BFD = self.norm(made_BFD.reshape(-1, 1)).view_as(made_BFD)
         made_BFD = self.activate(made_BFD) * self.gamma

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.heads import Head
 
 Generate = Callable[..., nn.Module]
-"""Makes a new encoder of the decoder's shape; `width=` overrides its D."""
+"""Makes a new encoder of the decoder's shape; `width=` overrides its D, `bias=True` asks for one inside its activation."""
 
 
 class Decoder(nn.Module, ABC):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate
-from models.layers import MLP, linear
+from models.layers import MLP, Dropout, linear
 
 
 class CrossNet(Decoder):
@@ -48,7 +48,7 @@ class CrossNet(Decoder):
         self.out_features = fields * width
         self.encoders = nn.ModuleList(generate() for _ in range(layers))
         self.weights = nn.ModuleList(linear(fields * width, fields * width, bias=bias) for _ in range(layers))
-        self.drop = nn.Dropout(cross_dropout)
+        self.drop = Dropout(cross_dropout)
         self.regenerate = regenerate
         self.weigh_generated = weigh_generated
 

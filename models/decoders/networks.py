@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate
-from models.layers import MLP, linear
+from models.layers import MLP, Dropout, linear
 
 
 class MLPDecoder(Decoder):
@@ -160,7 +160,7 @@ class MaskNet(Decoder):
         self.encoder = generate()
         self.blocks = nn.ModuleList(_Masked(flat, own, out, reduction) for own, out in zip(inputs, blocks, strict=True))
         self.parallel = parallel
-        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else nn.Dropout(dropout)
+        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else Dropout(dropout)
         self.out_features = self.mlp.out_features if isinstance(self.mlp, MLP) else blocks[-1]
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:

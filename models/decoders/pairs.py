@@ -73,7 +73,7 @@ class FwFM(Decoder):
     score = first + sum_{i<j} r_ij <generated_i, emb_j>
 
     first = sum_f linear_f (lw), sum_f <emb_f, u_f> with a vector per field (filv), or sum_f <emb_f, second_f> with a second
-    vector per value (felv).
+    vector per value (felv). As in the released SFG code, the encoder of this decoder has a bias.
 
     Args:
         first_order: lw, filv or felv, as the FwFM paper calls them.
@@ -88,7 +88,7 @@ class FwFM(Decoder):
         super().__init__()
         if first_order not in ("lw", "filv", "felv"):
             raise ValueError(f"fwfm: no first_order {first_order!r}; choose from lw, filv, felv")
-        self.encoder = generate()
+        self.encoder = generate(bias=True)
         self.pairs = Pairs(fields)
         self.weigh = linear(fields * (fields - 1) // 2, 1, bias=False)
         self.field_vectors = linear(fields * width, 1, bias=False) if first_order == "filv" else None

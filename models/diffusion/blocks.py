@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from models.layers import linear
+from models.layers import Dropout, linear
 
 GUIDANCE = ("none", "query", "query_postnorm", "query+key")
 LEAST, MOST = 1 / 3, 3.0
@@ -58,7 +58,7 @@ class HSTU(nn.Module):
         self.read = nn.Linear(hidden, 4 * hidden, bias=False)
         nn.init.normal_(self.read.weight, std=0.02)
         self.write = linear(hidden, hidden)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, tokens_BSH: Tensor, valid_BS: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Return the tokens after the layer, (B, S, H)."""
@@ -92,7 +92,7 @@ class Transformer(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.first, self.second = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.read, self.write = linear(hidden, 3 * hidden, bias=False), linear(hidden, hidden)
-        self.feed = nn.Sequential(linear(hidden, 4 * hidden), nn.GELU(), linear(4 * hidden, hidden), nn.Dropout(dropout))
+        self.feed = nn.Sequential(linear(hidden, 4 * hidden), nn.GELU(), linear(4 * hidden, hidden), Dropout(dropout))
 
     def forward(self, tokens_BSH: Tensor, valid_BS: Tensor, guidance: Guidance | None = None) -> Tensor:
         """Return the tokens after the layer, (B, S, H)."""

@@ -279,7 +279,8 @@ def test_sfg_with_a_linear_activation_and_unit_weights_is_the_plain_model(name):
     plain, plain_head = made(name, PLAIN)
     sfg, sfg_head = made(name, UNITY)
     missing, unexpected = sfg.load_state_dict(plain.state_dict(), strict=False)
-    assert len(missing) == ENCODERS_IN[name]
+    assert sum(key.endswith("transform.weight") for key in missing) == ENCODERS_IN[name]
+    assert all(key.endswith(("transform.weight", "bias_FD")) for key in missing)
     assert not unexpected
     for module in sfg.modules():
         if isinstance(module, FeatureGenerator):
@@ -301,7 +302,10 @@ def test_sfg_with_other_weights_is_another_model(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_sfg_adds_one_square_matrix_per_encoder_and_nothing_else(name):
     counts = [sum(p.numel() for p in made(name, generate)[0].parameters()) for generate in (PLAIN, SFG)]
-    squares = {"tf": (F * D) ** 2 + (F * D // 2) ** 2}  # its easy side reads vectors of half the width
+    squares = {
+        "tf": (F * D) ** 2 + (F * D // 2) ** 2,  # its easy side reads vectors of half the width
+        "fwfm": (F * D) ** 2 + F * D,  # its encoder has a bias
+    }
 
     assert counts[1] - counts[0] == squares.get(name, ENCODERS_IN[name] * (F * D) ** 2)
 

@@ -52,6 +52,16 @@ def test_the_encoder_is_one_matrix_without_bias_and_the_identity_is_nothing():
     assert list(Identity(fields=3, width=4).parameters()) == []
 
 
+def test_a_bias_moves_what_is_activated_and_every_coordinate_has_its_own():
+    made = FeatureGenerator(fields=F, width=D, bias=True, gamma=2.0)
+    emb_BFD = torch.randn(5, F, D)
+    lin_BFD = made.transform(emb_BFD)
+    torch.testing.assert_close(made(emb_BFD), 2 * lin_BFD.relu())
+    with torch.no_grad():
+        made.bias_FD.copy_(torch.randn(F, D))
+    torch.testing.assert_close(made(emb_BFD), 2 * (lin_BFD + made.bias_FD).relu())
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_keeps_the_shape_even_of_no_rows(name):
     made = ENCODERS[name](fields=3, width=4)
