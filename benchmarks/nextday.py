@@ -1,11 +1,12 @@
 """The day after: what generating, pre-training and twin focus bring on real logs, over all rows and on cold and tail ones.
 
     python benchmarks/nextday.py kuairand --seeds 5        is_click and long_view, 12 days, tested on the last
-    python benchmarks/nextday.py globo --seeds 5           4 days, tested on the fifth; articles die within one
+    python benchmarks/nextday.py globo --seeds 5 --users 8     4 days, tested on the fifth; articles die within one
 
 Every arm trains once over the same days, one pass a stage, and is scored once on the test day; no setting was tuned on it.
-Slices are by how often the test row's user or item occurs in the training days. A difference is to `plain`, seed by seed, with
-its 95 % interval.
+Slices are by how often the test row's user or item occurs in the training days. What the fields of a cardinality are worth to a
+model is the AUC it loses when their values change places between the rows of the test day, all of them together (permutation
+importance). A difference is to `plain`, seed by seed, with its 95 % interval. `--users 8` keeps every eighth user.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import yaml
-from grid import DATA, ROOT, paired, read, spread
+from grid import ROOT, paired, read, spread
+from stale import sampled
 
 sys.path.insert(0, str(ROOT))
 
+from data.days import write_day
 from pipeline.meters import auc_by_group
 
 LOGS = {
@@ -34,14 +38,14 @@ LOGS = {
         "columns": ["user_id", "video_id"],
         "days": [*(f"2022-04-{day}" for day in range(25, 31)), *(f"2022-05-0{day}" for day in range(1, 7))],
         "test": "2022-05-08",
-        "set": ("train.score_first=false", "data.validation=[]"),
+        "set": ("train.score_first=false", "data.validation=[]", "data.test=[]"),
     },
     "globo": {
         "labels": ["label"],
         "columns": ["user_id", "article_id"],
         "days": [f"2017-10-0{day}" for day in range(1, 5)],
         "test": "2017-10-05",
-        "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04", "data.test=2017-10-05"),
+        "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04"),
     },
 }
 DENOISER = ("model.denoiser.hidden=32", "model.denoiser.layers=2", "train.dense.lr=0.003")
@@ -59,7 +63,7 @@ ARMS = {
     "diffusion": ("model.paradigm=diffusion", THEN_RANK, *DENOISER),
     **{
         f"hetegen {balance}": ("model.paradigm=hetegen", f"model.denoiser.balance={balance}", THEN_RANK, *DENOISER)
-        for balance in ("progress", "literal", "literal_norm", "hard_track", "dro")
+        for balance in ("progress", "literal", "literal_raw", "literal_norm", "hard_track", "dro")
     },
     "tables to dcnv2": (
         f"stages=[{PRETRAIN}, model: {{paradigm: diffusion, denoiser: {{hidden: 32, layers: 2}}}}}}, "
@@ -68,15 +72,50 @@ ARMS = {
 }
 
 
-def slices_of(log: str) -> dict[str, dict[str, np.ndarray]]:
+BANDS = {"10 values or fewer": (0, 10), "11 to 1,000 values": (10, 1000), "over 1,000 values": (1000, float("inf"))}
+
+
+def log_of(log: str, users: int, folder: Path) -> Path:
+    """The log's days, and after the test day one for each band of fields: the test day with their values changed round."""
+    source, known = sampled(log, users, folder / "sampled"), LOGS[log]
+    names = [*known["days"], known["test"]]
+    for day in names:
+        (folder / f"day={day}").symlink_to(source / f"day={day}")
+    schema = yaml.safe_load((ROOT / "launch" / "configs" / f"{log}.schema.yaml").read_text())
+    fields = [field.get("column", field["name"]) for field in schema["fields"]]
+    trained = pa.concat_tables(pq.read_table(source / f"day={day}", columns=fields, partitioning=None) for day in known["days"])
+    values = {field: pc.count_distinct(_flat(trained[field])).as_py() for field in fields}
+    tested = pq.read_table(source / f"day={known['test']}", partitioning=None)
+    order = np.random.default_rng(2026).permutation(len(tested))
+    for day, (low, high) in zip(moved(log), BANDS.values(), strict=True):
+        table = tested
+        for field in fields:
+            if low < values[field] <= high:
+                table = table.set_column(table.column_names.index(field), field, tested[field].take(order))
+        write_day(str(folder / f"day={day}"), [table])
+    print({band: sum(low < count <= high for count in values.values()) for band, (low, high) in BANDS.items()}, "fields")
+    return folder
+
+
+def moved(log: str) -> list[str]:
+    """The days that stand for the test day with a band of fields changed round."""
+    test = date.fromisoformat(LOGS[log]["test"])
+    return [str(test + timedelta(days)) for days in range(1, 1 + len(BANDS))]
+
+
+def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.list_flatten(column) if pa.types.is_list(column.type) else column
+
+
+def slices_of(log: str, root: Path) -> dict[str, dict[str, np.ndarray]]:
     """For every file of the test day, the training count of each row's user and item: {file: {column: counts}}."""
     known = LOGS[log]
     counts = {}
     for column in known["columns"]:
-        days = [pq.read_table(DATA / log / f"day={day}", columns=[column], partitioning=None) for day in known["days"]]
+        days = [pq.read_table(root / f"day={day}", columns=[column], partitioning=None) for day in known["days"]]
         found = pc.value_counts(pa.concat_tables(days)[column].combine_chunks())
         counts[column] = dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True))
-    files = sorted((DATA / log / f"day={known['test']}").glob("*.parquet"))
+    files = sorted((root / f"day={known['test']}").glob("*.parquet"))
 
     def looked_up(file: Path, column: str) -> np.ndarray:
         values = pq.read_table(file, columns=[column], partitioning=None)[column].to_pylist()
@@ -88,6 +127,7 @@ def slices_of(log: str) -> dict[str, dict[str, np.ndarray]]:
 def scores(predictions: Path, log: str, counts: dict[str, dict[str, np.ndarray]]) -> dict:
     """AUC and logloss per task, over all rows and per slice."""
     rows = pq.read_table(predictions, partitioning=None)
+    rows = rows.filter(pc.match_substring(rows["file"].cast(pa.string()), f"day={LOGS[log]['test']}/"))
     names = [Path(name).name for name in rows["file"].to_pylist()]
     at = rows["row"].to_numpy()
     found = {}
@@ -109,11 +149,11 @@ def scores(predictions: Path, log: str, counts: dict[str, dict[str, np.ndarray]]
     return found
 
 
-def run(log: str, arm: str, seed: int, schema: Path, counts: dict) -> dict | None:
+def run(log: str, arm: str, seed: int, root: Path, schema: Path, counts: dict) -> dict | None:
     """Train, evaluate and slice one arm."""
     with tempfile.TemporaryDirectory() as folder:
         words = [
-            f"data.root={DATA / log}",
+            f"data.root={root}",
             "checkpoint.asynchronous=false",
             f"schema={schema}",
             *LOGS[log]["set"],
@@ -122,7 +162,15 @@ def run(log: str, arm: str, seed: int, schema: Path, counts: dict) -> dict | Non
         ]
         settings = [word for setting in words for word in ("--set", setting)]
         train = ["train", f"launch/configs/{log}.yaml", "--out", f"{folder}/run", "--quiet", *settings]
-        test = ["evaluate", f"{folder}/run", "--days", LOGS[log]["test"], "--predictions", f"{folder}/scores", "--quiet"]
+        test = [
+            "evaluate",
+            f"{folder}/run",
+            "--days",
+            f"{LOGS[log]['test']}..{moved(log)[-1]}",
+            "--predictions",
+            f"{folder}/scores",
+            "--quiet",
+        ]
         for command in (train, test):
             done = subprocess.run(
                 [sys.executable, "-m", "launch", *command], cwd=ROOT, capture_output=True, text=True, check=False
@@ -131,10 +179,12 @@ def run(log: str, arm: str, seed: int, schema: Path, counts: dict) -> dict | Non
                 print(f"{arm} seed {seed} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
                 return None
         events = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
-        line = {"name": f"{log} {arm}", "seed": seed, **scores(Path(folder, "scores"), log, counts)}
-    evaluated = [event for event in events if event["event"] == "evaluated"][-1]
-    for task, values in evaluated["tasks"].items():
+        line = {"name": "", "seed": seed, **scores(Path(folder, "scores"), log, counts)}
+    evaluated = {event["day"]: event["tasks"] for event in events if event["event"] == "evaluated"}
+    for task, values in evaluated[LOGS[log]["test"]].items():
         line |= {f"{task}/gauc": values["gauc"], f"{task}/calibration": values["calibration"]}
+        for day, band in zip(moved(log), BANDS, strict=True):
+            line[f"{task}/{band}/lost"] = values["auc"] - evaluated[day][task]["auc"]
     restored = [event for event in events if event["event"] == "trained" and "fields" in event]
     if restored:
         fields = restored[-1]["fields"]
@@ -149,50 +199,67 @@ def main() -> None:
     parser.add_argument("log", choices=list(LOGS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--users", type=int, default=1)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "nextday.jsonl")
     arguments = parser.parse_args()
     log, labels = arguments.log, LOGS[arguments.log]["labels"]
-    counts = slices_of(log)
+    of = log if arguments.users == 1 else f"{log}/{arguments.users}"
     known = {(line["name"], line["seed"]) for line in read(arguments.results)}
+    cells = [(arm, 2026 + seed) for seed in range(arguments.seeds) for arm in arguments.arms]
+    todo = [(arm, seed) for arm, seed in cells if (f"{of} {arm}", seed) not in known]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         schema = yaml.safe_load((ROOT / "launch" / "configs" / f"{log}.schema.yaml").read_text())
         schema.pop("label")
         path = Path(folder, "schema.yaml")
         path.write_text(yaml.safe_dump(schema | {"labels": [{"column": label} for label in labels]}, sort_keys=False))
-        cells = [(arm, 2026 + seed) for seed in range(arguments.seeds) for arm in arguments.arms]
+        if todo:
+            root = log_of(log, arguments.users, Path(folder))
+            counts = slices_of(log, root)
 
         def one(cell: tuple[str, int]) -> None:
-            line = run(log, *cell, path, counts)
+            line = run(log, *cell, root, path, counts)
             if line is not None:
+                line["name"] = f"{of} {cell[0]}"
                 with arguments.results.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 aucs = "  ".join(f"{label} {line[f'{label}/all/auc']:.4f}" for label in labels)
                 print(f"{cell[0]:22} seed {cell[1]}  {aucs}  {line['seconds']:.0f} s", flush=True)
 
-        list(pool.map(one, [cell for cell in cells if (f"{log} {cell[0]}", cell[1]) not in known]))
+        list(pool.map(one, todo))
     lines = read(arguments.results)
-    by_arm = {arm: {line["seed"]: line for line in lines if line["name"] == f"{log} {arm}"} for arm in arguments.arms}
+    by_arm = {arm: {line["seed"]: line for line in lines if line["name"] == f"{of} {arm}"} for arm in arguments.arms}
+    by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
+    slices = [name for column in LOGS[log]["columns"] for name in (f"{column} unseen", f"{column} 1-9", f"{column} 10+")]
     for label in labels:
-        print(f"\n{label}\n\n| arm | seeds | AUC | to plain | logloss | GAUC | calibration |\n" + "|---" * 7 + "|")
+        print(f"\n| {label} | seeds | AUC | to plain | logloss | GAUC | calibration |\n" + "|---" * 7 + "|")
         for arm, rows in by_arm.items():
-            if rows:
-                keys = (f"{label}/all/auc", f"{label}/all/logloss", f"{label}/gauc", f"{label}/calibration")
-                figures = [spread([row[key] for row in rows.values()]) for key in keys]
-                against = "-" if arm == "plain" else paired(rows, by_arm["plain"], keys[0])
-                print(f"| {arm} | {len(rows)} | {figures[0]} | {against} | " + " | ".join(figures[1:]) + " |")
-        slices = [name for column in LOGS[log]["columns"] for name in (f"{column} unseen", f"{column} 1-9", f"{column} 10+")]
-        print("\n| arm | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
+            keys = (f"{label}/all/auc", f"{label}/all/logloss", f"{label}/gauc", f"{label}/calibration")
+            figures = [spread([row[key] for row in rows.values()]) for key in keys]
+            against = "-" if arm == "plain" else paired(rows, by_arm["plain"], keys[0])
+            print(f"| {arm} | {len(rows)} | {figures[0]} | {against} | " + " | ".join(figures[1:]) + " |")
+        print(f"\n| {label} AUC, to plain | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
         for arm, rows in by_arm.items():
-            if rows:
-                figures = []
-                for name in slices:
-                    key = f"{label}/{name}/auc"
-                    values = [row[key] for row in rows.values() if key in row]
-                    figures.append(
-                        "-" if not values else spread(values) if arm == "plain" else paired(rows, by_arm["plain"], key)
-                    )
-                print(f"| {arm} | " + " | ".join(figures) + " |")
+            cells_of = [_cell(arm, rows, by_arm["plain"], f"{label}/{name}/auc") for name in slices]
+            print(f"| {arm} | " + " | ".join(cells_of) + " |")
+        print(
+            f"\n| {label} AUC lost by changing round fields of | "
+            + " | ".join(BANDS)
+            + " |\n"
+            + "|---" * (1 + len(BANDS))
+            + "|"
+        )
+        for arm, rows in by_arm.items():
+            cells_of = [_cell(arm, rows, by_arm["plain"], f"{label}/{band}/lost") for band in BANDS]
+            print(f"| {arm} | " + " | ".join(cells_of) + " |")
+
+
+def _cell(arm: str, rows: dict[int, dict], plain: dict[int, dict], key: str) -> str:
+    """What plain has, or the difference to it."""
+    have, base = ({seed: row for seed, row in those.items() if key in row} for those in (rows, plain))
+    if not have:
+        return "-"
+    return spread([row[key] for row in have.values()]) if arm == "plain" else paired(have, base, key)
 
 
 if __name__ == "__main__":
