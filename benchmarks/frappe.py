@@ -12,9 +12,9 @@ A grid goes on where it was stopped; `--seeds` and `--jobs` say how much of it t
 Hyper-parameters are the BARS benchmark's for Frappe_x1, the same for plain and sfg. One is ours: crossnet, and the decoders
 without a network when they generate, start their tables at N(0, .1^2). From the usual N(0, 1e-4^2) a pure product of embeddings
 learns so slowly that the rate is cut on the plateau before it (crossnet ends at AUC .943, in a plain torch loop of thirty lines
-as well). Plain fm and fwfm do well from the usual start, but better from this one: `start`. The encoder of sfg is one ReLU layer, for crossnet and dcnv2 with the raw embedding added and regenerated per layer,
-as the released SFG code has it. Valid and test rows are the official ones; the training negatives are redrawn: compare within
-±.003.
+as well). Plain fm and fwfm do well from the usual start, but better from this one: `start`. The encoder of sfg is one ReLU
+layer, for crossnet and dcnv2 with the raw embedding added and regenerated per layer, as the released SFG code has it. Valid and
+test rows are the official ones; the training negatives are redrawn: compare within ±.003.
 """
 
 import argparse
