@@ -45,7 +45,7 @@ LOGS = {
         "columns": ["user_id", "article_id"],
         "days": [f"2017-10-0{day}" for day in range(1, 5)],
         "test": "2017-10-05",
-        "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04"),
+        "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04", "train.batch_rows=1024"),
     },
 }
 DENOISER = ("model.denoiser.hidden=32", "model.denoiser.layers=2", "train.dense.lr=0.003")
