@@ -54,6 +54,11 @@ THEN_RANK = f"stages=[{PRETRAIN}}}, {{name: rank, load: {{stage: pretrain}}}}]"
 ARMS = {
     "plain": (),
     "sfg": ("model.paradigm=sfg", "model.encoder.residual=true"),
+    **{
+        name: (f"model.decoder={decoder}", f"model.options={options}", f"model.paradigm={paradigm}")
+        for decoder, options in (("fm", "{}"), ("fwfm", "{first_order: filv}"), ("crossnet", "{}"))
+        for name, paradigm in ((decoder, "plain"), (f"{decoder} sfg", "sfg"))
+    },
     "sfg+tf": (
         *("model.paradigm=sfg", "model.encoder.residual=true", "model.decoder=tf", "model.loss=tf"),
         "model.options={easy_hidden: [64], hidden: [128, 64], dropout: 0.1}",
@@ -72,6 +77,8 @@ ARMS = {
 }
 
 
+BASES = {"fm": "", "fm sfg": "fm", "fwfm": "", "fwfm sfg": "fwfm", "crossnet": "", "crossnet sfg": "crossnet", "plain": ""}
+"""What an arm is compared with: itself plain; for all others that is dcnv2, `plain`."""
 BANDS = {"10 values or fewer": (0, 10), "11 to 1,000 values": (10, 1000), "over 1,000 values": (1000, float("inf"))}
 
 
@@ -236,30 +243,24 @@ def main() -> None:
         for arm, rows in by_arm.items():
             keys = (f"{label}/all/auc", f"{label}/all/logloss", f"{label}/gauc", f"{label}/calibration")
             figures = [spread([row[key] for row in rows.values()]) for key in keys]
-            against = "-" if arm == "plain" else paired(rows, by_arm["plain"], keys[0])
+            base = by_arm.get(BASES.get(arm, "plain"))
+            against = paired(rows, base, keys[0]) if base else "-"
             print(f"| {arm} | {len(rows)} | {figures[0]} | {against} | " + " | ".join(figures[1:]) + " |")
-        print(f"\n| {label} AUC, to plain | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
-        for arm, rows in by_arm.items():
-            cells_of = [_cell(arm, rows, by_arm["plain"], f"{label}/{name}/auc") for name in slices]
-            print(f"| {arm} | " + " | ".join(cells_of) + " |")
-        print(
-            f"\n| {label} AUC lost by changing round fields of | "
-            + " | ".join(BANDS)
-            + " |\n"
-            + "|---" * (1 + len(BANDS))
-            + "|"
-        )
-        for arm, rows in by_arm.items():
-            cells_of = [_cell(arm, rows, by_arm["plain"], f"{label}/{band}/lost") for band in BANDS]
-            print(f"| {arm} | " + " | ".join(cells_of) + " |")
+        for title, names, key in (("AUC", slices, "auc"), ("AUC that fields are worth", list(BANDS), "lost")):
+            print(f"\n| {label} {title}, to plain | " + " | ".join(names) + " |\n" + "|---" * (1 + len(names)) + "|")
+            for arm, rows in by_arm.items():
+                base = by_arm.get(BASES.get(arm, "plain"))
+                print(f"| {arm} | " + " | ".join(_cell(rows, base, f"{label}/{name}/{key}") for name in names) + " |")
 
 
-def _cell(arm: str, rows: dict[int, dict], plain: dict[int, dict], key: str) -> str:
-    """What plain has, or the difference to it."""
-    have, base = ({seed: row for seed, row in those.items() if key in row} for those in (rows, plain))
+def _cell(rows: dict[int, dict], base: dict[int, dict] | None, key: str) -> str:
+    """What an arm has of its own, or the difference to its base."""
+    have = {seed: row for seed, row in rows.items() if key in row}
     if not have:
         return "-"
-    return spread([row[key] for row in have.values()]) if arm == "plain" else paired(have, base, key)
+    if base is None:
+        return spread([row[key] for row in have.values()])
+    return paired(have, {seed: row for seed, row in base.items() if key in row}, key)
 
 
 if __name__ == "__main__":

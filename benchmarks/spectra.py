@@ -3,7 +3,8 @@
     python benchmarks/spectra.py --seeds 5
 
 KuaiRand, twelve days, 50,000 rows of the day after are looked at (`genctr diagnose`). `pre-trained` hands the tables of two
-denoising passes to dcnv2 and trains the network over them as they are; `pre-trained, then trained` trains the tables too.
+denoising passes to dcnv2 and trains the network over them as they are; `pre-trained, then trained` trains the tables too. `fm` and `fm sfg`
+are of the decoder that generating changes most.
 """
 
 import argparse
@@ -24,6 +25,8 @@ PRETRAIN = (
 ARMS = {
     "plain": (),
     "sfg": ("model.paradigm=sfg", "model.encoder.residual=true"),
+    "fm": ("model.decoder=fm", "model.options={}"),
+    "fm sfg": ("model.decoder=fm", "model.options={}", "model.paradigm=sfg"),
     "pre-trained": (
         f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, what: tables, rescale: 0.05}}, freeze: [tables]}}]",
     ),
@@ -105,13 +108,16 @@ def main() -> None:
     lines = read(arguments.results)
     heads = ("rankme", "abundance", "98 % of the spectrum", "mean |R| of the two sides", "test AUC", "to plain")
     print("\n| arm | seeds | " + " | ".join(heads) + " |\n" + "|---" * (2 + len(heads)) + "|")
-    base = {line["seed"]: line for line in lines if line["name"] == "plain"}
+    by_arm = {arm: {line["seed"]: line for line in lines if line["name"] == arm} for arm in ARMS}
     for arm in ARMS:
-        rows = {line["seed"]: line for line in lines if line["name"] == arm}
+        rows, base = by_arm[arm], by_arm["fm" if arm == "fm sfg" else "plain"]
         if rows:
             figures = [spread([row["emb"][key] for row in rows.values()]) for key in FIGURES]
             figures.append(spread([row["correlation"]["mean_r"] for row in rows.values()]))
-            figures += [spread([row["auc"] for row in rows.values()]), "-" if arm == "plain" else paired(rows, base, "auc")]
+            figures += [
+                spread([row["auc"] for row in rows.values()]),
+                "-" if arm in ("plain", "fm") else paired(rows, base, "auc"),
+            ]
             print(f"| {arm} | {len(rows)} | " + " | ".join(figures) + " |")
     draw(lines, arguments.results.parent / "spectra.png")
 
