@@ -173,14 +173,14 @@ class PretrainTask(nn.Module):
         return parts[0] * hidden_BS, parts[1] * hidden_BS
 
     def present(self, ids: Ids, hidden_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of every table the ids in the batch that are values, and those of them that have to be restored."""
+        """Of every table that is too large for a full softmax: its values in the batch, and those that have to be restored."""
         model, found = self.model, {}
         values_BS = ids.there & (ids.ids >= model.reserved_S)
-        for table in dict.fromkeys(slot.table for slot in model.tables):
-            owners = [at for at, slot in enumerate(model.tables) if slot.table == table]
-            slots = torch.isin(model.field_S, torch.tensor(owners, device=model.field_S.device)).nonzero().squeeze(1)
-            own, there = ids.ids[:, slots], values_BS[:, slots]
-            found[table] = own[there], own[there & hidden_BS[:, slots]]
+        for table in model.table_names:
+            if not self.candidates.is_full(table):
+                slots = model.slots_of(table)
+                own, there = ids.ids[:, slots], values_BS[:, slots]
+                found[table] = own[there], own[there & hidden_BS[:, slots]]
         return found
 
     def _replaced(

@@ -62,9 +62,13 @@ class CandidateSampler(nn.Module):
         super().__init__()
         self.tables = {table.name: table for table in tables}
         self.full_rows, self.extra, self.most = full_rows, extra, most
+        self._at = {table.name: at for at, table in enumerate(tables)}
         for at, table in enumerate(tables):
             self.register_buffer(f"counts_{at}", table.counts.double(), persistent=False)
-        self._counts = {table.name: f"counts_{at}" for at, table in enumerate(tables)}
+            if self.is_full(table.name):
+                ids = torch.arange(table.reserved, table.rows)
+                self.register_buffer(f"ids_{at}", ids, persistent=False)
+                self.register_buffer(f"log_p_{at}", self._unigram(table.name, ids).log().float(), persistent=False)
 
     def is_full(self, name: str) -> bool:
         """Whether all values of a table are candidates."""
@@ -75,13 +79,14 @@ class CandidateSampler(nn.Module):
         """Return the candidates of every table.
 
         Args:
-            present: table -> (ids in the batch that stand for a value, those of them that have to be restored).
+            present: table, of those that are not full -> (ids in the batch that stand for a value, those of them that have to
+                be restored).
         """
-        return {name: self._all(name) if self.is_full(name) else self._some(name, *ids) for name, ids in present.items()}
+        return {name: self._all(name) if self.is_full(name) else self._some(name, *present[name]) for name in self.tables}
 
     def draw(self, name: str, count: int, power: float = 1.0) -> Tensor:
         """Return `count` rows of a table, (count,), each drawn with probability ~ its count^power."""
-        table, counts = self.tables[name], getattr(self, self._counts[name])
+        table, counts = self.tables[name], self._counts(name)
         known = counts**power * (counts > 0)
         if not known.any():
             return torch.randint(table.reserved, table.rows, (count,), device=counts.device)
@@ -93,7 +98,7 @@ class CandidateSampler(nn.Module):
 
     def _unigram(self, name: str, ids: Tensor) -> Tensor:
         """Return how frequent every id is, (C,); SMOOTHED, so that a value of another day is rare and not impossible."""
-        table, counts = self.tables[name], getattr(self, self._counts[name])
+        table, counts = self.tables[name], self._counts(name)
         buckets = ids % len(counts)
         _, rows_of = self._rows_of(name, buckets)
         share: Tensor = (counts[buckets] / rows_of + SMOOTHED) / (counts.sum() + SMOOTHED * (table.rows - table.reserved))
@@ -101,7 +106,7 @@ class CandidateSampler(nn.Module):
 
     def _drawn(self, name: str, ids: Tensor) -> Tensor:
         """Return the probability of every id to be one of the extra draws, (C,)."""
-        counts = getattr(self, self._counts[name])
+        counts = self._counts(name)
         known = counts**POWER * (counts > 0)
         buckets = ids % len(counts)
         _, rows_of = self._rows_of(name, buckets)
@@ -110,14 +115,16 @@ class CandidateSampler(nn.Module):
 
     def _rows_of(self, name: str, buckets: Tensor) -> tuple[Tensor, Tensor]:
         """The first row that is a value of every bucket, and how many rows share it."""
-        table, count = self.tables[name], len(getattr(self, self._counts[name]))
+        table, count = self.tables[name], len(self._counts(name))
         first = torch.where(buckets < table.reserved, buckets + count, buckets)
         return first, ((table.rows - 1 - first) // count + 1).clamp(min=1)
 
+    def _counts(self, name: str) -> Tensor:
+        counts: Tensor = getattr(self, f"counts_{self._at[name]}")
+        return counts
+
     def _all(self, name: str) -> Candidates:
-        table, device = self.tables[name], getattr(self, self._counts[name]).device
-        ids = torch.arange(table.reserved, table.rows, device=device)
-        log_p = self._unigram(name, ids).log().float()
+        ids, log_p = getattr(self, f"ids_{self._at[name]}"), getattr(self, f"log_p_{self._at[name]}")
         return Candidates(ids, torch.zeros_like(log_p), log_p)
 
     def _some(self, name: str, present: Tensor, hidden: Tensor) -> Candidates:

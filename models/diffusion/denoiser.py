@@ -99,10 +99,18 @@ class Denoiser(nn.Module):
         self.field_S: Tensor
         self.reserved_S: Tensor
         self.register_buffer("field_S", torch.tensor([*owners, *vectors, *labels]), persistent=False)
-        widths = torch.tensor([self.tables[at].dim for at in owners], dtype=torch.int64)
         self.widths = sorted({slot.dim for slot in self.tables})
+        self.table_names = list(dict.fromkeys(slot.table for slot in self.tables))
         for dim in self.widths:
-            self.register_buffer(f"slots_{dim}", (widths == dim).nonzero().squeeze(1), persistent=False)
+            fields = [at for at, slot in enumerate(self.tables) if slot.dim == dim]
+            wide = [owner for owner in owners if owner in fields]
+            places = torch.tensor([fields.index(owner) for owner in wide])
+            self.register_buffer(f"places_{dim}", places, persistent=False)
+            mine = torch.tensor([at for at, owner in enumerate(owners) if owner in fields])
+            self.register_buffer(f"slots_{dim}", mine, persistent=False)
+            for name in {self.tables[at].table for at in fields}:
+                own = torch.tensor([at for at, owner in enumerate(wide) if self.tables[owner].table == name])
+                self.register_buffer(self._slots_name(name), own, persistent=False)
         reserved = torch.tensor([self.tables[at].reserved for at in owners], dtype=torch.int64)
         self.register_buffer("reserved_S", reserved, persistent=False)
 
@@ -170,10 +178,10 @@ class Denoiser(nn.Module):
         made, choices = {}, {}
         for dim in self.widths:
             slots = getattr(self, f"slots_{dim}")
-            heads_SHD = self.field_heads[str(dim)][self._place(dim)[self.field_S[slots]]]
+            heads_SHD = self.field_heads[str(dim)][getattr(self, f"places_{dim}")]
             made[dim] = torch.bmm(tokens_BSH[:, slots].transpose(0, 1), heads_SHD).transpose(0, 1)
             choices[dim] = [
-                Choice(self._slots_of(table, dim), own, found[table + CANDIDATES], self._bias(table))
+                Choice(self._slots_of(table), own, found[table + CANDIDATES], self._bias(table))
                 for table, own in candidates.items()
                 if self._dim(table) == dim
             ]
@@ -200,7 +208,7 @@ class Denoiser(nn.Module):
         """The vectors of every field's ids and, if it restores, of every table's candidates, through one look-up."""
         if self.field_heads is not None:
             nothing = sequences.values()[:0]
-            chosen = {table: candidates[table].ids if table in candidates else nothing for table in self._table_names()}
+            chosen = {table: candidates[table].ids if table in candidates else nothing for table in self.table_names}
             rows = sequences.stride()
             counts = torch.zeros(len(chosen), rows, dtype=sequences.lengths().dtype, device=nothing.device)
             if rows:  # all of them in row 0; a rank without rows has no candidates either
@@ -226,7 +234,7 @@ class Denoiser(nn.Module):
             vectors_BSD = self._dense(found, ids, fields)
             if len(self.widths) == 1:
                 emb_BFD = self._averaged(vectors_BSD, ids)
-            mask_SD = self.masks[str(dim)][self._place(dim)[self.field_S[slots]]]
+            mask_SD = self.masks[str(dim)][getattr(self, f"places_{dim}")]
             vectors_BSD = torch.where(hidden_BS1[:, slots] & (not visible), mask_SD, vectors_BSD)
             parts.append(self.read[str(dim)](vectors_BSD))
             order.append(slots)
@@ -286,17 +294,18 @@ class Denoiser(nn.Module):
     def _fields(self, dim: int) -> int:
         return sum(slot.dim == dim for slot in self.tables)
 
-    def _place(self, dim: int) -> Tensor:
-        """Where each table field stands among those of this width, (F,)."""
-        return torch.tensor([slot.dim == dim for slot in self.tables], device=self.field_S.device).cumsum(0) - 1
+    def _slots_name(self, table: str) -> str:
+        return f"own_{self.table_names.index(table)}"
 
-    def _slots_of(self, table: str, dim: int) -> Tensor:
+    def _slots_of(self, table: str) -> Tensor:
         """The slots of a table, counted among those of its width."""
-        fields = torch.tensor([slot.table == table for slot in self.tables], device=self.field_S.device)
-        return fields[self.field_S[getattr(self, f"slots_{dim}")]].nonzero().squeeze(1)
+        slots: Tensor = getattr(self, self._slots_name(table))
+        return slots
 
-    def _table_names(self) -> list[str]:
-        return list(dict.fromkeys(slot.table for slot in self.tables))
+    def slots_of(self, table: str) -> Tensor:
+        """The slots that hold ids of a table."""
+        slots: Tensor = getattr(self, f"slots_{self._dim(table)}")
+        return slots[self._slots_of(table)]
 
     def _dim(self, table: str) -> int:
         return next(slot.dim for slot in self.tables if slot.table == table)

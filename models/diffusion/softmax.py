@@ -63,8 +63,9 @@ def losses(
     loss_BS, reference_BS = torch.zeros(2, *ids_BS.shape, device=made_BSD.device, dtype=made_BSD.dtype).unbind(0)
     for group in _groups(choices, hidden_BS):
         table_S = torch.full((ids_BS.shape[1],), -1, device=ids_BS.device)
-        for at, choice in enumerate(group):
-            table_S[choice.slots] = at
+        lengths = torch.tensor([len(choice.slots) for choice in group])
+        owners = torch.arange(len(group)).repeat_interleave(lengths).to(ids_BS.device)
+        table_S[torch.cat([choice.slots for choice in group])] = owners
         row_N, slot_N = (hidden_BS & (table_S >= 0)).nonzero(as_tuple=True)
         values_GC = pad_sequence([own.candidates.ids for own in group], batch_first=True, padding_value=PADDING)
         vectors_GCD = pad_sequence([own.vectors for own in group], batch_first=True)

@@ -17,7 +17,7 @@ def sampler():
 
 def test_a_small_table_offers_all_of_its_values_and_no_reserved_row(sampler):
     nothing = torch.empty(0, dtype=torch.int64)
-    own = sampler({"small": (nothing, nothing)})["small"]
+    own = sampler({"large": (nothing, nothing)})["small"]
 
     assert sampler.is_full("small")
     assert own.ids.tolist() == [2, 3, 4, 5]
