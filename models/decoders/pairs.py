@@ -142,13 +142,16 @@ class FmFM(Decoder):
         assert linear_BF is not None
         generated_BFD, raw_BFD = self.operands(emb_BFD)
         weighed_BFD, met_BFD = (generated_BFD, raw_BFD) if self.weigh_generated else (raw_BFD, generated_BFD)
-        weighed_BPD = weighed_BFD[:, self.pairs.first]
+        # What field j meets is sum_{i<j} emb_i M_ij: one product with all matrices, zeros for i >= j, and no (B, P, D) in between.
+        fields, width = emb_BFD.shape[1:]
+        first, second = self.pairs.first, self.pairs.second
         if self.weights.dim() == 3:
-            weighed_BPD = torch.bmm(weighed_BPD.transpose(0, 1), self.weights).transpose(0, 1)
+            all_FFDD = self.weights.new_zeros(fields, fields, width, width).index_put((first, second), self.weights)
+            sums_BFD = (weighed_BFD.flatten(1) @ all_FFDD.transpose(1, 2).reshape(fields * width, -1)).view_as(met_BFD)
         else:
-            weighed_BPD = weighed_BPD * self.weights
-        pairs_B = (weighed_BPD * met_BFD[:, self.pairs.second]).sum((1, 2))
-        return pairs_B.unsqueeze(1) + linear_BF.sum(1, keepdim=True)
+            all_FFD = self.weights.new_zeros(fields, fields, width).index_put((first, second), self.weights)
+            sums_BFD = torch.einsum("bid,ijd->bjd", weighed_BFD, all_FFD)
+        return (sums_BFD * met_BFD).sum((1, 2)).unsqueeze(1) + linear_BF.sum(1, keepdim=True)
 
 
 class FFM(Decoder):
