@@ -142,7 +142,7 @@ class FmFM(Decoder):
         assert linear_BF is not None
         generated_BFD, raw_BFD = self.operands(emb_BFD)
         weighed_BFD, met_BFD = (generated_BFD, raw_BFD) if self.weigh_generated else (raw_BFD, generated_BFD)
-        # What field j meets is sum_{i<j} emb_i M_ij: one product with all matrices, zeros for i >= j, and no (B, P, D) in between.
+        # Field j meets sum_{i<j} emb_i M_ij: one product with all matrices, zeros for i >= j, and no (B, P, D) in between.
         fields, width = emb_BFD.shape[1:]
         first, second = self.pairs.first, self.pairs.second
         if self.weights.dim() == 3:
