@@ -82,6 +82,7 @@ def draw(lines: list[dict], path: Path) -> None:
         side.set_xlabel("singular value")
         side.legend(fontsize=8)
     axes[0].set_ylabel("relative to the first")
+    axes[0].set_ylim(1e-12, 3)  # what is left of a unit that died is smaller still
     figure.tight_layout()
     figure.savefig(path)
 
@@ -106,7 +107,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(one, [cell for cell in cells if cell not in known]))
     lines = read(arguments.results)
-    heads = ("rankme", "abundance", "98 % of the spectrum", "mean |R| of the two sides", "test AUC", "to plain")
+    heads = ("RankMe", "abundance", "98 % of the spectrum", "correlation of the two sides", "test AUC", "to plain")
     print("\n| arm | seeds | " + " | ".join(heads) + " |\n" + "|---" * (2 + len(heads)) + "|")
     by_arm = {arm: {line["seed"]: line for line in lines if line["name"] == arm} for arm in ARMS}
     for arm in ARMS:
