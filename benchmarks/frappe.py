@@ -4,6 +4,7 @@
     python benchmarks/frappe.py gamma              the eight decoders of the SFG paper, gamma by gamma, one seed
     python benchmarks/frappe.py sfg                the same at the gamma that was best on the validation rows, five seeds
     python benchmarks/frappe.py start              fm, fwfm and fmfm, plain, with the start and the matrices that their sfg has
+    python benchmarks/frappe.py fwfm               what else could make a generating fwfm better, one seed
     python benchmarks/frappe.py arms               encoders, sources and targets on dcnv2
     python benchmarks/frappe.py twin               TF4CTR: the best published setting, then selection by fusion
 
@@ -60,6 +61,14 @@ SFG = {
 START = ("fm", "fwfm", "fmfm")
 """Of these, those whose plain form could have that too."""
 
+FWFM = {  # in each of its two other first orders
+    "plain, usual start": ("model.paradigm=plain",),
+    "plain, wide start": ("model.paradigm=plain", WIDE_START),
+    "sfg": ("model.encoder.gamma=1", WIDE_START),
+    "sfg, gamma 6": ("model.encoder.gamma=6", WIDE_START),
+    "sfg, decay 5e-5": ("model.encoder.gamma=1", WIDE_START, "tables.weight_decay=5e-5"),
+    "sfg, raw added, gamma 0.1": ("model.encoder.gamma=0.1", WIDE_START, "model.encoder.residual=true"),
+}
 GAMMAS = (0.005, 0.01, 0.1, 1, 6, 8, 36)
 PUBLISHED = {  # test AUC, logloss: BARS, Frappe_x1
     "fm": (0.9671, 0.2065),
@@ -153,6 +162,12 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
             for seed in range(seeds)
             for decoder in decoders or START
         ]
+    if name == "fwfm":
+        return [
+            of("fwfm", "sfg", 0, f"fwfm {first}, {what}", f"model.options.first_order={first}", *more)
+            for first in ("filv", "lw")
+            for what, more in FWFM.items()
+        ]
     if name == "arms":
         return [of("dcnv2", "sfg", seed, f"arm {arm}", *more) for seed in range(seeds) for arm, more in ARMS.items()]
     best = [Cell("twin best", 2021 + seed, (*PLACE, *TWIN, *BEST_TWIN)) for seed in range(seeds)]
@@ -167,7 +182,7 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", choices=["published", "gamma", "sfg", "start", "arms", "twin"])
+    parser.add_argument("grid", choices=["published", "gamma", "sfg", "start", "fwfm", "arms", "twin"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--decoders", nargs="+", default=[])
