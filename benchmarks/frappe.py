@@ -62,12 +62,12 @@ START = ("fm", "fwfm", "fmfm")
 """Of these, those whose plain form could have that too."""
 
 FWFM = {  # in each of its two other first orders
-    "plain, usual start": ("model.paradigm=plain",),
-    "plain, wide start": ("model.paradigm=plain", WIDE_START),
-    "sfg": ("model.encoder.gamma=1", WIDE_START),
-    "sfg, gamma 6": ("model.encoder.gamma=6", WIDE_START),
-    "sfg, decay 5e-5": ("model.encoder.gamma=1", WIDE_START, "tables.weight_decay=5e-5"),
-    "sfg, raw added, gamma 0.1": ("model.encoder.gamma=0.1", WIDE_START, "model.encoder.residual=true"),
+    "plain, usual start": ("model.paradigm=plain", "tables.init.scale=0.0001"),
+    "plain, wide start": ("model.paradigm=plain",),
+    "sfg": ("model.encoder.gamma=1",),
+    "sfg, gamma 6": ("model.encoder.gamma=6",),
+    "sfg, decay 5e-5": ("model.encoder.gamma=1", "tables.weight_decay=5e-5"),
+    "sfg, raw added, gamma 0.1": ("model.encoder.gamma=0.1", "model.encoder.residual=true"),
 }
 GAMMAS = (0.005, 0.01, 0.1, 1, 6, 8, 36)
 PUBLISHED = {  # test AUC, logloss: BARS, Frappe_x1
