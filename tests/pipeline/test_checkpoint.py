@@ -10,7 +10,6 @@ import os
 import pickle
 import random
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,13 +45,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "torchrec", "torch.distributed.checkpoint"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def world_of_one() -> Iterator[None]:
-    """Saving needs a process group: this process alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
 def joined(rank: int, ranks: int, store: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:

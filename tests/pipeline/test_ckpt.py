@@ -2,14 +2,12 @@
 
 import json
 import pickle
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorProperties, TensorStorageMetadata
 
 from data.errors import GenctrError
@@ -21,13 +19,7 @@ from pipeline.pieces import Pieces, write
 MARK = "step-0000003"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def world_of_one() -> Iterator[None]:
-    """Saving needs a process group: this process alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
 def nothing(_: int) -> None:

@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
@@ -22,14 +19,7 @@ from pipeline.checkpoint import CheckpointError, Checkpoints
 from pipeline.pieces import Pieces, height, write
 from tests.tiny import ROOT
 
-
-@pytest.fixture(autouse=True, scope="module")
-def world_of_one() -> Iterator[None]:
-    """Saving needs a process group: this process alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("world_of_one")
 
 
 def halves(table: Tensor, *, at: int, dim: int) -> Any:
