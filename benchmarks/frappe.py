@@ -6,7 +6,7 @@
     python benchmarks/frappe.py start              fm, fwfm and fmfm, plain, with the start and the matrices that their sfg has
     python benchmarks/frappe.py fwfm               what else could make a generating fwfm better, one seed
     python benchmarks/frappe.py arms               encoders, sources and targets on dcnv2
-    python benchmarks/frappe.py twin               TF4CTR: the best published setting, then selection by fusion
+    python benchmarks/frappe.py twin               TF4CTR: selection by fusion, the best published setting first
 
 A grid goes on where it was stopped; `--seeds` and `--jobs` say how much of it to run.
 
@@ -84,9 +84,7 @@ PUBLISHED = {  # test AUC, logloss: BARS, Frappe_x1
     "masknet": (0.9837, 0.1696),
     "finalmlp": (0.9861, 0.1484),
 }
-ARMS = {  # on dcnv2
-    "plain": ("model.paradigm=plain",),
-    "relu": (),
+ARMS = {  # on dcnv2, whose own is one ReLU layer from all fields to all, gamma 1
     "linear": ("model.encoder.activation=linear",),
     "silu": ("model.encoder.activation=silu",),
     "tanh": ("model.encoder.activation=tanh",),
@@ -104,13 +102,14 @@ ARMS = {  # on dcnv2
     "target field mask": ("model.encoder.target=field_mask", "model.encoder.targets=5"),
     "target zero mask": ("model.encoder.target=zero_mask", "model.encoder.targets=5"),
     "self-supervised": ("model.encoder.supervision=self",),
-    "gamma learnt": ("model.encoder.learn_gamma=true",),
+    "learnt gamma": ("model.encoder.learn_gamma=true",),
 }
 TWIN = (  # TF4CTR's published setting for Frappe: D 16, 10,000 rows a step, L2 .1 on all tables, networks of 400
     *("model.decoder=tf", "model.paradigm=plain", "model.dim=16", "train.batch_rows=10000", "tables.weight_decay=0.1"),
-    *("model.loss=tf", "model.options={easy_hidden: [400, 400], hidden: [400, 400, 400], batch_norm: true, dropout: 0.2}"),
+    *("model.loss=tf", "model.loss_options={alpha: 0.25, c: 0.7, gamma: 1}"),
+    "model.options={easy_hidden: [400, 400], hidden: [400, 400, 400], batch_norm: true, dropout: 0.2}",
 )
-BEST_TWIN = ("model.options.ssem=ser", "model.options.dfm=wsf", "model.loss_options={alpha: 0.25, c: 0.7, gamma: 1}")
+BEST_TWIN, PUBLISHED_TWIN = "twin ser wsf", (0.9872, 0.1475)
 PLACE = (f"data.root={DATA / 'frappe'}", "data.layout='{day}.parquet'", "checkpoint.asynchronous=false")
 
 
@@ -169,14 +168,15 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
             for what, more in FWFM.items()
         ]
     if name == "arms":
-        return [of("dcnv2", "sfg", seed, f"arm {arm}", *more) for seed in range(seeds) for arm, more in ARMS.items()]
-    best = [Cell("twin best", 2021 + seed, (*PLACE, *TWIN, *BEST_TWIN)) for seed in range(seeds)]
-    others = [
-        Cell(f"twin {ssem} {dfm}", 2021, (*PLACE, *TWIN, *BEST_TWIN, f"model.options.ssem={ssem}", f"model.options.dfm={dfm}"))
-        for ssem in ("none", "gm", "moe", "ser")
+        both = [of("dcnv2", paradigm, seed) for seed in range(seeds) for paradigm in ("plain", "sfg")]
+        return both + [of("dcnv2", "sfg", seed, f"dcnv2 {arm}", *more) for seed in range(seeds) for arm, more in ARMS.items()]
+    twins = [
+        Cell(f"twin {ssem} {dfm}", 2021 + seed, (*PLACE, *TWIN, f"model.options.ssem={ssem}", f"model.options.dfm={dfm}"))
+        for seed in range(seeds)
+        for ssem in ("none", "ser", "gm", "moe")
         for dfm in ("none", "wsf", "vf", "cf", "moef")
     ]
-    return [*best, *others]
+    return sorted(twins, key=lambda cell: cell.name != BEST_TWIN)
 
 
 def main() -> None:
@@ -196,12 +196,12 @@ def main() -> None:
         rows = {line["seed"]: line for line in lines if line["name"] == name}
         if not rows:
             continue
-        decoder, base = name.split()[0], {line["seed"]: line for line in lines if line["name"] == f"{name.split()[0]} plain"}
-        if decoder == "arm":
-            base = {line["seed"]: line for line in lines if line["name"] == "arm plain"}
-        known = PUBLISHED.get(decoder) if name.endswith("plain") else (0.9872, 0.1475) if name == "twin best" else None
+        decoder = name.split()[0]
+        plain = "twin none none" if decoder == "twin" else f"{decoder} plain"
+        base = {line["seed"]: line for line in lines if line["name"] == plain}
+        known = PUBLISHED.get(decoder) if name.endswith("plain") else PUBLISHED_TWIN if name == BEST_TWIN else None
         auc, logloss = (f"{value:.4f}" for value in known) if known else ("-", "-")
-        against = "-" if name.endswith("plain") else paired(rows, base, "auc")
+        against = "-" if name == plain else paired(rows, base, "auc")
         epochs = round(mean(row["epochs"] for row in rows.values()))
         figures = [spread([row[key] for row in rows.values()]) for key in ("auc", "logloss")]
         label = f"{name} {best_gamma(lines, decoder)}" if name.endswith("tuned") else name
