@@ -45,6 +45,12 @@ class Frequencies:
                 counts[task] += np.bincount(labels[weights > 0].astype(np.int64), minlength=2)
         return cls(counts)
 
+    def are_of(self, features: Features) -> bool:
+        """Whether these are counts of these fields, tables and tasks: a schema may have grown since."""
+        sizes = {field: min(table.rows, MOST_BUCKETS) for table in features.tables for field in table.fields}
+        sizes |= dict.fromkeys(features.schema.task_names, 2)
+        return {name: len(counts) for name, counts in self.counts.items()} == sizes
+
     def entropy(self, name: str) -> float:
         """[nats] of one field or task; of the buckets, where the table has more rows than those."""
         share = self.counts[name][self.counts[name] > 0] / max(self.counts[name].sum(), 1)

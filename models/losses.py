@@ -16,7 +16,13 @@ from models.output import Output
 
 
 class Loss(ABC):
-    """What all losses promise."""
+    """What all losses promise.
+
+    Attributes:
+        branches: whether it reads what the two encoders of a model say on their own.
+    """
+
+    branches: bool = False
 
     @abstractmethod
     def __call__(self, output: Output, task: str, labels_B: Tensor, weights_B: Tensor, rows: int) -> dict[str, Tensor]:
@@ -57,6 +63,8 @@ class TwinFocus(BCE):
 
     Source: TF4CTR (salmon1802/TF4CTR), the released code's formula; the cut at 0 is ours.
     """
+
+    branches = True
 
     def __init__(self, *, gamma: float = 1.0, c: float = 0.8, alpha: float = 0.25) -> None:
         if gamma < 0 or c <= 0 or not 0 <= alpha <= 1:

@@ -28,6 +28,7 @@ from data.readers import Reader
 from data.schema import Schema
 from data.statistics import FILE, Statistics, fit
 from data.stream import DayStream
+from models.decoders import DECODERS
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
 from models.losses import LOSSES
@@ -308,7 +309,7 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:
-    """Refuse what a device cannot do, before a row is read.
+    """Refuse what a device cannot do, and what a loss cannot read, before a row is read.
 
     Raises:
         GenctrError: it cannot.
@@ -331,8 +332,15 @@ def check_stage(stage: Stage, device: torch.device) -> None:
             f"train.pipeline: a denoiser's look-ups depend on what it hides, which {train.pipeline} cannot know a step ahead\n"
             "  next: set it to auto"
         )
+    elif stage.task == "rank" and find("genctr.losses", config.model.loss, LOSSES).branches and not _branches(config.model):
+        problem = f"model.loss: {config.model.loss} reads two encoders, and the model has one\n  next: set model.decoder to tf"
     if problem:
         raise GenctrError(here + problem)
+
+
+def _branches(config: ModelConfig) -> bool:
+    """Whether the model says what two encoders say on their own."""
+    return not config.denoises and find("genctr.decoders", config.decoder, DECODERS).branches
 
 
 def _check_plan(stage: Stage, world: World) -> None:
@@ -509,11 +517,14 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
         fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages:
-        if stage.task == "pretrain" and not PATHS.exists(_frequencies(folder, stage)):
+        if stage.task == "pretrain":
             source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
+            path = _frequencies(folder, stage)
+            if PATHS.exists(path) and Frequencies.load(path).are_of(source.features):
+                continue
             streams = (source.stream(source.open(day)) for day in source.train_days)
             rows = (batch for stream in streams for batch in stream.batches(stream.start()))
-            Frequencies.count(source.features, rows).save(_frequencies(folder, stage))
+            Frequencies.count(source.features, rows).save(path)
 
 
 def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:

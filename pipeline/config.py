@@ -174,7 +174,7 @@ class DenoiserConfig(Section):
     """[values] drawn with probability ~ count^(3/4), beside those of the batch."""
 
     most_candidates: PositiveInt = 4096
-    """[values] at most."""
+    """[values] of a table that a step chooses from at most, and restores on a rank; of more, some are, and weigh more."""
 
     logq: Literal["none", "negatives", "all"] = "negatives"
     """Which candidates are corrected by how often they are candidates."""

@@ -11,7 +11,7 @@ from torchrec import KeyedJaggedTensor
 from data.batch import Batch
 from models.diffusion.candidates import CandidateSampler
 from models.diffusion.denoiser import Denoiser, Restored
-from models.diffusion.noise import Noise
+from models.diffusion.noise import Noise, thinned
 from models.diffusion.slots import Ids, ids_of
 from models.diffusion.softmax import LogQ, losses
 from pipeline.task import StepOutput
@@ -22,13 +22,13 @@ SUMS = ("loss", "reference", "rows")
 class FieldMeters:
     """Losses per field and label over all the rows they were shown.
 
-    loss       [nats]  mean cross-entropy of the hidden values, over the candidates the softmax had
+    loss       [nats]  mean cross-entropy of the restored values, over the candidates the softmax had
     reference  [nats]  the same for a predictor that knows only how frequent values are
-    rows       [rows]  hidden values
+    rows       [rows]  restored values
     weight     [1]     of the field in the last step's loss
     difficulty [1]     s of the last step, where a balance learns one
 
-    `all` is the mean over all hidden values.
+    `all` is the mean over all of them.
 
     Args:
         names: the fields, then the labels.
@@ -83,11 +83,12 @@ class FieldMeters:
 class PretrainTask(nn.Module):
     """Hide values of every row, restore them, and sum up what that cost.
 
-    loss = ranks * sum over local rows b of w_b * sum over hidden slots s of weight_f(s) * CE_bs / rows of the step
+    loss = ranks * sum over local rows b of w_b * sum over restored slots s of weight_f(s) * CE_bs / rows of the step
            + the loss that teaches the balance its difficulties
 
     w_b and what is hidden are the `Noise`'s; the fields' weights the `Balance`'s, from the losses of the whole step; labels
-    weigh 1. Averaged over ranks it is the loss over all rows of the step.
+    weigh 1. What is hidden is restored, but for labels that do not count and what is more of a table than it chooses from, see
+    `thinned`: what is restored of that field weighs more. Averaged over ranks it is the loss over all rows of the step.
 
     Args:
         model: a denoiser that restores.
@@ -117,22 +118,25 @@ class PretrainTask(nn.Module):
         self.label_S: Tensor
         self.register_buffer("label_log_p", torch.stack([shares[task] for task in model.tasks]).log().float(), persistent=False)
         self.register_buffer("label_S", self._is_label(), persistent=False)
+        self.most_F: Tensor
+        self.register_buffer("most_F", self._most(), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return the scalar to differentiate, and the losses per field with everything detached."""
         sequences, model = batch.sequences, self.model
         assert sequences is not None, "a denoiser's tables are not pooled"
         ids = ids_of(sequences, model.tables)
-        hidden_BS, weight_B = self.noise(model.maskable(ids, batch.weights), self.label_S)
+        hidden_BS, weight_B = self.noise(model.maskable(ids), self.label_S)
+        wanted_BS, more_F = self._wanted(hidden_BS, batch.weights)
         labels_BT = batch.labels
-        read, read_ids, read_labels_BT = sequences, ids, labels_BT
+        read, read_ids = sequences, ids
         if self.replace:
-            read, read_ids, read_labels_BT = self._replaced(sequences, ids, labels_BT, hidden_BS)
-        chosen = self.candidates(self.present(ids, hidden_BS))
-        restored = model.restore(read, read_ids, batch.vectors, read_labels_BT, hidden_BS, chosen, visible=self.replace)
-        loss_BS, reference_BS = self._losses(restored, ids, labels_BT, hidden_BS)
+            read, read_ids = self._replaced(sequences, ids, hidden_BS)
+        chosen = self.candidates(self.present(ids, wanted_BS))
+        restored = model.restore(read, read_ids, batch.vectors, labels_BT, hidden_BS, chosen, visible=self.replace)
+        loss_BS, reference_BS = self._losses(restored, ids, labels_BT, wanted_BS)
 
-        sums_3K = self._per_field(torch.stack([loss_BS.detach(), reference_BS, hidden_BS.to(loss_BS.dtype)]))
+        sums_3K = self._per_field(torch.stack([loss_BS.detach(), reference_BS, wanted_BS.to(loss_BS.dtype)]))
         total_3K = sums_3K.clone()
         if self.ranks > 1 and model.balance.kind != "uniform":
             dist.all_reduce(total_3K)
@@ -140,7 +144,8 @@ class PretrainTask(nn.Module):
         present_F = total_3K[2, :fields] > 0
         means_2F = total_3K[:2, :fields] / total_3K[2, :fields].clamp(min=1)
         weight_F, own = model.balance(means_2F[0], means_2F[1], present_F)
-        weight_S = torch.cat([weight_F, weight_F.new_ones(len(model.vectors) + len(model.tasks))])[model.field_S]
+        ones = weight_F.new_ones(len(model.vectors) + len(model.tasks))
+        weight_S = (torch.cat([weight_F, ones]) * more_F)[model.field_S]
         loss = (loss_BS * weight_S * weight_B.unsqueeze(1)).sum() / batch.rows
 
         seen = {"loss": sums_3K[0], "reference": sums_3K[1], "rows": sums_3K[2]}
@@ -149,17 +154,23 @@ class PretrainTask(nn.Module):
             seen["difficulty"] = model.balance.s.detach().clone()
         return loss * self.ranks + own, StepOutput(batch, {}, {"denoise": loss.detach()}, seen)
 
-    def _losses(self, restored: Restored, ids: Ids, labels_BT: Tensor, hidden_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of every hidden slot and its reference, two (B, S)."""
+    def _wanted(self, hidden_BS: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """What is restored, (B, S), and by how much every field of it weighs more, (F,)."""
+        tasks = len(self.model.tasks)
+        counting_BS = torch.cat([hidden_BS[:, :-tasks], hidden_BS[:, -tasks:] & (weights_BT > 0)], dim=1)
+        return thinned(counting_BS, self.model.field_S, self.most_F)
+
+    def _losses(self, restored: Restored, ids: Ids, labels_BT: Tensor, wanted_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of every slot that is restored and its reference, two (B, S)."""
         model = self.model
-        found = hidden_BS.new_zeros(2, *hidden_BS.shape, dtype=torch.float32)
+        found = wanted_BS.new_zeros(2, *wanted_BS.shape, dtype=torch.float32)
         parts = list(found.unbind(0))
         for dim in model.widths:
             slots = getattr(model, f"slots_{dim}")
             own = losses(
                 restored.made[dim],
                 ids.ids[:, slots],
-                hidden_BS[:, slots],
+                wanted_BS[:, slots],
                 restored.choices[dim],
                 temperature=model.temperature,
                 logq=self.logq,
@@ -170,9 +181,9 @@ class PretrainTask(nn.Module):
         chance_BT = -self.label_log_p.expand_as(scores_BT2).gather(2, wanted_BT1).squeeze(2)
         slots = self.label_S.nonzero().squeeze(1)
         parts = [part.index_copy(1, slots, one) for part, one in zip(parts, (label_BT, chance_BT), strict=True)]
-        return parts[0] * hidden_BS, parts[1] * hidden_BS
+        return parts[0] * wanted_BS, parts[1] * wanted_BS
 
-    def present(self, ids: Ids, hidden_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def present(self, ids: Ids, wanted_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Of every table that is too large for a full softmax: its values in the batch, and those that have to be restored."""
         model, found = self.model, {}
         values_BS = ids.there & (ids.ids >= model.reserved_S)
@@ -180,13 +191,11 @@ class PretrainTask(nn.Module):
             if not self.candidates.is_full(table):
                 slots = model.slots_of(table)
                 own, there = ids.ids[:, slots], values_BS[:, slots]
-                found[table] = own[there], own[there & hidden_BS[:, slots]]
+                found[table] = own[there], own[there & wanted_BS[:, slots]]
         return found
 
-    def _replaced(
-        self, sequences: KeyedJaggedTensor, ids: Ids, labels_BT: Tensor, hidden_BS: Tensor
-    ) -> tuple[KeyedJaggedTensor, Ids, Tensor]:
-        """The batch with every hidden value replaced by one drawn from its table's unigram, every hidden label by either."""
+    def _replaced(self, sequences: KeyedJaggedTensor, ids: Ids, hidden_BS: Tensor) -> tuple[KeyedJaggedTensor, Ids]:
+        """The batch with every hidden value replaced by one drawn from its table's unigram; hidden labels are masked."""
         model = self.model
         values, drawn_BS = sequences.values().clone(), ids.ids.clone()
         start = 0
@@ -196,12 +205,10 @@ class PretrainTask(nn.Module):
             start += slot.length
         hidden_ids = hidden_BS[:, :start]
         values[ids.places[hidden_ids]] = drawn_BS[hidden_ids]
-        drawn = torch.bernoulli(self.label_log_p[:, 1].exp().expand_as(labels_BT))
-        labels_BT = torch.where(hidden_BS[:, -len(model.tasks) :], drawn, labels_BT)
         replaced = KeyedJaggedTensor(
             keys=sequences.keys(), values=values, lengths=sequences.lengths(), stride=sequences.stride()
         )
-        return replaced, Ids(drawn_BS, ids.there, ids.places, ids.starts), labels_BT
+        return replaced, Ids(drawn_BS, ids.there, ids.places, ids.starts)
 
     def _per_field(self, of_slots_XBS: Tensor) -> Tensor:
         """Sums over rows and over the slots of a field, of fields and labels, (X, K)."""
@@ -210,6 +217,12 @@ class PretrainTask(nn.Module):
         fields = len(model.tables) + len(model.vectors) + len(model.tasks)
         by_field = sums.new_zeros(len(sums), fields).index_add(1, model.field_S, sums)
         return torch.cat([by_field[:, : len(model.tables)], by_field[:, -len(model.tasks) :]], dim=1)
+
+    def _most(self) -> Tensor:
+        """How many values of every field are restored at most; fields that share a table share what it chooses from."""
+        tables, most = [slot.table for slot in self.model.tables], self.candidates.most
+        others = len(self.model.vectors) + len(self.model.tasks)
+        return torch.tensor([max(most // tables.count(table), 1) for table in tables] + [2**62] * others)
 
     def _is_label(self) -> Tensor:
         slots = len(self.model.field_S)

@@ -122,7 +122,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     best = False
     if ended:  # else stopped by max_steps
         state, best = _next(job, state, quiet=quiet)
-    last = config.early_stop is None and not _is_left(config, state)
+    last = not _is_left(config, state) and (config.early_stop is None or state.best is None)
     saver.save(state, pin=job.stage.name if best or last else None)
     return state
 

@@ -26,10 +26,11 @@ CLASSES = 64
 class Distance:
     """Total variation between two samples, 0 to 1: half the sum over classes of the difference of their shares.
 
+    All are distances to one half of the log's rows, of as many rows: two samples of a size differ by chance alone.
+
     Args:
-        drawn: of the drawn rows to the log's. log: of one half of the log's rows to the other, the least that samples of this
-            size reach. independent: of rows whose values were shuffled field by field (pairs only): what a generator that
-            knows no dependence reaches.
+        drawn: of drawn rows. log: of the other half of the log's, the least that samples of this size reach. independent: of
+            that half with its values shuffled field by field (pairs only): what a generator that knows no dependence reaches.
     """
 
     drawn: float
@@ -75,34 +76,44 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
             for batch in stream.batches(stream.start()):
                 if left <= 0:
                     break
+                batch = batch.to(job.world.device)
                 own = _values(model, batch)
-                real.append(own)
-                drawn.append(_drawn(task, batch, given, steps))
+                real.append(own.cpu())
+                drawn.append(_drawn(task, batch, given, steps).cpu())
                 left -= len(own)
                 progress.advance(len(own), "")
     if not real:
         raise GenctrError(f"{', '.join(days)}: no rows to compare with")
-    return compare(model, torch.cat(real)[:rows], torch.cat(drawn)[:rows], given)
+    partly = [label.task for label in job.schema.targets if label.where is not None]
+    return compare(model, torch.cat(real)[:rows], torch.cat(drawn)[:rows], given, left_out=partly)
 
 
-def compare(model: Denoiser, real_NS: Tensor, drawn_NS: Tensor, given: Sequence[str]) -> SampleReport:
-    """The distances between the log's rows and drawn ones; -1 is no value. Fields that were given are left out.
+def compare(
+    model: Denoiser, real_NS: Tensor, drawn_NS: Tensor, given: Sequence[str], *, left_out: Sequence[str] = ()
+) -> SampleReport:
+    """The distances between the log's rows and drawn ones; -1 is no value. Fields that were given are compared in pairs alone.
+
+    Args:
+        left_out: labels that do not count in every row: in drawn rows nobody knows where they would.
 
     Shape:
         real_NS, drawn_NS (N, S) table rows, then labels
     """
     half = len(real_NS) // 2
     order = torch.randperm(len(real_NS))
+    first, second = order[:half], order[half : 2 * half]
     fields: dict[str, Distance] = {}
     single: dict[str, list[Tensor]] = {}
     for at, name in enumerate(model.names):
+        if name in left_out:
+            continue
         slots = _slots(model, at)
         classes = [_classes(own[:, slots], real_NS[:, slots]) for own in (real_NS, drawn_NS)]
         if name in given:
             single |= {name: classes} if len(slots) == 1 else {}
             continue
-        there = [own[own >= 0] for own in (classes[0][order[:half]], classes[0][order[half:]], *classes)]
-        fields[name] = Distance(drawn=_apart(there[2], there[3]), log=_apart(there[0], there[1]))
+        there = [own[own >= 0] for own in (classes[0][first], classes[1][second], classes[0][second])]
+        fields[name] = Distance(drawn=_apart(there[0], there[1]), log=_apart(there[0], there[2]))
         if len(slots) == 1:
             single[name] = classes
     pairs = []
@@ -111,7 +122,7 @@ def compare(model: Denoiser, real_NS: Tensor, drawn_NS: Tensor, given: Sequence[
             continue
         both, drawn = (single[one][k][:, 0] * (CLASSES + 2) + single[other][k][:, 0] for k in (0, 1))
         shuffled = single[one][0][torch.randperm(len(both)), 0] * (CLASSES + 2) + single[other][0][:, 0]
-        pairs.append(Distance(_apart(both, drawn), _apart(both[order[:half]], both[order[half:]]), _apart(both, shuffled)))
+        pairs.append(Distance(*(_apart(both[first], own[second]) for own in (drawn, both, shuffled))))
     means = [mean(getattr(own, key) for own in pairs) for key in ("drawn", "log", "independent")] if pairs else []
     return SampleReport(len(real_NS), fields, Distance(*means) if means else None)
 
@@ -127,11 +138,11 @@ def _drawn(task: PretrainTask, batch: Batch, given: Sequence[str], steps: int) -
     model = task.model
     assert batch.sequences is not None
     ids = ids_of(batch.sequences, model.tables)
-    hidden_BS = model.maskable(ids, batch.weights)
+    hidden_BS = model.maskable(ids)
     kept = [at for at, name in enumerate(model.names) if name in given]
     labels = len(model.tables) + len(model.vectors)
-    kept_fields = torch.tensor([at if at < len(model.tables) else at - len(model.tables) + labels for at in kept])
-    hidden_BS = hidden_BS & ~torch.isin(model.field_S, kept_fields)
+    kept_fields = [at if at < len(model.tables) else at - len(model.tables) + labels for at in kept]
+    hidden_BS = hidden_BS & ~torch.isin(model.field_S, torch.tensor(kept_fields, device=model.field_S.device))
     chosen = task.candidates(task.present(ids, hidden_BS))
     steps = steps or max(int(hidden_BS.sum(1).max()), 1)
     fresh = replace(ids, ids=ids.ids.clone())
@@ -147,7 +158,7 @@ def _slots(model: Denoiser, name: int) -> Tensor:
     tables = int((model.field_S < fields).sum())
     if name >= fields:
         return torch.tensor([tables + name - fields])
-    return (model.field_S == name).nonzero().squeeze(1)
+    return (model.field_S == name).nonzero().squeeze(1).cpu()
 
 
 def _classes(values_NL: Tensor, like_NL: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from data.errors import GenctrError
 from pipeline.build import Job
 from pipeline.config import LoadConfig
 
+PART = 2**16
+"""[rows] of a table that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Transferred:
@@ -65,10 +68,9 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
 def rescale(table: ShardedTensor, size: float) -> None:
     """Multiply a table, over all its ranks, so that the root mean square of its numbers is `size`; all zeros stay zeros."""
     shards = [shard.tensor for shard in table.local_shards()]
-    device = shards[0].device if shards else torch.device("cpu")
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
-    for shard in shards:
-        sums += torch.stack([shard.double().square().sum(), sums.new_tensor(shard.numel())])
+    sums = torch.zeros(2, dtype=torch.float64)  # on the CPU of every rank, whether it has a shard on a card or none
+    for part in (part for shard in shards for part in shard.split(PART)):  # a table that fills the memory has no double
+        sums += torch.tensor([float(part.double().square().sum()), part.numel()], dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(sums)
     squares, count = sums.tolist()

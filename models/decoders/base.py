@@ -22,6 +22,7 @@ class Decoder(nn.Module, ABC):
 
     Attributes:
         needs_linear: whether forward wants the first-order terms of the fields.
+        branches: whether its head also says what two encoders say on their own, which some losses read.
         second_width: E, the width of the second embedding that forward wants of every field; 0 for none.
         out_features: width of the result; 1 means that it already is a score and the head adds only a bias.
         encoder: what generates, for decoders with one product; others say their `operands` themselves.
@@ -31,6 +32,7 @@ class Decoder(nn.Module, ABC):
     """
 
     needs_linear: bool = False
+    branches: bool = False
     second_width: int = 0
     out_features: int
     encoder: nn.Module
@@ -51,6 +53,17 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return what the head turns into logits, (B, out_features)."""
+
+
+def features_of(decoder: str, hidden: Sequence[int]) -> int:
+    """Return the width of a network's last hidden layer, which is what the decoder returns.
+
+    Raises:
+        ValueError: it is 1, and the head would take for a score what a ReLU has cut at 0.
+    """
+    if hidden[-1] < 2:
+        raise ValueError(f"{decoder}: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
+    return hidden[-1]
 
 
 def pair_sum(left_BFD: Tensor, right_BFD: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Generate, pair_sum
+from models.decoders.base import Decoder, Generate, features_of, pair_sum
 from models.decoders.cross import CIN
 from models.heads import Scores, by_task
 from models.layers import MLP, linear
@@ -44,6 +44,8 @@ class TwinFocus(Decoder):
         emb_BFD (B, F, D), linear_BF (B, F) unless base is mlp, second_BFE (B, F, D / 2) for ser -> (B, easy + hard + rest)
     """
 
+    branches = True
+
     def __init__(
         self,
         *,
@@ -77,15 +79,16 @@ class TwinFocus(Decoder):
         self.hard = MLP(fields * width, hidden=hidden, **network)  # type: ignore[arg-type]
         self.easy_encoder = generate(width=easy_width) if base in ("mlp", "deepfm") else None
         self.easy: nn.Module | None = None
+        hard = features_of("tf", hidden)
         easy = 1
         if base == "mlp":
             self.easy = MLP(fields * easy_width, hidden=easy_hidden, **network)  # type: ignore[arg-type]
-            easy = easy_hidden[-1]
+            easy = features_of("tf", easy_hidden)
         elif base == "xdeepfm":
             cin = CIN(fields=fields, generate=lambda: generate(width=easy_width), units=units)
-            easy = self.hard.out_features
+            easy = hard
             self.easy = nn.Sequential(cin, linear(cin.out_features, easy))
-        self.widths = (easy, self.hard.out_features, 1 if base == "xdeepfm" else 0)
+        self.widths = (easy, hard, 1 if base == "xdeepfm" else 0)
         self.out_features = sum(self.widths)
 
     def make_head(self, tasks: Sequence[str]) -> nn.Module:

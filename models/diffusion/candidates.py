@@ -51,8 +51,11 @@ class CandidateSampler(nn.Module):
 
     A table of at most `full_rows` values offers all of them. A larger one offers the distinct ids of the batch and `extra`
     draws ~ count^(3/4), `most` in all; ids that have to be restored are never left out. With n ids of the table in the batch,
+    h of which have to be restored, and a share r of the others left after the cut to `most`,
 
-    Q(v) = 1 - (1 - p(v))^(n - 1) * (1 - q(v))^extra,        p the unigram, q ~ p^(3/4)
+    Q(v) = R + r * (1 - (1 - p(v))^(n - 1) * (1 - q(v))^extra - R),        R = 1 - (1 - p(v))^(h - 1)
+
+    p is the unigram, q ~ p^(3/4).
 
     Args:
         tables: in any order.
@@ -64,7 +67,11 @@ class CandidateSampler(nn.Module):
         self.full_rows, self.extra, self.most = full_rows, extra, most
         self._at = {table.name: at for at, table in enumerate(tables)}
         for at, table in enumerate(tables):
-            self.register_buffer(f"counts_{at}", table.counts.double(), persistent=False)
+            counts = table.counts.double()
+            self.register_buffer(f"counts_{at}", counts, persistent=False)
+            powered = counts**POWER * (counts > 0)
+            self.register_buffer(f"powered_{at}", powered, persistent=False)
+            self.register_buffer(f"bounds_{at}", powered.cumsum(0), persistent=False)
             if self.is_full(table.name):
                 ids = torch.arange(table.reserved, table.rows)
                 self.register_buffer(f"ids_{at}", ids, persistent=False)
@@ -84,17 +91,19 @@ class CandidateSampler(nn.Module):
         """
         return {name: self._all(name) if self.is_full(name) else self._some(name, *present[name]) for name in self.tables}
 
-    def draw(self, name: str, count: int, power: float = 1.0) -> Tensor:
-        """Return `count` rows of a table, (count,), each drawn with probability ~ its count^power."""
-        table, counts = self.tables[name], self._counts(name)
-        known = counts**power * (counts > 0)
-        if not known.any():
-            return torch.randint(table.reserved, table.rows, (count,), device=counts.device)
-        bounds = known.cumsum(0)
-        draws = torch.rand(count, device=counts.device, dtype=bounds.dtype) * bounds[-1]
-        buckets = torch.searchsorted(bounds, draws, right=True).clamp(max=len(counts) - 1)
+    def draw(self, name: str, count: int) -> Tensor:
+        """Return `count` rows of a table, (count,), each drawn with probability ~ how often it occurs."""
+        return self._draw(name, count, self._counts(name).cumsum(0))
+
+    def _draw(self, name: str, count: int, bounds: Tensor) -> Tensor:
+        """Rows by the cumulated weights of their buckets."""
+        table = self.tables[name]
+        if not bounds[-1]:
+            return torch.randint(table.reserved, table.rows, (count,), device=bounds.device)
+        draws = torch.rand(count, device=bounds.device, dtype=bounds.dtype) * bounds[-1]
+        buckets = torch.searchsorted(bounds, draws, right=True).clamp(max=len(bounds) - 1)
         first, rows_of = self._rows_of(name, buckets)
-        return first + (torch.rand(count, device=counts.device) * rows_of).long() * len(counts)
+        return first + (torch.rand(count, device=bounds.device) * rows_of).long() * len(bounds)
 
     def _unigram(self, name: str, ids: Tensor) -> Tensor:
         """Return how frequent every id is, (C,); SMOOTHED, so that a value of another day is rare and not impossible."""
@@ -106,11 +115,10 @@ class CandidateSampler(nn.Module):
 
     def _drawn(self, name: str, ids: Tensor) -> Tensor:
         """Return the probability of every id to be one of the extra draws, (C,)."""
-        counts = self._counts(name)
-        known = counts**POWER * (counts > 0)
-        buckets = ids % len(counts)
+        powered = self._powered(name)
+        buckets = ids % len(powered)
         _, rows_of = self._rows_of(name, buckets)
-        share: Tensor = known[buckets] / known.sum().clamp(min=1) / rows_of
+        share: Tensor = powered[buckets] / self._bounds(name)[-1].clamp(min=1) / rows_of
         return share
 
     def _rows_of(self, name: str, buckets: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,19 +131,29 @@ class CandidateSampler(nn.Module):
         counts: Tensor = getattr(self, f"counts_{self._at[name]}")
         return counts
 
+    def _powered(self, name: str) -> Tensor:
+        powered: Tensor = getattr(self, f"powered_{self._at[name]}")
+        return powered
+
+    def _bounds(self, name: str) -> Tensor:
+        bounds: Tensor = getattr(self, f"bounds_{self._at[name]}")
+        return bounds
+
     def _all(self, name: str) -> Candidates:
         ids, log_p = getattr(self, f"ids_{self._at[name]}"), getattr(self, f"log_p_{self._at[name]}")
         return Candidates(ids, torch.zeros_like(log_p), log_p)
 
     def _some(self, name: str, present: Tensor, hidden: Tensor) -> Candidates:
-        ids = torch.unique(torch.cat([present, self.draw(name, self.extra, POWER)]))
+        ids, left = torch.unique(torch.cat([present, self._draw(name, self.extra, self._bounds(name))])), 1.0
         if len(ids) > self.most:
             needed = torch.unique(hidden)
             others = ids[~torch.isin(ids, needed)]
             room = max(self.most - len(needed), 0)
+            left = room / max(len(others), 1)
             ids = torch.cat([needed, others[torch.randperm(len(others), device=ids.device)[:room]]]).sort().values
         p, q = self._unigram(name, ids), self._drawn(name, ids)
         by_others, by_draws = (torch.log1p(-own.clamp(max=1 - TINY)) for own in (p, q))
-        absent = max(len(present) - 1, 0) * by_others + self.extra * by_draws
-        log_q = torch.log(-torch.expm1(absent).clamp(max=-TINY))
+        among_all = -torch.expm1(max(len(present) - 1, 0) * by_others + self.extra * by_draws)
+        needed_too = -torch.expm1(max(len(hidden) - 1, 0) * by_others)
+        log_q = torch.log((needed_too + left * (among_all - needed_too)).clamp(min=TINY))
         return Candidates(ids, log_q.float(), p.log().float())

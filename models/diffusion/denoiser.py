@@ -192,11 +192,16 @@ class Denoiser(nn.Module):
         """Return a(0) and a(1) of every label, (B, T, 2)."""
         return score(made_BTD.transpose(0, 1), self.labels_T2D, temperature=self.temperature).transpose(0, 1)
 
-    def maskable(self, ids: Ids, weights_BT: Tensor) -> Tensor:
-        """Return which slots hold something to restore, (B, S): values that are there, and labels that count."""
+    def maskable(self, ids: Ids) -> Tensor:
+        """Return which slots can be hidden, (B, S): values that are there, and all labels.
+
+        Labels that do not count are hidden like the others, and read as 0 where they are not: if they stayed visible, seeing
+        one would tell the label that it depends on.
+        """
         values_BS = ids.there & (ids.ids >= self.reserved_S)
         vectors_BX = values_BS.new_zeros(len(values_BS), len(self.vectors))
-        return torch.cat([values_BS, vectors_BX, weights_BT > 0], dim=1)
+        labels_BT = values_BS.new_ones(len(values_BS), len(self.tasks))
+        return torch.cat([values_BS, vectors_BX, labels_BT], dim=1)
 
     def _labels(
         self, found: dict[str, Tensor], ids: Ids, vectors_BX: Tensor, labels_BT: Tensor, hidden_BS: Tensor

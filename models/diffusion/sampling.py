@@ -4,7 +4,6 @@ B rows, S slots.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -58,7 +57,6 @@ def draw(
         labels_BT = labels_BT.index_put((row_N, at_N), torch.bernoulli(chance_BT[row_N, at_N]))
         drawn_BS = now_BS[:, :tables] & ids.there
         values[ids.places[drawn_BS]] = ids.ids[drawn_BS]
-        ids = replace(ids, ids=ids.ids)
         hidden_BS = hidden_BS & ~now_BS
     return ids.ids, labels_BT
 

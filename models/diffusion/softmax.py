@@ -60,6 +60,9 @@ def losses(
     Shape:
         made_BSD (B, S, D) what the denoiser makes of every slot; ids_BS, hidden_BS (B, S) -> two (B, S)
     """
+    if not len(ids_BS):  # a rank without rows looked nothing up, and takes part in the backward pass all the same
+        used = [made_BSD, *(own.vectors for own in choices), *(own.bias for own in choices if own.bias is not None)]
+        return made_BSD.sum(2) + 0 * sum(part.sum() for part in used), made_BSD.detach().sum(2)
     loss_BS, reference_BS = torch.zeros(2, *ids_BS.shape, device=made_BSD.device, dtype=made_BSD.dtype).unbind(0)
     for group in _groups(choices, hidden_BS):
         table_S = torch.full((ids_BS.shape[1],), -1, device=ids_BS.device)

@@ -63,3 +63,15 @@ def test_what_is_stored_is_loaded_and_what_is_not_is_told(tmp_path: Path) -> Non
     (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(GenctrError, match="no usable frequencies"):
         Frequencies.load(str(tmp_path / "half.npz"))
+
+
+def test_counts_are_of_the_fields_tables_and_tasks_they_were_counted_for(
+    counted: tuple[Features, Frequencies, float],
+) -> None:
+    features, frequencies, _ = counted
+    _, *others = sorted(frequencies.counts)
+    shorter = {**frequencies.counts, "tab": frequencies.counts["tab"][:-1]}
+
+    assert frequencies.are_of(features)
+    assert not Frequencies({name: frequencies.counts[name] for name in others}).are_of(features)
+    assert not Frequencies(shorter).are_of(features)

@@ -77,6 +77,16 @@ def test_ranks_with_unequal_rows_and_with_none_train_all_of_them_alike(
     torch.testing.assert_close(losses(tmp_path / "three"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
 
 
+def test_a_rank_without_rows_restores_nothing_and_nobody_waits_for_it(uneven: Path, tmp_path: Path) -> None:
+    denoiser = "model={paradigm: hetegen, dim: 4, denoiser: {hidden: 8, layers: 1, full_rows: 100, score: dot}}"
+    stages = "stages=[{name: pretrain, task: pretrain}, {name: rank, load: {stage: pretrain}}]"
+    together = start(uneven, tmp_path / "three", RANKS, denoiser, stages)
+
+    assert finished_within(together, 120)
+    stage = [event["stage"] for event in events(tmp_path / "three", "trained")]
+    assert stage == ["pretrain"] * 3 + ["rank"] * 3
+
+
 def test_a_job_of_fp16_tables_goes_on_to_the_same_bits(uneven: Path, tmp_path: Path) -> None:
     half = "tables.precision=fp16"
     finish(start(uneven, tmp_path / "whole", 2, half))

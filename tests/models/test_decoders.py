@@ -382,3 +382,9 @@ def test_options_without_sense_are_told():
         CrossNet(fields=F, width=D, generate=PLAIN, layers=0)
     with pytest.raises(ValueError, match="last hidden layer has 1 unit"):
         MLPDecoder(fields=F, width=D, generate=PLAIN, hidden=[8, 1])
+    with pytest.raises(ValueError, match="ipnn: the last hidden layer has 1 unit"):
+        DECODERS["ipnn"](fields=F, width=D, generate=PLAIN, hidden=[1])
+    with pytest.raises(ValueError, match="masknet: the last hidden layer has 1 unit"):
+        DECODERS["masknet"](fields=F, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
+    with pytest.raises(ValueError, match="tf: the last hidden layer has 1 unit"):
+        DECODERS["tf"](fields=F, width=D, generate=PLAIN, easy_hidden=[1])

@@ -49,6 +49,20 @@ def test_collapse_shows_and_few_rows_are_no_collapse():
     assert few["svs98_share"] == pytest.approx(few["svs98"] / 3)
 
 
+def test_what_is_not_finite_has_no_spectrum_and_is_no_error():
+    rows = torch.randn(N, 4)
+    rows[3, 1] = float("nan")
+
+    assert all(value != value for value in spectrum(Moments.of(rows)).values())
+    assert TableHealth.told(TableHealth.of(rows, None).packed(), 4)["rankme"] != 0
+
+
+def test_a_coordinate_that_rounding_alone_moves_is_constant():
+    both = torch.cat([torch.full((N, 1), 0.3), torch.randn(N, 3)], dim=1)
+
+    assert (correlation(Moments.of(both))[0] == 0).all()
+
+
 def test_a_constant_has_no_spectrum_and_correlates_with_nothing():
     constant = torch.ones(N, 4)
 

@@ -131,5 +131,15 @@ def test_no_rows_are_no_error_and_parameters_get_a_zero_gradient():
     assert made.eval()(torch.zeros(0, C, dtype=torch.float64)).shape == (0, C)
 
 
+def test_rows_are_counted_exactly_in_half_precision():
+    x_BC = torch.ones(4097, C, dtype=torch.bfloat16, requires_grad=True)
+    normal_BC, mean_C, _, rows = _Normalise.apply(x_BC, 1e-5)
+    normal_BC.sum().backward()
+
+    assert float(rows) == 4097
+    assert mean_C.double().tolist() == [1] * C
+    assert x_BC.grad.dtype == torch.bfloat16
+
+
 def test_the_state_dict_is_torchs():
     nn.BatchNorm1d(C).load_state_dict(norm().state_dict())

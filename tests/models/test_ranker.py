@@ -1,5 +1,6 @@
 """The click model from ids to logits."""
 
+from copy import deepcopy
 from functools import partial
 
 import pytest
@@ -20,10 +21,11 @@ def fields(width):
     return [Field("user", "table", width), Field("price", "number"), Field("item", "table", width)]
 
 
-def ranker(decoder, encoder):
+def ranker(decoder, encoder, **options):
     torch.manual_seed(0)
     width = DECODERS[decoder].embedding_width(fields=3, dim=4)
-    made = DECODERS[decoder](fields=3, width=width, generate=partial(ENCODERS[encoder], fields=3, width=width))
+    generate = partial(ENCODERS[encoder], fields=3, width=width, **options)
+    made = DECODERS[decoder](fields=3, width=width, generate=generate)
     second = made.second_width
     tables = [Table(name, 9, width, (name,), linear=made.needs_linear, second=second) for name in ("item", "user")]
     return Ranker(
@@ -113,3 +115,21 @@ def test_an_encoder_may_learn_to_restore_as_well_which_teaches_it_alone():
     taught = {name for name, parameter in made.named_parameters() if parameter.grad is not None and parameter.grad.any()}
     assert taught == {"decoder.encoder.transform.weight"}
     assert made.eval()(*rows()).aux == {}
+
+
+@pytest.mark.parametrize("options", [{"batch_norm": True}, {"kind": "attention"}, {"target": "random", "targets": 2}])
+def test_looking_changes_nothing(options):
+    torch.manual_seed(0)
+    made = ranker("fm", "sfg", **options).train()
+    states, logits = [], []
+    for watch in (False, True):
+        torch.manual_seed(1)
+        again = deepcopy(made)
+        again.watch = watch
+        again(*rows())
+        logits.append(again(*rows()).logits["click"])
+        states.append(again.state_dict())
+
+    assert again.decoder.training
+    assert torch.equal(*logits)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

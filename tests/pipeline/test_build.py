@@ -209,6 +209,7 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
         ),
         (["data.reader_options={delimiter: ';'}"], "reader parquet: unknown option 'delimiter'; it has []"),
         (["data.format=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
+        (["model.loss=tf"], "model.loss: tf reads two encoders, and the model has one\n  next: set model.decoder to tf"),
         (["model.loss=bse"], "genctr.losses: no 'bse', nearest 'bce'; choose from ['bce', 'tf']"),
         (["data.layout=days"], "layout 'days': expected {day} once"),
         (["tables.weight_decay=0.1"], "rowwise_adagrad"),

@@ -1,6 +1,7 @@
 """Pre-training as a job: the loss is what the noise and the balance say, and restoring gets better than guessing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,31 @@ def test_ranks_agree_on_the_weights(config: Path, tmp_path: Path) -> None:
     one, two = on_ranks(2, balanced, str(config), str(tmp_path / "run"))
 
     assert one == two
+
+
+def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Path, tmp_path: Path) -> None:
+    """What is hidden, and so what is seen of it, may not depend on which labels count: that would give away another label."""
+    with built(config, tmp_path / "run", *SMALL, "model.paradigm=diffusion") as job:
+        stream = job.source.stream(job.source.open(DAYS[0]))
+        batch = next(stream.batches(stream.start()))
+        seen = []
+        for weights in (batch.weights, torch.zeros_like(batch.weights)):
+            torch.manual_seed(7)
+            _, output = job.sharded.model(replace(batch, weights=weights))
+            seen.append(output.seen)
+
+    assert torch.equal(seen[0]["loss"][:-1], seen[1]["loss"][:-1])
+    assert seen[0]["rows"][-1] > 0
+    assert seen[1]["rows"][-1] == seen[1]["loss"][-1] == 0
+
+
+def test_of_long_lists_no_more_is_restored_than_a_table_chooses_from(config: Path, tmp_path: Path) -> None:
+    words = ("model.paradigm=diffusion", "model.denoiser.full_rows=1", "model.denoiser.most_candidates=8")
+    with built(config, tmp_path / "run", *SMALL, *words) as job:
+        task = job.task
+        assert isinstance(task, PretrainTask)
+        for _, output in steps(job):
+            restored = dict(zip(task.names, output.seen["rows"].tolist(), strict=True))
+            assert 0 < restored["item_id"] <= 4, "item_id and history share a table"
+            assert 0 < restored["history"] <= 4
+            assert restored["is_click"] > 4

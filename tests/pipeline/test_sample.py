@@ -1,11 +1,12 @@
 """Drawn rows: they look like the log once the denoiser has learnt it, what is given stays, and distances are what they say."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.sample import CLASSES, SampleReport, _apart, _classes, sample
+from pipeline.sample import CLASSES, SampleReport, _apart, _classes, compare, sample
 from tests.tiny import DAYS, built, genctr, train, write_log
 
 DENOISER = "model={paradigm: diffusion, dim: 4, denoiser: {hidden: 16, layers: 1, dropout: 0.0}}"
@@ -93,3 +94,15 @@ def test_values_are_compared_by_the_most_frequent_ones_and_the_rest() -> None:
     classes = _classes(torch.tensor([[0], [5], [900], [77777], [-1]]), real)
 
     assert classes.squeeze(1).tolist() == [0, 5, CLASSES, CLASSES, -1]
+
+
+def test_a_perfect_generator_is_as_far_from_the_log_as_its_other_half() -> None:
+    torch.manual_seed(0)
+    real, drawn = torch.randint(0, 40, (2, 4000, 2)).unbind(0)
+    model = SimpleNamespace(names=("a", "b"), tables=("a", "b"), field_S=torch.tensor([0, 1]))
+    found = compare(model, real, drawn, ())  # type: ignore[arg-type]  # of the model only its slots are read
+
+    for distance in (*found.fields.values(), found.pairs):
+        assert distance is not None
+        assert distance.drawn == pytest.approx(distance.log, rel=0.25)
+    assert not compare(model, real, drawn, (), left_out=["b"]).fields.keys() & {"b"}  # type: ignore[arg-type]

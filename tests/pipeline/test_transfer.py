@@ -93,3 +93,13 @@ def test_early_stopping_of_a_stage_ends_that_stage_alone(config: Path, tmp_path:
 
     assert "fields" in validated[0]
     assert trained == ["pretrain"] * 4 + ["rank"] * 2, "two epochs of two days, then one"
+
+
+def test_a_stage_that_ends_before_it_was_ever_validated_is_taken_over_as_it_is(config: Path, tmp_path: Path) -> None:
+    stop = "train: {max_steps: 3, early_stop: {metric: loss}}"
+    stages = f"stages=[{{name: pretrain, task: pretrain, {stop}}}, {{name: rank, load: {{stage: pretrain}}}}]"
+    done = train(config, tmp_path / "run", DENOISER, stages)
+
+    assert done.code == 0, done.err
+    assert not [event for event in events(tmp_path / "run", "validated") if "fields" in event]
+    assert events(tmp_path / "run", "stage")[0]["loaded"]

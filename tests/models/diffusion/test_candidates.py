@@ -49,12 +49,38 @@ def test_q_is_how_often_a_value_is_a_candidate_through_others(sampler):
         assert hits[value].item() / rounds == pytest.approx(q, abs=0.03)
 
 
-def test_draws_follow_the_counts_to_their_power(sampler):
-    drawn = torch.bincount(sampler.draw("small", 200_000, 0.75), minlength=6) / 200_000
+def test_draws_follow_the_counts(sampler):
+    drawn = torch.bincount(sampler.draw("small", 200_000), minlength=6) / 200_000
+
+    torch.testing.assert_close(drawn[2:5], torch.tensor([0.1, 0.3, 0.6]), atol=0.01, rtol=0)
+    assert drawn[[0, 1, 5]].sum() == 0
+
+
+def test_extra_candidates_are_drawn_by_the_counts_to_the_power_of_three_quarters():
+    torch.manual_seed(0)
+    sampler = CandidateSampler([SMALL], full_rows=0, extra=1, most=4096)
+    nothing = torch.empty(0, dtype=torch.int64)
+    drawn = torch.bincount(torch.cat([sampler({"small": (nothing, nothing)})["small"].ids for _ in range(4000)]), minlength=6)
     expected = torch.tensor([10.0, 30.0, 60.0]) ** 0.75
 
-    torch.testing.assert_close(drawn[2:5], expected / expected.sum(), atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn[2:5] / 4000, expected / expected.sum(), atol=0.03, rtol=0)
     assert drawn[[0, 1, 5]].sum() == 0
+
+
+def test_q_knows_how_many_were_left_out():
+    torch.manual_seed(0)
+    sampler = CandidateSampler([LARGE], full_rows=100, extra=64, most=200)
+    rounds, n, hidden, hits = 1500, 600, 60, torch.zeros(5000)
+    for _ in range(rounds):
+        present = sampler.draw("large", n - 1)
+        hits[sampler({"large": (present, present[: hidden - 1])})["large"].ids] += 1
+    present = torch.cat([torch.tensor([1, 2, 10, 300]), sampler.draw("large", n - 4)])
+    own = sampler({"large": (present, present[:hidden])})["large"]
+
+    assert len(own.ids) == 200
+    for value in (1, 2, 10, 300):
+        q = own.log_q.exp()[own.ids == value].item()
+        assert hits[value].item() / rounds == pytest.approx(q, abs=0.05)
 
 
 def test_what_has_to_be_restored_is_kept_when_there_are_too_many():

@@ -1,5 +1,7 @@
 """Grouped softmaxes: each table's is the plain one, and sampling is corrected so that it comes near the full one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
@@ -87,6 +89,18 @@ def test_nothing_hidden_and_no_rows_cost_nothing():
         found, reference = losses(made[:rows], ids[:rows], mask, choices, temperature=0.1, logq="negatives")
         assert found.shape == (rows, 1)
         assert found.sum() == reference.sum() == 0
+
+
+def test_a_rank_without_rows_takes_part_in_the_backward_pass():
+    own = replace(full(5, [0], 0), vectors=torch.zeros(0, 4, requires_grad=True), bias=torch.zeros(5, requires_grad=True))
+    made = torch.zeros(0, 1, 4, requires_grad=True)
+    nothing = torch.zeros(0, 1, dtype=torch.int64)
+    found, _ = losses(made, nothing, nothing.bool(), [own], temperature=0.1, logq="negatives")
+    found.sum().backward()
+
+    assert found.shape == (0, 1)
+    assert own.bias.grad.tolist() == [0] * 5
+    assert own.vectors.grad.shape == (0, 4)
 
 
 def test_correcting_the_negatives_alone_comes_nearest_to_the_full_softmax():
