@@ -13,6 +13,9 @@ from torch import Tensor
 EVIDENCE = 0.98
 """[1] share of the spectrum that SVS-98 asks for."""
 
+LEAST_SPREAD = 1e-5
+"""[1] variance over mean square below which a coordinate is constant: sums of float32 products know no better."""
+
 
 @dataclass
 class Moments:
@@ -61,21 +64,31 @@ def spectrum(moments: Moments) -> dict[str, float]:
 
     s: singular values of its covariance, descending. abundance = sum s / max s. svs98: how many of the largest s add up to
     98 %. rankme = exp(entropy of the singular values of Z itself, divided by their sum). Each also divided by min(N - 1, X),
-    the most there can be, as `…_share`.
+    the most there can be, as `…_share`. All are nan if a number among the rows was not finite.
     """
+    if not moments.products.isfinite().all():
+        return _scalars(float("nan"), float("nan"), float("nan"), most=1.0)
     s_X = singular_values(moments)
     most = float(min(max(float(moments.count) - 1, 1), len(s_X)))
     total = s_X.sum()
     if total <= 0:
-        return {f"{name}{share}": 0.0 for name in ("abundance", "svs98", "rankme") for share in ("", "_share")}
-    of_rows_X = torch.linalg.eigvalsh(moments.products).clamp(min=0).sqrt()
-    p_X = of_rows_X / of_rows_X.sum() + 1e-7
-    values = {
-        "abundance": float(total / s_X[0]),
-        "svs98": float((s_X.cumsum(0) < EVIDENCE * total).sum() + 1),
-        "rankme": float(torch.exp(-(p_X * p_X.log()).sum())),
-    }
+        return _scalars(0.0, 0.0, 0.0, most=most)
+    svs98 = (s_X.cumsum(0) < EVIDENCE * total).sum() + 1
+    return _scalars(float(total / s_X[0]), float(svs98), _rankme(moments.products), most=most)
+
+
+def _scalars(abundance: float, svs98: float, rankme: float, *, most: float) -> dict[str, float]:
+    values = {"abundance": abundance, "svs98": svs98, "rankme": rankme}
     return values | {f"{name}_share": value / most for name, value in values.items()}
+
+
+def _rankme(products_XX: Tensor) -> float:
+    """exp(entropy of the singular values of Z, divided by their sum), from Z^T Z; nan if that is not finite."""
+    if not products_XX.isfinite().all():
+        return float("nan")
+    values_X = torch.linalg.eigvalsh(products_XX).clamp(min=0).sqrt()
+    p_X = values_X / values_X.sum().clamp(min=1e-300) + 1e-7
+    return float(torch.exp(-(p_X * p_X.log()).sum()))
 
 
 def singular_values(moments: Moments) -> Tensor:
@@ -89,8 +102,8 @@ def correlation(both: Moments) -> Tensor:
     coordinate correlates with nothing."""
     width = len(both.sums) // 2
     covariance = both.covariance()
-    deviation = covariance.diagonal().clamp(min=0).sqrt()
-    scale = torch.where(deviation > 1e-12 * deviation.max().clamp(min=1e-300), 1 / deviation, 0)
+    variance, square = covariance.diagonal(), both.products.diagonal() / both.count.clamp(min=1)
+    scale = torch.where(variance > LEAST_SPREAD * square, variance.clamp(min=1e-300).rsqrt(), 0)
     return (covariance * torch.outer(scale, scale))[:width, width:].clamp(-1, 1)
 
 
@@ -138,13 +151,11 @@ class TableHealth:
     def told(packed: Tensor, width: int) -> dict[str, float]:
         """What the sums over all ranks say: rows looked at, root mean square, shares of dead and of moved rows, rankme."""
         rows, squares, dead, moved = packed[:4].tolist()
-        values_D = torch.linalg.eigvalsh(packed[4:].view(width, width)).clamp(min=0).sqrt()
-        p_D = values_D / values_D.sum().clamp(min=1e-300) + 1e-7
         rows = max(rows, 1.0)
         return {
             "rows": rows,
             "rms": (squares / rows / width) ** 0.5,
             "dead": dead / rows,
             "moved": moved / rows,
-            "rankme": float(torch.exp(-(p_D * p_D.log()).sum())),
+            "rankme": _rankme(packed[4:].view(width, width)),
         }

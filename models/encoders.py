@@ -62,8 +62,8 @@ class FeatureGenerator(nn.Module):
         residual: add the raw vectors.
         batch_norm: normalise before the activation, all coordinates as one channel.
         bias: add a learnt number to every coordinate before the activation, at first 0; fwfm asks for it.
-        source: what a field is generated from: all fields, its own vector alone (self, by a D x D matrix that starts as such
-            a matrix does) or all but that (others; `residual` adds it after all).
+        source: what a field is generated from: all fields, its own vector alone (self, by a D x D matrix) or all but that
+            (others; `residual` adds it after all).
         only: generate all fields, or the `count` of highest or lowest cardinality; the others stay raw.
         target: all; random (fields generated from what is there); shared_mask, field_mask, zero_mask (the chosen fields are
             hidden by one learnt vector, one per field, or zeros). targets: how many of a row.
@@ -180,7 +180,8 @@ class Self(nn.Module):
 
     def __init__(self, fields: int, width: int) -> None:
         super().__init__()
-        self.weight_FDD = nn.Parameter(torch.randn(fields, width, width) * (1 / width) ** 0.5)
+        self.weight_FDD = nn.Parameter(torch.empty(fields, width, width))
+        nn.init.xavier_normal_(self.weight_FDD)
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """Return (B, F, D)."""
@@ -192,7 +193,8 @@ class Deep(nn.Sequential):
 
     def __init__(self, fields: int, width: int) -> None:
         flat = fields * width
-        super().__init__(linear(flat, flat), BatchNorm1d(flat), nn.ReLU(), linear(flat, flat))
+        first, last = (linear(flat, flat, bias=False) for _ in range(2))
+        super().__init__(first, BatchNorm1d(flat), nn.ReLU(), last)
 
     def forward(self, emb_BFD: Tensor) -> Tensor:
         """Return (B, F, D)."""

@@ -52,6 +52,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BC: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x_BC = x_BC.to(torch.promote_types(x_BC.dtype, torch.float32))  # bf16 cannot count rows
         local_rows = x_BC.new_full((1,), x_BC.shape[0])
         sums = _sum_over_ranks(torch.cat([x_BC.sum(0), local_rows]))
         rows = sums[-1].clamp(min=1)

@@ -23,10 +23,11 @@ class Ranker(nn.Module):
         tasks: names, in the order of the label columns.
         second: makes the second vectors, for a decoder whose `second_width` is not 0.
         restore: weight of a loss that has the encoder restore the raw vectors, mean over F and D of (generated - emb)^2, which
-            teaches the encoder only; 0 for none. The paper advises against it; it is an arm of its ablation.
+            does not teach these; 0 for none. The paper advises against it; it is an arm of its ablation.
 
     Attributes:
-        watch: also report the operands of the decoder's first product, for diagnostics. Costs the first encoder again.
+        watch: also report the operands of the decoder's first product as evaluation has them, for diagnostics. Costs the first
+            encoder again; no random number is drawn and no running average moves.
 
     Shape:
         bags, sequences: KeyedJaggedTensors of B rows (None where SparseArch has no such tables),
@@ -69,6 +70,13 @@ class Ranker(nn.Module):
             generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
             aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore
         if self.watch:
-            with torch.no_grad():
-                seen["generated"], seen["raw"] = self.decoder.operands(emb_BFD)
+            seen["generated"], seen["raw"] = self._operands(emb_BFD)
         return Output(scored.logits, scored.branches, aux, seen)
+
+    @torch.no_grad()
+    def _operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
+        training = self.decoder.training
+        self.decoder.eval()
+        operands = self.decoder.operands(emb_BFD)
+        self.decoder.train(training)
+        return operands

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Generate
+from models.decoders.base import Decoder, Generate, features_of
 from models.layers import MLP, Dropout, linear
 
 
@@ -37,9 +37,7 @@ class MLPDecoder(Decoder):
         super().__init__()
         self.encoder = generate()
         self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out_features = self.mlp.out_features
-        if self.out_features == 1:
-            raise ValueError("mlp: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
+        self.out_features = features_of("mlp", hidden)
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
@@ -54,7 +52,7 @@ class FinalMLP(Decoder):
     score = w . x + v . y + b + sum_h x_h W_h y_h
 
     The context of a gate is the raw vectors of some fields, or a learnt vector if there are none. With the identity encoder
-    this is FinalMLP. x_h is the h-th part of x.
+    this is FinalMLP, but for the gates' own embedding tables in the released code. x_h is the h-th part of x.
 
     Args:
         hidden, second_hidden: the two networks. dropout, batch_norm: of both, see `MLP`.
@@ -94,7 +92,7 @@ class FinalMLP(Decoder):
             raise ValueError(f"finalmlp: heads is {heads}; expected a divisor of the last widths {left} and {right}")
         self.score = linear(left + right, 1)
         self.heads_HXY = nn.Parameter(torch.empty(heads, left // heads, right // heads))
-        nn.init.xavier_normal_(self.heads_HXY)
+        nn.init.xavier_normal_(self.heads_HXY.view(-1, 1))  # as one column, as the released code has it
         self.out_features = 1
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
@@ -128,7 +126,7 @@ class _Gate(nn.Module):
 class MaskNet(Decoder):
     """Blocks that multiply what they read by a mask made of the raw vectors.
 
-    block(x) = relu(LayerNorm(W (mask * x)))        mask = U relu(V flat(emb))
+    block(x) = dropout(relu(LayerNorm(W (mask * x))))        mask = U relu(V flat(emb))
     parallel: MLP(concat of block_k(flat(generated)))        serial: block_n(..block_1(flat(generated)))
 
     With the identity encoder this is MaskNet.
@@ -136,7 +134,7 @@ class MaskNet(Decoder):
     Args:
         blocks: width of every block. parallel: beside each other, or one after the other.
         reduction: the mask's hidden layer is as many times wider than its input.
-        hidden, dropout: the network after parallel blocks, see `MLP`.
+        hidden: the network after parallel blocks, see `MLP`. dropout: of it and of the blocks.
 
     Shape:
         emb_BFD (B, F, D) -> (B, hidden[-1]), or (B, blocks[-1]) if not parallel
@@ -158,29 +156,29 @@ class MaskNet(Decoder):
         flat = fields * width
         inputs = [flat] * len(blocks) if parallel else [flat, *blocks[:-1]]
         self.encoder = generate()
-        self.blocks = nn.ModuleList(_Masked(flat, own, out, reduction) for own, out in zip(inputs, blocks, strict=True))
-        self.parallel = parallel
-        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else Dropout(dropout)
-        self.out_features = self.mlp.out_features if isinstance(self.mlp, MLP) else blocks[-1]
+        self.blocks = nn.ModuleList(
+            _Masked(flat, own, out, reduction, dropout) for own, out in zip(inputs, blocks, strict=True)
+        )
+        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else None
+        self.out_features = features_of("masknet", hidden if parallel else blocks)
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last layer, (B, out_features)."""
         x_BX, raw_BX = (side.flatten(1) for side in self.operands(emb_BFD))
-        if self.parallel:
-            x_BX = torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1)
-        else:
-            for block in self.blocks:
-                x_BX = block(x_BX, raw_BX)
-        out_BX: Tensor = self.mlp(x_BX)
-        return out_BX
+        if self.mlp is not None:
+            out_BH: Tensor = self.mlp(torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1))
+            return out_BH
+        for block in self.blocks:
+            x_BX = block(x_BX, raw_BX)
+        return x_BX
 
 
 class _Masked(nn.Module):
-    def __init__(self, flat: int, inputs: int, outputs: int, reduction: float) -> None:
+    def __init__(self, flat: int, inputs: int, outputs: int, reduction: float, dropout: float) -> None:
         super().__init__()
         wide = int(inputs * reduction)
         self.mask = nn.Sequential(linear(flat, wide), nn.ReLU(), linear(wide, inputs))
-        self.out = nn.Sequential(linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.ReLU())
+        self.out = nn.Sequential(linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.ReLU(), Dropout(dropout))
 
     def forward(self, x_BX: Tensor, raw_BX: Tensor) -> Tensor:
         out_BX: Tensor = self.out(self.mask(raw_BX) * x_BX)

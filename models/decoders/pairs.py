@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Generate, Pairs, pair_sum
+from models.decoders.base import Decoder, Generate, Pairs, features_of, pair_sum
 from models.layers import MLP, linear
 
 
@@ -133,7 +133,8 @@ class FmFM(Decoder):
         self.encoder = generate()
         self.pairs = Pairs(fields)
         shape = (fields * (fields - 1) // 2, width, width) if matrix else (fields * (fields - 1) // 2, width)
-        self.weights = nn.Parameter(torch.randn(shape) * (1 / width) ** 0.5)  # xavier of a D x D matrix
+        self.weights = nn.Parameter(torch.empty(shape))
+        nn.init.xavier_normal_(self.weights)  # of all matrices as one tensor, as the released code has it: its gammas fit this
         self.weigh_generated = weigh_generated
         self.out_features = 1
 
@@ -225,7 +226,7 @@ class IPNN(Decoder):
         self.pairs = Pairs(fields)
         inputs = fields * width + fields * (fields - 1) // 2
         self.mlp = MLP(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out_features = self.mlp.out_features
+        self.out_features = features_of("ipnn", hidden)
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
