@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("GENCTR_DATA", ROOT.parent / "shared" / "data"))
 
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""The 97.5 % quantile of Student's t with 1, 2, … degrees of freedom."""
+"""The 97.5 % quantile of Student's t with 1, 2, … degrees of freedom; with more it is smaller still."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def paired(rows: Mapping[int, dict], base: Mapping[int, dict], key: str) -> str:
         return "-"
     if len(differences) == 1:
         return f"{differences[0]:+.4f}"
-    half = T_95[len(differences) - 2] * stdev(differences) / len(differences) ** 0.5
+    half = T_95[min(len(differences) - 2, len(T_95) - 1)] * stdev(differences) / len(differences) ** 0.5
     return f"{mean(differences):+.4f} ± {half:.4f}"
 
 

@@ -3,7 +3,8 @@
     python benchmarks/nextday.py kuairand --seeds 5        is_click and long_view, 12 days, tested on the last
     python benchmarks/nextday.py globo --seeds 5 --users 16     4 days, tested on the fifth; articles die within one
 
-Every arm trains once over the same days, one pass a stage, and is scored once on the test day; no setting was tuned on it.
+Every arm trains once over the same days, pre-training in two passes before that, and is scored once on the test day; no setting
+was tuned on it.
 Slices are by how often the test row's user or item occurs in the training days. What the fields of a cardinality are worth to a
 model is the AUC it loses when their values change places between the rows of the test day, all of them together (permutation
 importance). A difference is to `plain`, seed by seed, with its 95 % interval. `--users 16` keeps every sixteenth user.
