@@ -156,7 +156,7 @@ def at_pace(decoder: str, paradigm: str, seed: int, name: str, pace: str) -> Cel
 
 def best_pace(lines: Sequence[dict], decoder: str, paradigm: str) -> str:
     """The pace with the best validation AUC."""
-    tried = {line["name"]: line["valid_auc"] for line in lines}
+    tried = {line["name"]: line["valid_auc"] for line in lines if " pace " in line["name"]}
     return max(PACES, key=lambda pace: tried.get(f"{decoder} {paradigm} pace {pace}", 0.0))
 
 
