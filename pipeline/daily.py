@@ -170,7 +170,8 @@ class Daily:
         names = list(self.history.days)
         lost = [own.name for own in self.history.days.values() if own.trained is not None and own.trained["step"] > state.step]
         if lost:
-            why = f"the checkpoint at the end of day {lost[-1]} is gone; the newest there is stands in {state.cursor.day}"
+            newest = f"the newest there is stands in {state.cursor.day}" if self._job.checkpoints.latest() else "there is none"
+            why = f"the checkpoint at the end of day {lost[-1]} is gone; {newest}"
             if self._world.first:
                 sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
             gone = names[names.index(lost[0]) :]
@@ -278,7 +279,7 @@ class Daily:
                 raise NeedsPerson(
                     f"day {name} is half trained with another schema\n  next: finish it with the schema it was begun with"
                 )
-            look = self._look(state, begun)
+            look = self._look(name, state, begun)
             pause = look.begins(stream, state.cursor) if not state.fresh else None
             if pause is not None:
                 look.before(stream, pause, state)
@@ -309,10 +310,10 @@ class Daily:
         job.checkpoints.unpin(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN) and pin not in kept)
         return state
 
-    def _look(self, state: TrainState, begun: bool) -> FreshLook:
+    def _look(self, day: str, state: TrainState, begun: bool) -> FreshLook:
         """What compares the new model with the one that serves."""
         history = self.history
-        serving = self._world.agree(lambda: self._serving(history, state))
+        serving = self._world.agree(lambda: self._serving(history, day, state))
         last = [own for own in history.days.values() if own.trained is not None]
         same = (
             not begun
@@ -324,12 +325,12 @@ class Daily:
         )
         return FreshLook(self._job, share=self._config.fresh_share, serving=serving, same=same)
 
-    def _serving(self, history: History, state: TrainState) -> Bundle | None:
+    def _serving(self, history: History, day: str, state: TrainState) -> Bundle | None:
         """What serves, if it can be compared with."""
         if history.serving is None:
             return None
         try:
-            bundle = Bundle(f"{self._folder}/{history.serving}")
+            bundle = Bundle(f"{self._folder}/{self._own.rival(history, day)}")
             if (bundle.schema, bundle.model) != (self._job.source.schema, self._job.config.model):
                 raise BundleError("it has another schema or model", bundle.path, "nothing: the next one that serves can be")
             bundle.verify()

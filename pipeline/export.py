@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrec.distributed.types import ShardedTensor
 
+from data.batch import Batch
 from data.cursor import Cursor
 from data.days import Day
 from data.document import finite
@@ -143,39 +144,45 @@ def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
 
 
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
-    """The first rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
-    columns = job.schema.columns()
+    """The first good rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
     rows = job.world.agree(lambda: _first_rows(job, day).to_pylist())
     table = pa.Table.from_pylist(rows, schema=day.schema)
-    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], day.schema)]
-    batch = batches[0].select(columns)
-    batch = batch.append_column(FILE_COLUMN, pa.array([0] * batch.num_rows, pa.int32()))
-    batch = batch.append_column(ROW, pa.array(range(batch.num_rows), pa.int64()))
-    if not job.world.first:
-        batch = batch.slice(0, 0)
-    job.source.collate.origins = True
-    collated = job.source.collate(batch, files=[day.files[0].path], rows=table.num_rows, cursor=Cursor(0, day.name, 0, 1))
-    job.source.collate.origins = False
-    if job.world.first and collated.origin is not None:
-        table = table.take(pa.array(collated.origin[:, 1].numpy()))  # bad rows may be left out
+    collated, kept = _collated(job, day, table if job.world.first else table.slice(0, 0))
     model = job.sharded.model
     model.eval()
     with torch.no_grad():
         _, output = model(collated.to(job.world.device))
     model.train()
-    return {task: output.logits[task].float().cpu().tolist() for task in job.schema.task_names}, table
+    return {task: output.logits[task].float().cpu().tolist() for task in job.schema.task_names}, kept
 
 
 def _first_rows(job: Job, day: Day) -> pa.Table:
-    """Rows from the first unit that has any, without those that are left out of training."""
+    """The first few rows together of which training does not leave out all; without any, the last that were looked at."""
     columns, reader = job.schema.columns(), job.source.reader
-    for file in day.files:
-        for unit, rows in enumerate(file.units):
-            if rows:
-                first = next(iter(reader.read(file.path, unit, columns, 0)))
-                table = pa.Table.from_batches([first.select(columns).slice(0, SAMPLE_ROWS)])
-                return table.cast(pa.schema([day.schema.field(column) for column in columns]))
-    raise AssertionError("an opened day has rows")
+    units = ((file.path, unit) for file in day.files for unit, rows in enumerate(file.units) if rows)
+    table = None
+    for batch in (batch for path, unit in units for batch in reader.read(path, unit, columns, 0)):
+        for start in range(0, batch.num_rows, SAMPLE_ROWS):
+            table = pa.Table.from_batches([batch.select(columns).slice(start, SAMPLE_ROWS)])
+            table = table.cast(pa.schema([day.schema.field(column) for column in columns]))
+            if _collated(job, day, table)[1].num_rows:
+                return table
+    assert table is not None, "an opened day has rows"
+    return table
+
+
+def _collated(job: Job, day: Day, table: pa.Table) -> tuple[Batch, pa.Table]:
+    """The rows as a batch, and those that it has: bad ones may be left out."""
+    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], day.schema)]
+    batch = batches[0].select(job.schema.columns())
+    batch = batch.append_column(FILE_COLUMN, pa.array([0] * batch.num_rows, pa.int32()))
+    batch = batch.append_column(ROW, pa.array(range(batch.num_rows), pa.int64()))
+    collate = job.source.collate
+    collate.origins = True
+    collated = collate(batch, files=[day.files[0].path], rows=SAMPLE_ROWS, cursor=Cursor(0, day.name, 0, 1))
+    collate.origins = False
+    assert collated.origin is not None
+    return collated, table.take(pa.array(collated.origin[:, 1].numpy()))
 
 
 def _write_rest(

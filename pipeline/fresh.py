@@ -16,7 +16,7 @@ from pipeline.build import Job
 from pipeline.bundle import Bundle
 from pipeline.export import INSIDE
 from pipeline.meters import Meters, auc_by_group
-from pipeline.run import load
+from pipeline.run import begin, load
 from pipeline.trainer import TrainState
 from pipeline.watch import Sight, sight_of
 
@@ -51,12 +51,14 @@ class FreshLook:
         if self._same and state.cursor.row == 0:
             self._before = self._scored(stream, at).gathered()[0]
             return
-        mark = self._job.checkpoints.latest()
-        if mark is None:  # everything was rewound: there would be no way back to the first weights
-            return
-        take_over(self._job, self._serving)
+        job = self._job
+        take_over(job, self._serving)
         self._before = self._scored(stream, at).gathered()[0]
-        load(self._job, mark)
+        mark = job.checkpoints.latest()
+        if mark is not None and job.checkpoints.read_meta(mark)["state"]["stage"] == job.at:
+            load(job, mark)
+        else:  # the stage's first day, again: nothing of it is saved
+            begin(job, job.at)
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, difference: {metric: [value, low, high]}, psi, effective_rank, finite}; first task's."""

@@ -103,7 +103,7 @@ class Lease:
             with self._turn, suppress(OSError, GenctrError), _locked(self._path):
                 if (held := self._held()) is not None and held["token"] == self._token:
                     self._write(beat)
-                elif held is not None:
+                elif held is not None or not PATHS.exists(self._path):  # or who took it over has finished and let it go
                     self._lost.set()
 
     def _held(self) -> dict[str, Any] | None:

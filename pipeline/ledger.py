@@ -167,6 +167,26 @@ class Ledger:
         """The entries, folded."""
         return fold(self.entries)
 
+    def rival(self, history: History, day: str) -> str:
+        """The bundle that the model which trains `day` is compared with: what serves.
+
+        If the day is trained again, what serves may have trained the very rows they are compared on. Then it is the newest
+        bundle before it that has not and is still wanted, unless what serves has trained other days that the new model has not:
+        a model that is behind has to be better all the same.
+        """
+        assert history.serving is not None
+        known = {day, *(name for name, own in history.days.items() if own.trained is not None)}
+        trained = self._trained(history.serving)
+        if day not in trained or not trained <= known:
+            return history.serving
+        others = (name for name in reversed(history.served) if name not in history.withdrawn and day not in self._trained(name))
+        return next(others, history.serving)
+
+    def _trained(self, bundle: str) -> set[str]:
+        """The days, and parts of days, that a bundle's model had trained when it was judged."""
+        at = next(at for at, entry in enumerate(self.entries) if entry["event"] == "judged" and entry["bundle"] == bundle)
+        return {name for name, own in fold(self.entries[: at + 1]).days.items() if own.trained is not None}
+
     def append(self, event: str, values: Mapping[str, Any]) -> None:
         """Add an entry.
 

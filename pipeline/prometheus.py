@@ -4,12 +4,12 @@ Ours and not prometheus_client: a text file of a dozen lines, written whole.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
 from data.paths import write_whole
-from pipeline.ledger import History, base_of
+from pipeline.ledger import DayRecord, History, base_of
 from pipeline.parts import NOTHING
 
 FILE = "metrics.prom"
@@ -44,16 +44,17 @@ def metrics(history: History, *, now: float) -> str:
     days = list(history.days.values())
     trained = [own for own in days if own.trained is not None]
     add("genctr_written_timestamp_seconds", now)
-    if trained and (start := _start(trained[-1].name)) is not None:
+    if (start := _latest(trained)) is not None:
         add("genctr_last_day_timestamp_seconds", start)
-    serving = [own for own in days if own.bundle is not None and own.bundle == history.serving]
-    if serving and (start := _start(serving[-1].name)) is not None:
+    at = next((at for at, own in enumerate(days) if own.bundle is not None and own.bundle == history.serving), -1)
+    if (start := _latest(own for own in days[: at + 1] if own.trained is not None)) is not None:
         add("genctr_serving_day_timestamp_seconds", start)
     for state in ("published", "held", "approved", "skipped", "trained"):
         add("genctr_days", sum(own.state == state for own in days), {"state": state})
-    if trained:
-        add("genctr_rows", _entry(trained[-1].trained)["rows"])
-        for name, table, kind, value in _managed(_entry(trained[-1].trained)):
+    whole = [own for own in trained if "+" not in own.name]  # a few late rows are no day of their own
+    if whole:
+        add("genctr_rows", _entry(whole[-1].trained)["rows"])
+        for name, table, kind, value in _managed(_entry(whole[-1].trained)):
             add(name, value, {"table": table, "kind": kind})
     scored = [own for own in days if own.scored is not None]
     for task, values in (_entry(scored[-1].scored)["tasks"] if scored else {}).items():
@@ -79,6 +80,11 @@ def _managed(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, str, float]]:
 def _entry(entry: dict[str, Any] | None) -> dict[str, Any]:
     assert entry is not None
     return entry
+
+
+def _latest(days: Iterable[DayRecord]) -> float | None:
+    """When the latest of them began; late files come after later days."""
+    return max((start for own in days if (start := _start(own.name)) is not None), default=None)
 
 
 def _start(day: str) -> float | None:

@@ -90,12 +90,16 @@ def _start(job: Job) -> Cursor:
 def _next_stage(job: Job, state: TrainState) -> TrainState:
     """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
     job.checkpoints.wait()
-    job.enter(job.at + 1)
-    stage, took = job.stage, {}
-    if stage.load is not None:
-        took = {"from": stage.load.stage, "what": stage.load.what, **transfer(job, stage.load).to_json()}
-    job.log.write("stage", state.step, {"stage": stage.name, "task": stage.task, **took})
+    took = begin(job, job.at + 1)
+    job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
     return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)
+
+
+def begin(job: Job, at: int) -> dict[str, Any]:
+    """Enter a stage with its first values and what it takes over; return what that was."""
+    job.enter(at)
+    own = job.stage.load
+    return {} if own is None else {"from": own.stage, "what": own.what, **transfer(job, own).to_json()}
 
 
 def load(job: Job, mark: str) -> dict[str, Any]:

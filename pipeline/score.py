@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -103,10 +104,16 @@ class Scorer:
         return self.batch(self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1)))
 
     def parity(self) -> float:
-        """The largest difference between what the sample's rows score and what the trainer said they do. nan if one is."""
-        (table,) = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
-        found, expected = self.rows(table, file=SAMPLE), self.bundle.manifest["expected"]
-        worst = [(found[task] - torch.tensor(expected[task])).abs().max() for task in self.bundle.tasks]
+        """The largest difference between what the sample's rows score and what the trainer said they do.
+
+        nan if a score is, which the manifest has as null; 0 if the sample has no row, all of its day being bad.
+        """
+        batches = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
+        if not batches:
+            return 0.0
+        found, expected = self.rows(batches[0], file=SAMPLE), self.bundle.manifest["expected"]
+        said = {task: torch.tensor([math.nan if own is None else own for own in expected[task]]) for task in self.bundle.tasks}
+        worst = [(found[task] - said[task]).abs().max() for task in self.bundle.tasks]
         return float(torch.stack(worst).max())
 
 

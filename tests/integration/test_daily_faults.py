@@ -87,6 +87,22 @@ def test_a_bad_file_may_be_quarantined_in_the_night_it_comes(config: Path, out: 
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
 
 
+def test_a_day_that_begins_with_bad_rows_has_a_sample_of_its_good_ones(tmp_path: Path, out: Path) -> None:
+    config = write_daily(tmp_path, days=1, rows=900)
+    file = files(config, FIRST)[0]
+    rows = pq.read_table(file, partitioning=None)
+    labels = [None] * 256 + rows["is_click"].to_pylist()[256:]
+    column = pa.array(labels, rows.schema.field("is_click").type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("is_click"), "is_click", column), file)
+    done = daily(config, out, *settings("data.bad_rows=skip"))
+
+    assert done.code == 0, done.err
+    (bundle,) = (out / "published").glob("2026*")
+    sample = pq.read_table(bundle / "sample.parquet")
+    assert sample.num_rows > 0
+    assert sample["is_click"].null_count == 0
+
+
 def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path) -> None:
     for file in files(config, SECOND):
         table = pq.read_table(file, partitioning=None)
@@ -547,6 +563,8 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert done.code in (0, 3), done.err
     assert "training again from" in done.err
     assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    first, again = (entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == THIRD)
+    assert again == first, "it is compared with what had not trained the day, not with what serves"
     assert_proven(out)
     assert_same_bits(whole, out)
 
@@ -554,7 +572,11 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
 def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, whole: Path) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
     shutil.rmtree(out / "checkpoints")
-    assert daily(config, out).code in (0, 3)
+    done = daily(config, out)
+    assert done.code in (0, 3)
+    assert "there is none: training again from" in done.err
+    again = [entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == FIRST][1]
+    assert "difference" in again, "a model of one day does not take the place of a better one unasked"
     assert_same_bits(whole, out)
 
 

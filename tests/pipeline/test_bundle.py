@@ -1,7 +1,9 @@
 """Law 8: a bundle says what the trainer said; law 9: nothing in it can run; and whatever is done to one is noticed."""
 
 import hashlib
+import io
 import json
+import math
 import pickle
 import shutil
 import subprocess
@@ -137,6 +139,18 @@ def test_parity_notices_other_weights(copy: Path) -> None:
     dense[name] += 0.01
     rewrite(copy, "dense.safetensors", save(dense))
     assert Scorer(Bundle(str(copy))).parity() > 1e-6
+
+
+def test_parity_is_no_number_where_the_trainer_said_none_and_nothing_where_no_row_is_good(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["expected"]["is_click"][0] = None  # as nan is stored
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert math.isnan(Scorer(Bundle(str(copy))).parity())
+
+    empty = io.BytesIO()
+    pq.write_table(pq.read_table(copy / "sample.parquet").slice(0, 0), empty)
+    rewrite(copy, "sample.parquet", empty.getvalue())
+    assert Scorer(Bundle(str(copy))).parity() == 0
 
 
 def rewrite(folder: Path, name: str, content: bytes) -> None:

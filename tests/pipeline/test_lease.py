@@ -88,6 +88,13 @@ def test_who_was_taken_over_stops_writing(tmp_path: Path) -> None:
     assert (tmp_path / "lease.json").exists(), "it is theirs"
 
 
+def test_who_was_taken_over_by_one_that_has_finished_stops_too(tmp_path: Path) -> None:
+    with Lease(str(tmp_path), seconds=0.2) as lease:
+        (tmp_path / "lease.json").unlink()
+        time.sleep(0.3)
+        assert lease.was_lost
+
+
 def test_it_beats(tmp_path: Path) -> None:
     with Lease(str(tmp_path), seconds=0.2):
         time.sleep(0.5)

@@ -64,6 +64,28 @@ def test_a_rollback_serves_the_bundle_it_names_and_remembers_the_other(tmp_path:
     assert history.days["2026-11-02"].state == "approved"
 
 
+def test_a_day_that_is_trained_again_is_compared_with_what_has_not_trained_it(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+
+    def night(day: str, bundle: str) -> None:
+        ledger.append("trained", {"day": day, "step": 3, "rows": 3, "files": {}, "quarantined": {}})
+        ledger.append("judged", {"day": day, "step": 3, "bundle": bundle, "publish": True, "answers": []})
+        ledger.append("published", {"day": day, "bundle": bundle, "step": 3})
+
+    def rewind(day: str) -> None:
+        ledger.append("rewound", {"day": day, "step": 0, "gone": ledger.history().since(day), "why": "it changed"})
+
+    for day in ("d1", "d2", "d3"):
+        night(day, day)
+    assert ledger.rival(ledger.history(), "d4") == "d3"
+    rewind("d3")
+    assert ledger.rival(ledger.history(), "d3") == "d2"
+    ledger.append("rolled back", {"bundle": "d3", "from": "d2", "reason": "x"})
+    assert ledger.rival(ledger.history(), "d3") == "d1", "d2 was withdrawn"
+    rewind("d1")
+    assert ledger.rival(ledger.history(), "d1") == "d3", "a model of one day is behind it"
+
+
 def test_two_writers_are_noticed(tmp_path: Path) -> None:
     one, other = filled(tmp_path), Ledger(str(tmp_path))
     one.append("skipped", {"day": "2026-11-03", "why": "it never came", "step": 3})

@@ -29,5 +29,17 @@ def test_every_line_is_what_prometheus_reads() -> None:
     assert 'genctr_days{state="published"} 1\n' in text
 
 
+def test_late_files_make_nothing_older() -> None:
+    late = [{**entry, "day": "2026-11-01+1"} for entry in ENTRIES[1:]]
+    late[0] |= {"rows": 3}
+    late[1] |= {"bundle": "late"}
+    late[2] |= {"bundle": "late"}
+    text = metrics(fold([*ENTRIES, *late]), now=1.5)
+
+    assert "genctr_rows 1234\n" in text
+    assert "genctr_last_day_timestamp_seconds 1793577600\n" in text
+    assert "genctr_serving_day_timestamp_seconds 1793577600\n" in text
+
+
 def test_before_the_first_day_there_is_little_to_say() -> None:
     assert "genctr_rows" not in metrics(fold([]), now=0.0)
