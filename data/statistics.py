@@ -1,6 +1,7 @@
 """What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,6 +189,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._low, self._high = math.inf, -math.inf
 
     def add(self, values: NDArray[np.float64]) -> None:
         if not len(values):
@@ -198,9 +200,11 @@ class _Sums:
         self._squares += float(np.square(values - mean).sum()) + apart * apart * self._count * len(values) / total
         self._mean += apart * len(values) / total
         self._count = total
+        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
 
     def moments(self) -> Moments:
-        deviation = (self._squares / self._count) ** 0.5 if self._count else 0.0
+        # The squares of a constant such as 0.1 are not 0: its mean is rounded.
+        deviation = (self._squares / self._count) ** 0.5 if self._low < self._high else 0.0
         return Moments(self._mean, deviation or 1.0)
 
 

@@ -87,6 +87,7 @@ def test_deviations_are_exact_beside_a_large_mean() -> None:
 
 def test_a_constant_and_a_column_of_nulls_have_deviation_1() -> None:
     assert fit(schema(PRICE), batches(price=[4, 4, 4])).moments["price"].deviation == 1
+    assert fit(schema(PRICE), [pa.record_batch({"price": [0.1] * 3})]).moments["price"].deviation == 1  # their mean is not 0.1
     assert fit(schema(PRICE), [pa.record_batch({"price": pa.nulls(3)})]).moments["price"].deviation == 1
 
 
