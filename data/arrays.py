@@ -7,14 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_TEXT = {kind.id for kind in (pa.string(), pa.large_string(), pa.string_view())} | {
-    kind.id for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))
-}
+_STRINGS = {kind.id for kind in (pa.string(), pa.large_string(), pa.string_view())}
+_BYTES = {kind.id for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))}
 
 
 def is_text(kind: pa.DataType) -> bool:
     """Strings or bytes, dictionary-encoded or not."""
-    return (kind.value_type if pa.types.is_dictionary(kind) else kind).id in _TEXT
+    return (kind.value_type if pa.types.is_dictionary(kind) else kind).id in _STRINGS | _BYTES
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Bytes, which need not be UTF-8."""
+    return kind.id in _BYTES
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.arrays import integers_of, is_list, is_text, nulls, values_of
+from data.arrays import integers_of, is_bytes, is_list, is_text, nulls, values_of
 from data.errors import GenctrError
 from data.paths import PATHS
 from data.schema import AnyField, AnyIds, NumberField, Schema
@@ -156,11 +156,13 @@ class _Counter:
     def add(self, ids: pa.Array) -> None:
         if pa.types.is_null(ids.type):
             return
-        text = is_text(ids.type)
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary.take(ids.indices)
         ids = ids.drop_null()
-        ids = pc.cast(ids, pa.large_string()) if text else pa.array(integers_of(ids))
+        if is_text(ids.type):
+            ids = pc.cast(ids, pa.large_binary() if is_bytes(ids.type) else pa.large_string())
+        else:
+            ids = pa.array(integers_of(ids))
         counts = pc.value_counts(ids)
         self._fresh.append(pa.table({"id": counts.field("values"), "n": counts.field("counts")}))
         self._fresh_rows += len(counts)
@@ -170,7 +172,9 @@ class _Counter:
 
     def _merge(self) -> None:
         known = [self._counts] if self._counts is not None else []
-        merged = pa.concat_tables([*known, *self._fresh]).group_by("id").aggregate([("n", "sum")])
+        # Where one file has strings and another bytes, all become bytes.
+        tables = pa.concat_tables([*known, *self._fresh], promote_options="permissive")
+        merged = tables.group_by("id").aggregate([("n", "sum")])
         self._counts = merged.rename_columns({"n_sum": "n"}).select(["id", "n"])
         self._fresh, self._fresh_rows = [], 0
 
