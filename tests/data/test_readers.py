@@ -170,6 +170,14 @@ def test_a_row_means_the_same_wherever_reading_begins(tmp_path: Path) -> None:
     assert read_csv(CsvReader(), path, "code", start=1) == {"code": ["7"]}
 
 
+def test_blank_lines_are_no_rows_wherever_reading_begins(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n\n3,4\n\n5,6\n")
+
+    assert CsvReader().units(str(path)) == (3,)
+    assert [read_csv(CsvReader(), path, "a", start=row)["a"] for row in range(4)] == [[1, 3, 5], [3, 5], [5], []]
+
+
 def test_nulls_are_what_the_options_say(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n\\N,x\n3,\\N\n")
