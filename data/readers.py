@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
+from data.arrays import without_views
 from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
@@ -86,9 +87,9 @@ class ParquetReader:
         return known
 
     def schema(self, path: str) -> pa.Schema:
-        """The columns as Arrow types."""
+        """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return self._metadata(path).schema.to_arrow_schema()
+            return _without_views(self._metadata(path).schema.to_arrow_schema())
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
@@ -105,9 +106,9 @@ class ParquetReader:
                     page_checksum_verification=True,
                 ) as parquet,
             ):
-                yield from _from_row(
-                    start, parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
-                )
+                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
+                for batch in _from_row(start, whole):
+                    yield batch.cast(_without_views(batch.schema))
 
     def _metadata(self, path: str) -> Any:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -194,6 +195,10 @@ def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         if start < batch.num_rows:
             yield batch.slice(start)
         start = max(0, start - batch.num_rows)
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(without_views(column.type)) for column in schema])
 
 
 def _parquet_footer(path: str, size: int, mtime_ns: int) -> Any:
