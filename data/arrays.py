@@ -7,14 +7,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-_TEXT = {kind.id for kind in (pa.string(), pa.large_string(), pa.string_view())} | {
-    kind.id for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))
-}
+_STRINGS = {kind.id for kind in (pa.string(), pa.large_string(), pa.string_view())}
+_BYTES = {kind.id for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(1))}
 
 
 def is_text(kind: pa.DataType) -> bool:
     """Strings or bytes, dictionary-encoded or not."""
-    return (kind.value_type if pa.types.is_dictionary(kind) else kind).id in _TEXT
+    return (kind.value_type if pa.types.is_dictionary(kind) else kind).id in _STRINGS | _BYTES
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Bytes, which need not be UTF-8."""
+    return kind.id in _BYTES
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -25,6 +29,18 @@ def is_list(kind: pa.DataType) -> bool:
 def element_type(kind: pa.DataType) -> pa.DataType:
     """The type inside a list; the type itself if it is none."""
     return kind.value_type if is_list(kind) else kind
+
+
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with large_string or large_binary for a view, which Arrow can neither take from nor filter; in lists too."""
+    if kind in (pa.string_view(), pa.binary_view()):
+        return pa.large_string() if kind == pa.string_view() else pa.large_binary()
+    if not is_list(kind):
+        return kind
+    element = kind.value_field.with_type(without_views(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(element, kind.list_size)
+    return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)
 
 
 def nulls(array: pa.Array) -> NDArray[np.bool_]:

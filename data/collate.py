@@ -273,13 +273,15 @@ class Collate:
     def _map(self, field: AnyField, ids: pa.Array, out: Ints, lists: "_Lists | None") -> None:
         table = self.features.maps[field.name]
         table(ids, out)
-        if isinstance(table, RawIds) and (out == NO_ID).any():
-            _refuse((out == NO_ID) & ~nulls(ids), "the id", field.column, f"any integer but {NO_ID}")
-        if isinstance(table, IdentityIds) and len(out) and out.min() < 0:
-            wrong = out < 0
-            if lists is not None:
-                wrong = segment_sums(wrong, lists.lengths) > 0
-            _refuse(wrong, "the id", field.column, f"0 … {table.rows - 2}, because the table says ids: identity")
+        if isinstance(table, RawIds):
+            wrong, expected = (out == NO_ID) & ~nulls(ids), f"any integer but {NO_ID}"
+        elif isinstance(table, IdentityIds):
+            wrong, expected = out < 0, f"0 … {table.rows - 2}, because the table says ids: identity"
+        else:
+            return
+        if lists is not None and wrong.any():
+            wrong = segment_sums(wrong, lists.lengths) > 0
+        _refuse(wrong, "the id", field.column, expected)
 
     def _buckets(self, field: NumberField, column: pa.Array, out: Ints) -> None:
         values, missing = _present_numbers(column)

@@ -32,6 +32,9 @@ PIECE_ROWS = 8192
 
 DAYS_SHOWN = 40
 
+UNCOUNTABLE = (pa.ArrowException, ValueError, TypeError, OverflowError, KeyError)
+"""What Arrow and Python raise for values they cannot compare or show: half floats, years after 9999, unknown time zones, …"""
+
 
 @dataclass(frozen=True)
 class DayState:
@@ -62,7 +65,7 @@ class Report:
         rows, rows_read: [rows] in all, and how many of them the columns' facts rest on.
         sample: how those were chosen.
         columns: facts by column, in the order of the log.
-        problems: unreadable files, columns that are not in every file or change their type.
+        problems: unreadable files, columns that cannot be counted, are not in every file or change their type.
     """
 
     path: str
@@ -161,12 +164,19 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
     chosen, each, sample = _choose([rows for *_, rows in units], sample_rows)
     columns = {name: _Tally(name) for schema in schemas.values() for name in schema.names}
+    uncounted: dict[str, str] = {}
     rows_read = 0
     for reader, file, unit, _ in (units[at] for at in chosen):
         for batch in _first(reader, file, unit, schemas[file].names, each):
             rows_read += batch.num_rows
             for name, array in zip(batch.schema.names, batch.columns, strict=True):
-                columns[name].add(array)
+                if name in uncounted:
+                    continue
+                try:
+                    columns[name].add(array)
+                except UNCOUNTABLE as error:
+                    reason = str(error).replace("\n", "; ")
+                    uncounted[name] = f"column {name!r} cannot be counted to its end: {reason}; in {file}"
     return Report(
         path=path,
         layout=layout,
@@ -176,7 +186,7 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         rows_read=rows_read,
         sample=sample,
         columns=tuple(tally.facts() for tally in columns.values()),
-        problems=(*problems, *_disagreements(schemas)),
+        problems=(*problems, *uncounted.values(), *_disagreements(schemas)),
     )
 
 

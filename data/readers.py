@@ -3,7 +3,7 @@
 A reader of your own log is a class with the three methods of `Reader`, named in the entry point group `genctr.readers`.
 """
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType
@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
+from data.arrays import without_views
 from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
@@ -86,9 +87,9 @@ class ParquetReader:
         return known
 
     def schema(self, path: str) -> pa.Schema:
-        """The columns as Arrow types."""
+        """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return self._metadata(path).schema.to_arrow_schema()
+            return _without_views(self._metadata(path).schema.to_arrow_schema())
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
@@ -105,10 +106,9 @@ class ParquetReader:
                     page_checksum_verification=True,
                 ) as parquet,
             ):
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False):
-                    if start < batch.num_rows:
-                        yield batch.slice(start)
-                    start = max(0, start - batch.num_rows)
+                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
+                for batch in _from_row(start, whole):
+                    yield batch.cast(_without_views(batch.schema))
 
     def _metadata(self, path: str) -> Any:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -158,16 +158,17 @@ class CsvReader:
         return pa.schema({name: self._types.get(name, schema.field(name).type) for name in schema.names})
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
-        """The file from row `start`; the lines before it are split but not converted."""
+        """The file from row `start`; what is before it is parsed and dropped."""
         assert unit == 0, "a CSV file is one unit"
         schema = self.schema(path)
         types = {column: schema.field(column).type for column in columns}
-        with _told(path), self._open(path, types=types, columns=list(columns), start=start) as batches:
-            yield from (batch for batch in batches if batch.num_rows)
+        with _told(path), self._open(path, types=types, columns=list(columns)) as batches:
+            # Arrow's own skip_rows_after_names counts blank lines, which are no rows.
+            yield from _from_row(start, batches)
 
     @contextmanager
     def _open(
-        self, path: str, *, types: Mapping[str, pa.DataType] = NOTHING, columns: Sequence[str] = (), start: int = 0
+        self, path: str, *, types: Mapping[str, pa.DataType] = NOTHING, columns: Sequence[str] = ()
     ) -> Iterator[pyarrow.csv.CSVStreamingReader]:
         files, inner = filesystem(path)
         with (
@@ -175,7 +176,7 @@ class CsvReader:
             pyarrow.csv.open_csv(
                 source,
                 # One thread: Arrow then says in which row a mistake is.
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names, skip_rows_after_names=start),
+                read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types, include_columns=columns, null_values=self._nulls, strings_can_be_null=True
@@ -187,6 +188,17 @@ class CsvReader:
 
 READERS: Mapping[str, type[Reader]] = MappingProxyType({"parquet": ParquetReader, "csv": CsvReader})
 """The file formats by name. An installed package adds its own through the entry point group `genctr.readers`."""
+
+
+def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if start < batch.num_rows:
+            yield batch.slice(start)
+        start = max(0, start - batch.num_rows)
+
+
+def _without_views(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(without_views(column.type)) for column in schema])
 
 
 def _parquet_footer(path: str, size: int, mtime_ns: int) -> Any:

@@ -308,16 +308,22 @@ class Schema(Section):
         """Compare the columns of a file with this schema.
 
         Raises:
-            BadInput: a column is missing, or its type cannot be read as this schema says.
+            BadInput: a column is missing or there twice, or its type cannot be read as this schema says.
         """
         for name, what, fits in self._needs():
             index = columns.get_field_index(name)
+            if columns.names.count(name) > 1:
+                hint = "write the file again with one column of that name."
+                raise BadInput(
+                    f"column {name!r} is there twice", file=file, column=name, expected="every column once", hint=hint
+                )
             if index < 0:
                 hint = f"{nearest(name, columns.names)} (a field may say its column in the schema)"
                 raise BadInput(f"column {name!r} is missing", file=file, column=name, expected=what, hint=hint)
             kind = columns.field(index).type
             if not fits(kind):
-                raise BadInput(f"column {name!r} holds {kind}", file=file, column=name, expected=what, hint=_advice(kind))
+                hint = _TIME_ADVICE if fits in (_is_time, _are_times) else _advice(kind)
+                raise BadInput(f"column {name!r} holds {kind}", file=file, column=name, expected=what, hint=hint)
         self._check_shared_tables(columns, file)
 
     def _check_shared_tables(self, columns: pa.Schema, file: str) -> None:
@@ -354,7 +360,7 @@ class Schema(Section):
             yield field.column, *_FITS[field.kind]
             if isinstance(field, SequenceField) and field.time is not None:
                 assert self.time is not None, "checked when the schema was read"
-                yield field.time, "lists of integers or timestamps", _of_lists(_is_time)
+                yield field.time, "lists of integers or timestamps", _are_times
                 yield self.time.column, "integers or timestamps", _is_time
             if isinstance(field, AnyIds) and field.ttl_days is not None and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
@@ -445,6 +451,8 @@ def _of_lists(fits: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bo
     return lambda kind: bool(pa.types.is_null(kind) or (is_list(kind) and fits(kind.value_type)))
 
 
+_are_times = _of_lists(_is_time)
+
 _FITS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "id": ("integers or strings", _is_id),
     "ids": ("lists of integers or strings", _of_lists(_is_id)),
@@ -452,6 +460,8 @@ _FITS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "number": ("integers, floats or booleans", _is_number),
     "vector": ("lists of floats or integers", _of_lists(_is_number)),
 }
+
+_TIME_ADVICE = "write times as timestamps, or as integers in the unit of the schema's time."
 
 
 def _advice(kind: pa.DataType) -> str:

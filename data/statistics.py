@@ -1,6 +1,7 @@
 """What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.arrays import integers_of, is_list, is_text, nulls, values_of
+from data.arrays import integers_of, is_bytes, is_list, is_text, nulls, values_of
 from data.errors import GenctrError
 from data.paths import PATHS
 from data.schema import AnyField, AnyIds, NumberField, Schema
@@ -155,11 +156,13 @@ class _Counter:
     def add(self, ids: pa.Array) -> None:
         if pa.types.is_null(ids.type):
             return
-        text = is_text(ids.type)
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary.take(ids.indices)
         ids = ids.drop_null()
-        ids = pc.cast(ids, pa.large_string()) if text else pa.array(integers_of(ids))
+        if is_text(ids.type):
+            ids = pc.cast(ids, pa.large_binary() if is_bytes(ids.type) else pa.large_string())
+        else:
+            ids = pa.array(integers_of(ids))
         counts = pc.value_counts(ids)
         self._fresh.append(pa.table({"id": counts.field("values"), "n": counts.field("counts")}))
         self._fresh_rows += len(counts)
@@ -169,7 +172,9 @@ class _Counter:
 
     def _merge(self) -> None:
         known = [self._counts] if self._counts is not None else []
-        merged = pa.concat_tables([*known, *self._fresh]).group_by("id").aggregate([("n", "sum")])
+        # Where one file has strings and another bytes, all become bytes.
+        tables = pa.concat_tables([*known, *self._fresh], promote_options="permissive")
+        merged = tables.group_by("id").aggregate([("n", "sum")])
         self._counts = merged.rename_columns({"n_sum": "n"}).select(["id", "n"])
         self._fresh, self._fresh_rows = [], 0
 
@@ -188,6 +193,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._low, self._high = math.inf, -math.inf
 
     def add(self, values: NDArray[np.float64]) -> None:
         if not len(values):
@@ -198,9 +204,11 @@ class _Sums:
         self._squares += float(np.square(values - mean).sum()) + apart * apart * self._count * len(values) / total
         self._mean += apart * len(values) / total
         self._count = total
+        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
 
     def moments(self) -> Moments:
-        deviation = (self._squares / self._count) ** 0.5 if self._count else 0.0
+        # The squares of a constant such as 0.1 are not 0: its mean is rounded.
+        deviation = (self._squares / self._count) ** 0.5 if self._low < self._high else 0.0
         return Moments(self._mean, deviation or 1.0)
 
 

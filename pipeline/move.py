@@ -145,7 +145,8 @@ def rewrite(
 class Grown:
     """A checkpoint whose table has more rows, as `Rows`: those it had go on as `data.ids.rows_before` says, the rest begin.
 
-    New rows begin with the first values of the run; what an optimizer remembers of them is 0.
+    New rows begin with the first values of the run, which a table of half precision computes when they are looked up; what an
+    optimizer remembers of them is 0.
 
     Args:
         pieces: the checkpoint. config: the run's, of the stage the checkpoint stands in.
@@ -205,7 +206,9 @@ class Grown:
 
     def _fresh(self, name: str, first: int, last: int) -> Tensor:
         stored = self.tensors[name]
-        if name not in self._weights:
+        # On CPU a row of half precision that was never trained is zero bits, see `pipeline/half.py`.
+        blank = stored.properties.dtype == torch.half and self._config.train.device != "cuda"
+        if name not in self._weights or blank:
             return torch.zeros((last - first, *stored.size[1:]), dtype=stored.properties.dtype)
         from pipeline.shard import Init, first_values  # TorchRec takes seconds, and only new rows need it
 

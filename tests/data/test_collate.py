@@ -259,6 +259,7 @@ MISTAKES = [
     ("a", [0, 100, 1], [ID], {}, "the id is 100"),
     ("a", [0, -1, 1], [ID], {}, "the id is -1"),
     ("past", [[0], [5, -3], []], [LIST], {}, r"the id is \[5, -3\]"),
+    ("past", [[0], [5, NO_ID], []], [{**LIST, "ids": "managed"}], {}, rf"the id is \[5, {NO_ID}\]"),
     ("past", [[0], [1, 2, 3], []], [{**SEQUENCE, "longer": "refuse"}], {}, "the list has 3 ids"),
     ("past", [[0], [1, 2, 3], []], [{**LIST, "length": 2}], {}, "the list has 3 ids"),
     ("v", [[0, 1], [2, 3, 4], None], [VECTOR], {}, "the vector has 3 numbers"),

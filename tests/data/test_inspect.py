@@ -172,6 +172,39 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path
     assert "problem: " in report.text()
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([1.0, 2.5], pa.float32()).cast(pa.float16()),
+        pa.array([0, 3_000_000], pa.int32()).cast(pa.date32()),  # the year 10183
+        pa.array([b"a", b"\xff"]).view(pa.string()),
+        pa.array([1, 2], pa.timestamp("us", "Nowhere/Bad")),
+    ],
+    ids=lambda odd: str(odd.type),
+)
+def test_a_column_that_cannot_be_counted_is_a_problem_and_the_others_are_counted(odd: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"odd": odd, "item": [1, 2]}), tmp_path / "1.parquet")
+
+    report = inspect(str(tmp_path))
+
+    (problem,) = report.problems
+    assert "column 'odd' cannot be counted" in problem
+    assert report.columns[1].distinct == 2
+    assert json.dumps(report.to_json())
+    assert f"problem: {problem}" in report.text()
+
+
+def test_strings_in_one_file_and_bytes_in_the_next_are_a_problem(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": ["x", "y"]}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": [b"x"]}), tmp_path / "2.parquet")
+
+    uncounted, changed = inspect(str(tmp_path)).problems
+
+    assert "column 'a' cannot be counted" in uncounted
+    assert "2.parquet" in uncounted
+    assert "column 'a' changes its type" in changed
+
+
 @pytest.mark.parametrize("make", [lambda p: p / "nowhere", lambda p: p, lambda p: (p / "x.parquet").write_bytes(b"") or p])
 def test_nothing_to_read_is_an_error(make: Any, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no such file|no rows"):

@@ -134,6 +134,24 @@ def test_lists_and_vectors_are_read_as_arrow_has_them(tmp_path: Path) -> None:
     assert batch.to_pydict() == {"tags": [[1, 2], []], "image": [[1.0, 2.0], [3.0, 4.0]]}
 
 
+def test_views_are_read_as_what_arrow_can_work_with(tmp_path: Path) -> None:
+    views = {
+        "text": pa.array(["a", None, "b"], pa.string_view()),
+        "bytes": pa.array([b"\xff", None, b"b"], pa.binary_view()),
+        "list": pa.array([["a"], None, ["b", None]], pa.list_(pa.string_view())),
+        "large": pa.array([["a"], None, []], pa.large_list(pa.string_view())),
+        "pair": pa.array([["a", "b"], None, ["c", "d"]], pa.list_(pa.string_view(), 2)),
+    }
+    pq.write_table(pa.table(views), tmp_path / "a")
+    reader = ParquetReader()
+
+    (batch,) = reader.read(str(tmp_path / "a"), 0, list(views), 1)
+
+    assert batch.schema.equals(reader.schema(str(tmp_path / "a")))
+    assert "view" not in str(batch.schema)
+    assert batch.to_pydict() == pa.table(views).slice(1).to_pydict()
+
+
 # --- CSV ---
 
 
@@ -168,6 +186,14 @@ def test_a_row_means_the_same_wherever_reading_begins(tmp_path: Path) -> None:
     path.write_text("code\nx1\n7\n")
 
     assert read_csv(CsvReader(), path, "code", start=1) == {"code": ["7"]}
+
+
+def test_blank_lines_are_no_rows_wherever_reading_begins(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n\n3,4\n\n5,6\n")
+
+    assert CsvReader().units(str(path)) == (3,)
+    assert [read_csv(CsvReader(), path, "a", start=row)["a"] for row in range(4)] == [[1, 3, 5], [3, 5], [5], []]
 
 
 def test_nulls_are_what_the_options_say(tmp_path: Path) -> None:

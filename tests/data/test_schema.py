@@ -178,7 +178,9 @@ def test_a_file_with_the_right_columns_passes(tmp_path: Path) -> None:
         ("history", pa.list_(pa.string()), "share the table 'item_id', but only one holds strings"),
         ("item_id", pa.string(), "the table says ids: identity"),
         ("history_ms", pa.int64(), "expected: lists of integers or timestamps"),
+        ("history_ms", pa.list_(pa.date32()), "write times as timestamps, or as integers"),
         ("time_ms", pa.float64(), "expected: integers or timestamps"),
+        ("time_ms", pa.date32(), "write times as timestamps, or as integers"),
         ("image", pa.list_(pa.string()), "expected: lists of floats or integers"),
         ("is_click", pa.string(), "expected: 0 and 1"),
     ],
@@ -203,6 +205,13 @@ def test_a_missing_column_is_told_with_the_nearest_one(tmp_path: Path) -> None:
         read_document(str(tmp_path / "schema.yaml"), Schema).check(columns, "monday.parquet")
     assert "did you mean 'history_msec'?" in str(caught.value)
     assert "file monday.parquet" in str(caught.value)
+
+
+def test_a_column_that_is_there_twice_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED)
+
+    with pytest.raises(BadInput, match="column 'tab' is there twice"):
+        read_document(str(tmp_path / "schema.yaml"), Schema).check(COLUMNS.append(COLUMNS.field("tab")), "monday.parquet")
 
 
 def test_a_column_that_two_fields_read_must_fit_both() -> None:

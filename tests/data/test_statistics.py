@@ -71,6 +71,16 @@ def test_dictionaries_and_plain_strings_are_counted_alike() -> None:
     assert fit(schema(ITEM), mixed).vocabularies["item"].to_pylist() == ["b", "a"]
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.binary(2), pa.dictionary(pa.int8(), pa.large_binary())])
+def test_bytes_need_not_be_utf8_and_are_counted_with_strings(kind: pa.DataType) -> None:
+    ids = pa.array([b"\xff\xfe", b"ab", b"ab", None])
+    own = ids.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else ids.cast(kind)
+    both = [pa.record_batch({"item": column}) for column in (own, pa.array(["ab", "cd"]))]
+
+    assert fit(schema(ITEM), both[:1]).vocabularies["item"].to_pylist() == [b"ab", b"\xff\xfe"]
+    assert fit(schema(ITEM), both).vocabularies["item"].to_pylist() == [b"ab", b"cd", b"\xff\xfe"]
+
+
 def test_mean_and_deviation_leave_out_what_is_not_there() -> None:
     # 1, 2, 6: mean 3, squared deviations 4 + 1 + 9 = 14, over 3.
     found = fit(schema(PRICE), batches(price=[1.0, None, 2.0, float("nan"), 6.0, float("inf")])).moments["price"]
@@ -87,6 +97,7 @@ def test_deviations_are_exact_beside_a_large_mean() -> None:
 
 def test_a_constant_and_a_column_of_nulls_have_deviation_1() -> None:
     assert fit(schema(PRICE), batches(price=[4, 4, 4])).moments["price"].deviation == 1
+    assert fit(schema(PRICE), [pa.record_batch({"price": [0.1] * 3})]).moments["price"].deviation == 1  # their mean is not 0.1
     assert fit(schema(PRICE), [pa.record_batch({"price": pa.nulls(3)})]).moments["price"].deviation == 1
 
 

@@ -14,6 +14,8 @@ from data.errors import GenctrError
 from pipeline import ckpt, pieces
 from pipeline.checkpoint import CheckpointError, Checkpoints
 from pipeline.ckpt import Difference, compare, find, gaps, listed, open_named, unfinished, verify, verify_pins
+from pipeline.config import RunConfig
+from pipeline.move import Grown
 from pipeline.pieces import Pieces, write
 
 MARK = "step-0000003"
@@ -272,3 +274,15 @@ def test_the_marker_of_a_damaged_checkpoint_is_told(saved: Checkpoints) -> None:
     Path(saved.root, MARK, "checkpoint.json").write_text(json.dumps({"format": 2}))
     (problem,) = verify(saved, MARK, advance=nothing).problems
     assert problem.startswith("checkpoint format 2 is not known, this version reads 1")
+
+
+# A larger table.
+
+
+def test_new_rows_of_half_precision_are_blank_so_that_look_ups_begin_them(tmp_path: Path) -> None:
+    name, table = "model.embedding_bags.t.weight", torch.ones(3, 4).half()
+    config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
+    with Pieces(saved_as(tmp_path, {"model": {name.removeprefix("model."): table}}, {}), MARK) as source:
+        grown = Grown(source, config, "t", kind="identity", rows=5)
+
+        assert torch.equal(grown.rows(name, 0, 5), torch.cat([table, torch.zeros(2, 4).half()]))
