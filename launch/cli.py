@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -25,6 +26,9 @@ HELD, NOTHING = 3, 75
 
 OURS = "GENCTR_RANKS"
 """Set for ranks that this command started itself."""
+
+YIELD = 3.0
+"""[s] that a rank which lost another one stays, saying nothing more."""
 
 GO_ON = "run the same command again to go on from the last checkpoint"
 
@@ -54,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "by peer" not in str(error):  # gloo's "Connection closed by peer", or reset
             raise
         print(f"{me}: lost another rank; see what it said", file=sys.stderr)
+        time.sleep(YIELD)  # the rank that knows why ends first: the launcher looks at who has ended, and ends the others
         return 1
     except KeyboardInterrupt:
         print(f"genctr: stopped; {GO_ON}", file=sys.stderr)
