@@ -188,7 +188,7 @@ MEASURE = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_checkpoint_of_600_mb_moves_in_a_third_of_its_size(tmp_path: Path) -> None:
+def test_a_checkpoint_of_600_mb_moves_in_a_quarter_of_its_size(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path / "large"), keep=1, asynchronous=False)
     table = torch.arange(128 * 2**20 // 4, dtype=torch.float32).view(-1, 64)  # 128 MiB
     checkpoints.save(1, tensors={"model": {"table": torch.cat([table] * 4), "other": table[:, :48].contiguous()}}, meta={})
@@ -196,9 +196,10 @@ def test_a_checkpoint_of_600_mb_moves_in_a_third_of_its_size(tmp_path: Path) -> 
     del table
 
     words = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path / "large"), str(tmp_path / "small")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # Blocks go back when they are freed: counted is what is held, not what the allocator keeps, which differs from run to run.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_MMAP_THRESHOLD_": str(2**20)}
     done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
 
     before, moved, after = map(int, done.stdout.split())
-    assert moved - before < 200, done.stdout  # pieces of 64 MiB, one read, one written, and what the allocator keeps
+    assert moved - before < 150, done.stdout
     assert after - before < 300, done.stdout
