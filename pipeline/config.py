@@ -332,7 +332,7 @@ class TablesConfig(TableConfig):
     def of(self, name: str) -> TableConfig:
         """The settings of one table."""
         common = self.model_dump(exclude={"only"})
-        return TableConfig.model_validate(common | self.only.get(name, {}))
+        return TableConfig.model_validate(_merged(common, self.only.get(name, {})))
 
 
 class DenseConfig(Section):

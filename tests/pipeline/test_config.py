@@ -177,6 +177,12 @@ def test_a_single_table_takes_from_the_others_what_is_not_said_of_it() -> None:
     assert (tables.of("user_id").lr, tables.of("user_id").init.kind) == (0.3, "uniform")
 
 
+def test_of_a_single_tables_first_values_too_what_is_not_said_is_that_of_the_others() -> None:
+    tables = TablesConfig(init={"kind": "normal", "scale": 0.01}, only={"item_id": {"init": {"scale": 0.5}}})
+
+    assert (tables.of("item_id").init.kind, tables.of("item_id").init.scale) == ("normal", 0.5)
+
+
 @pytest.mark.parametrize(
     ("only", "told"),
     [
