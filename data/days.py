@@ -29,6 +29,8 @@ FILES_AT_ONCE = 16
 READ_AT_ONCE = 2
 """[files] read through at the same time: each holds decoded rows in memory."""
 
+DATE = r"\d{4}-\d{2}-\d{2}"
+
 SUCCESS = "_SUCCESS"
 """The empty file that is written last, when a day's folder is complete."""
 
@@ -285,17 +287,23 @@ def open_end(days: str | Sequence[str]) -> bool:
     return (days if isinstance(days, str) else next(iter(days[-1:]), "")).endswith("..")
 
 
+def goes_on_to(days: str | Sequence[str], day: str) -> bool:
+    """Whether days without an end come to a later one."""
+    return open_end(days) and re.fullmatch(DATE, day) is not None and day > parse_days(days)[-1]
+
+
 def parse_days(days: str | Sequence[str]) -> list[str]:
     """The names of days: "2026-11-01..2026-11-05" is five, a list may mix names and ranges. Of "2026-11-01..", which only a
     daily job can follow, the first.
 
     Raises:
-        GenctrError: a date that is not in the calendar, a range that ends before it begins, a day named twice.
+        GenctrError: a date that is not in the calendar, a range that ends before it begins or never and is not the last one, a
+            day named twice.
     """
     if isinstance(days, str):
         first, dots, last = days.partition("..")
         if not dots:
-            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", days):
+            if re.fullmatch(DATE, days):
                 _date(days)
             return [days]
         begin = _date(first)
@@ -303,6 +311,10 @@ def parse_days(days: str | Sequence[str]) -> list[str]:
         if end < begin:
             raise GenctrError(f"days {days!r}: the range ends before it begins\n  expected: '{last}..{first}'")
         return [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
+    if endless := [part for part in days[:-1] if part.endswith("..")]:
+        raise GenctrError(
+            f"days {endless[0]!r} have no end, so no others can follow them\n  next: put them last, or name an end"
+        )
     names = [name for part in days for name in parse_days(part)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise GenctrError(f"days named twice: {', '.join(twice)}\n  next: name every day once; use epochs to repeat them")

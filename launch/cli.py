@@ -280,7 +280,6 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from data.days import parse_days
     from pipeline.build import build, load_run
     from pipeline.evaluate import evaluate
     from pipeline.run import restore_best
@@ -289,7 +288,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
-    days = parse_days(arguments.days)
+    days = _days(arguments.days)
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
         step = restore_best(job)
         scores = {}
@@ -302,7 +301,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from data.days import parse_days
     from pipeline.build import build, load_run
     from pipeline.diagnose import diagnose
     from pipeline.world import launched, world
@@ -311,7 +309,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
-        days = parse_days(arguments.days) if arguments.days else job.source.validation_days or job.source.train_days[-1:]
+        days = _days(arguments.days) if arguments.days else job.source.validation_days or job.source.train_days[-1:]
         report = diagnose(job, days, quiet=arguments.quiet)
         if here.first:
             print(report)
@@ -319,7 +317,6 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from data.days import parse_days
     from pipeline.build import build, load_run
     from pipeline.sample import sample
     from pipeline.world import world
@@ -330,7 +327,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
     at = pretraining[-1]
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, at=at)) as job:
-        days = parse_days(arguments.days) if arguments.days else job.source.train_days[-1:]
+        days = _days(arguments.days) if arguments.days else job.source.train_days[-1:]
         given = [name for name in arguments.given.split(",") if name]
         report = sample(job, days, rows=arguments.rows, given=given, steps=arguments.steps, quiet=arguments.quiet)
         _print_samples(report)
@@ -338,7 +335,6 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _daily(arguments: argparse.Namespace) -> int:
-    from data.days import parse_days
     from data.paths import plain
     from pipeline.config import load
     from pipeline.world import launched, world
@@ -347,7 +343,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     folder = plain(arguments.out or f"runs/{config.name}")
     if (arguments.backfill is None) != (arguments.mark is None):
         raise GenctrError("--backfill A..B and --from CHECKPOINT go together")
-    again = parse_days(arguments.backfill) if arguments.backfill else []
+    again = _days(arguments.backfill) if arguments.backfill else []
     until = again[-1] if again else arguments.until
     if arguments.dry_run:
         return _print_plan(folder, config, schema, until)
@@ -491,6 +487,15 @@ def _schedule(arguments: argparse.Namespace) -> int:
     program = os.path.join(os.path.dirname(sys.executable), "genctr")
     print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program))
     return 0
+
+
+def _days(text: str) -> list[str]:
+    """The days that `--days` or `--backfill` names."""
+    from data.days import open_end, parse_days
+
+    if open_end(text):
+        raise GenctrError(f"days {text!r} have no end\n  next: name the last one")
+    return parse_days(text)
 
 
 def _on_ranks(ranks: int, words: Sequence[str]) -> int:

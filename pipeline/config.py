@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from data.days import parse_days
+from data.days import goes_on_to, open_end, parse_days
 from data.document import BadValue, Section, nearest, read_document
 from data.errors import BadDocument, GenctrError
 from data.schema import AnyField, AnyIds, NumberField, Schema
@@ -72,9 +72,11 @@ class DataConfig(Section):
                 raise BadValue(str(error), use) from error
             if use == "days" and not names:
                 raise BadValue("no day to train", use)
+            if use != "days" and open_end(getattr(self, use)):
+                raise BadValue("only days may go on without an end: name the last one", use)
             for day in names if use != "fit" else ():
-                if day in uses:
-                    raise BadValue(f"{day} is in {uses[day]} already: no score would be honest", use)
+                if day in uses or (use != "days" and goes_on_to(self.days, day)):
+                    raise BadValue(f"{day} is in {uses.get(day, 'days')} already: no score would be honest", use)
                 uses[day] = use
         return self
 

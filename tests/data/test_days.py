@@ -380,6 +380,11 @@ def test_impossible_dates_are_told(text: str, told: str) -> None:
         parse_days(text)
 
 
+def test_days_after_some_without_an_end_are_told() -> None:
+    with pytest.raises(GenctrError, match=r"days '2026-11-20\.\.' have no end, so no others can follow them"):
+        parse_days(["2026-11-20..", "2026-11-25"])
+
+
 def test_a_day_named_twice_is_told() -> None:
     with pytest.raises(GenctrError, match="days named twice: 2026-11-21"):
         parse_days(["2026-11-20..2026-11-22", "2026-11-21"])

@@ -193,6 +193,16 @@ def test_an_impossible_day_is_told_before_anything_is_loaded(trained: Path) -> N
     assert (trained / "log.jsonl").read_text() == before
 
 
+def test_days_without_an_end_are_not_cut_to_their_first(trained: Path) -> None:
+    before = (trained / "log.jsonl").read_text()
+
+    done = genctr("evaluate", trained, "--days", f"{DAYS[2]}..", "--quiet")
+
+    assert (done.code, done.out) == (2, "")
+    assert f"days '{DAYS[2]}..' have no end\n  next: name the last one" in done.err
+    assert (trained / "log.jsonl").read_text() == before
+
+
 def test_a_device_that_is_not_there(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 

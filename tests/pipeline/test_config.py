@@ -158,6 +158,21 @@ def test_impossible_days_and_days_of_two_uses_are_refused_before_anything_is_rea
     assert bad(tmp_path, MINIMAL, override).startswith(f"override {override!r}: {told}")
 
 
+@pytest.mark.parametrize("use", ["validation", "test"])
+def test_a_day_that_days_without_an_end_will_come_to_is_one_of_them(tmp_path: Path, use: str) -> None:
+    days = 'data.days=[2026-11-01..2026-11-03, "2026-11-08.."]'
+
+    assert f"data.{use}: 2026-11-10 is in days already" in bad(tmp_path, MINIMAL, days, f"data.{use}=[2026-11-10]")
+    assert load(str(tmp_path / "run.yaml"), [days, f"data.{use}=[2026-11-06]"]), "a day that is left out is free"
+
+
+@pytest.mark.parametrize("use", ["fit", "validation", "test"])
+def test_only_the_days_to_train_may_go_on_without_an_end(tmp_path: Path, use: str) -> None:
+    told = bad(tmp_path, MINIMAL, f"data.{use}=2026-11-04..")
+
+    assert told.endswith(f"data.{use}: only days may go on without an end: name the last one")
+
+
 def test_the_validation_days_are_not_tested_on(tmp_path: Path) -> None:
     told = bad(tmp_path, MINIMAL, "data.validation=[2026-11-04]", "data.test=[2026-11-04]")
 
