@@ -18,13 +18,20 @@ def tell(config: HooksConfig, event: Literal["published", "held", "failed"], *, 
     if event not in config.events:
         return
     news = json.dumps({"event": event, "run": run, "day": day, "text": text}).encode()
-    try:
-        if config.webhook is not None:
-            if not config.webhook.startswith(("http://", "https://")):
-                raise ValueError(f"{config.webhook} is no http address")
-            request = urllib.request.Request(config.webhook, news, {"Content-Type": "application/json"})  # noqa: S310 - checked
-            urllib.request.urlopen(request, timeout=SECONDS).close()  # noqa: S310
-        if config.command is not None:
-            subprocess.run(shlex.split(config.command), input=news, timeout=SECONDS, check=True)  # noqa: S603 - the config's owner
-    except Exception as error:  # noqa: BLE001 - a server that speaks no HTTP, a command of no words: nothing of it may end a night
-        sys.stderr.write(f"genctr: a hook for {event} {day} failed: {error}\n")
+    for send, to in ((_post, config.webhook), (_pipe, config.command)):
+        try:
+            if to is not None:
+                send(to, news)
+        except Exception as error:  # noqa: BLE001 - a server without HTTP, a command of no words: nothing of it may end a night
+            sys.stderr.write(f"genctr: a hook for {event} {day} failed: {error}\n")
+
+
+def _post(address: str, news: bytes) -> None:
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"{address} is no http address")
+    request = urllib.request.Request(address, news, {"Content-Type": "application/json"})  # noqa: S310 - checked
+    urllib.request.urlopen(request, timeout=SECONDS).close()  # noqa: S310
+
+
+def _pipe(command: str, news: bytes) -> None:
+    subprocess.run(shlex.split(command), input=news, timeout=SECONDS, check=True)  # noqa: S603 - the config's owner

@@ -49,6 +49,13 @@ def test_a_hook_that_fails_is_told_and_nothing_else(config: HooksConfig, capfd: 
     assert "a hook for held 2026-11-20 failed" in capfd.readouterr().err
 
 
+def test_a_webhook_that_fails_keeps_nothing_from_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = HooksConfig(webhook="http://127.0.0.1:9/nobody", command=f"tee {tmp_path / 'told'}")
+    tell(config, "failed", run="r", day="", text="disk full")
+    assert json.loads((tmp_path / "told").read_text())["text"] == "disk full"
+    assert capfd.readouterr().err.count("a hook for failed") == 1
+
+
 def test_a_server_that_speaks_no_http_is_told_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
