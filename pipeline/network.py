@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -66,9 +67,14 @@ def task_of(stage: Stage, features: Features, device: torch.device) -> RankTask 
     model, tasks = stage.config.model, features.schema.task_names
     if stage.task == "rank":
         return build_rank_task(model, features, tasks, ranks=1, device=device)
-    counts = {name: np.ones(min(spec.rows, MOST_BUCKETS), np.int64) for spec in features.tables for name in spec.fields}
+    counts = {name: _once(spec.rows, spec.reserved) for spec in features.tables for name in spec.fields}
     frequencies = Frequencies(counts | {task: np.ones(2, np.int64) for task in tasks})
     return build_pretrain_task(model, features, tasks, frequencies, ranks=1, device=device)
+
+
+def _once(rows: int, reserved: int) -> NDArray[np.int64]:
+    """How often the values of a table occur: each once; rows that stand for no value never do."""
+    return (np.arange(min(rows, MOST_BUCKETS)) >= reserved).astype(np.int64)
 
 
 def measure(stage: Stage, schema: Schema) -> Network:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pipeline.build import stage_schema
@@ -49,6 +50,12 @@ def test_a_denoiser_is_measured_in_both_of_its_stages(tmp_path: Path) -> None:
 
     assert pretrain.row_flop > rank.row_flop > 0
     assert FEW > 4096, "a softmax over candidates, not over the whole table"
+
+
+def test_candidates_are_drawn_among_the_rows_there_are(tmp_path: Path) -> None:
+    for seed in range(20):  # one of a hundred draws would be of a row that stands for no value
+        torch.manual_seed(seed)
+        assert measured(tmp_path, paradigm="diffusion", dim=4, denoiser={"hidden": 8, "layers": 1})
 
 
 @pytest.mark.parametrize("decoder", ["fm", "dcnv2"])
