@@ -20,7 +20,7 @@ def find(group: str, name: str, own: Mapping[str, Any]) -> Any:
         own: the project's registry; an outside package adds names and never replaces one.
 
     Raises:
-        GenctrError: no such name (the nearest is told), or a package reuses one of ours.
+        GenctrError: no such name (the nearest is told), a package reuses one of ours, or names what cannot be loaded.
     """
     outside = {point.name: point for point in entry_points(group=group)}
     if taken := sorted(own.keys() & outside.keys()):
@@ -28,7 +28,14 @@ def find(group: str, name: str, own: Mapping[str, Any]) -> Any:
     if name in own:
         return own[name]
     if name in outside:
-        return outside[name].load()
+        try:
+            return outside[name].load()
+        except (ImportError, AttributeError) as error:
+            package = outside[name].dist
+            whose = f" of {package.name} {package.version}" if package is not None else ""
+            raise GenctrError(
+                f"{group}: {name} = {outside[name].value}{whose} cannot be loaded: {error}\n  next: mend that package"
+            ) from error
     names = sorted({*own, *outside})
     near = difflib.get_close_matches(name, names, n=1)
     hint = f", nearest {near[0]!r}" if near else ""

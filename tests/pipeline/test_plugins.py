@@ -46,6 +46,20 @@ def test_a_package_that_is_not_asked_for_is_not_imported(tmp_path: Path, monkeyp
     assert find(GROUP, "square", OWN) is abs
 
 
+@pytest.mark.parametrize(
+    ("point", "why"),
+    [("no_such_module:hexagon", "No module named 'no_such_module'"), ("outside_shapes:hexagn", "has no attribute 'hexagn'")],
+)
+def test_a_package_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, why: str
+) -> None:
+    install(tmp_path, f"hexagon = {point}", "def hexagon():\n    return 6\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    with pytest.raises(GenctrError, match=f"^genctr.shapes: hexagon = {point} of shapes 1 cannot be loaded: .*{why}"):
+        find(GROUP, "hexagon", OWN)
+
+
 def test_a_package_never_replaces_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "circle = outside_shapes:hexagon", "def hexagon():\n    return 6\n")
     monkeypatch.syspath_prepend(str(tmp_path))
