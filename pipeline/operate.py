@@ -1,6 +1,7 @@
 """What a person decides about a run: publish a held model after all, go back to an earlier one. Needs no training code."""
 
 import getpass
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,4 +54,12 @@ def rollback(run: str, folder: str, *, reason: str, lease_seconds: float) -> str
 
 
 def _signed(reason: str) -> dict[str, Any]:
-    return {"reason": reason, "who": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {"reason": reason, "who": _who(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _who() -> str:
+    """The user's name; where a container gives a user none, its number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an OSError from Python 3.13 on
+        return str(os.getuid())

@@ -645,6 +645,20 @@ def test_a_bad_day_is_held_and_a_person_may_approve_it_and_go_back(poisoned: Pat
     assert_proven(out)
 
 
+def test_a_person_without_a_name_is_known_by_a_number(poisoned: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = settings("daily.gates={auc_floor: 0.9}")
+    assert daily(poisoned, out, "--until", SECOND, *words).code == 3
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # of a container that has no such user
+
+    assert genctr("approve", out, SECOND, "--reason", "it is new").code == 0
+
+    assert ledger(out)[-1]["who"] == "54321"
+    assert states(out)[SECOND] == "approved"
+    assert_proven(out)
+
+
 def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: Path, whole: Path) -> None:
     shutil.copytree(whole, out)
     done = daily(config, out, "--backfill", f"{FOURTH}..{FOURTH}", "--from", f"day-{SECOND}")
