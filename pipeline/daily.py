@@ -137,6 +137,11 @@ class Daily:
         if "ledger" in restored:
             seen = restored["ledger"]
             self._world.agree(lambda: self._own.check(seen))
+        elif job.at == len(job.stages) - 1 and state.step > state.began:
+            raise GenctrError(
+                f"{job.folder} was trained by `genctr train`: no ledger has its days, so they would be trained again\n"
+                "  next: give a new --out, which begins with the first day of the log"
+            )
         self._told_of_lost_checkpoints(state)
         state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
         poll = self._config.poll_seconds

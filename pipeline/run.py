@@ -40,7 +40,13 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
     for config in (stage.config.data for stage in job.stages):
         if open_end(config.days):
             raise GenctrError(f"data.days {config.days!r} has no last day\n  next: name one, or run `genctr daily`")
-    state, _ = train_stages(job, *restore(job), last=len(job.stages), quiet=quiet)
+    state, restored = restore(job)
+    if "ledger" in restored:
+        raise GenctrError(
+            f"{job.folder} is trained by `genctr daily`: its ledger would not have the days that are trained without it\n"
+            "  next: run `genctr daily`, or give a new --out"
+        )
+    state, _ = train_stages(job, state, restored, last=len(job.stages), quiet=quiet)
     job.checkpoints.wait()
     return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
 

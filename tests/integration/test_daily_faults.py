@@ -61,6 +61,26 @@ def assert_proven(out: Path) -> None:
     assert done.code == 0, done.err
 
 
+def test_what_train_has_trained_is_not_trained_again_by_a_daily_job(config: Path, out: Path) -> None:
+    words = settings(f"data.days={FIRST}..{SECOND}")
+    assert genctr("train", config, "--out", out, "--quiet", *words).code == 0
+    done = daily(config, out, *words)
+    assert done.code == 2
+    assert f"{out} was trained by `genctr train`: no ledger has its days" in done.err
+    assert not (out / "ledger.jsonl").exists()
+
+
+def test_what_a_daily_job_trains_is_not_trained_past_its_ledger(config: Path, out: Path) -> None:
+    words = settings(f"data.days={FIRST}..{SECOND}")
+    assert daily(config, out, *words, "--until", FIRST).code in (0, 3)
+    done = genctr("train", config, "--out", out, "--quiet", *words)
+    assert done.code == 2
+    assert f"{out} is trained by `genctr daily`" in done.err
+    assert daily(config, out, *words).code in (0, 3)
+    assert list(states(out)) == [FIRST, SECOND]
+    assert_proven(out)
+
+
 # --- the log ---
 
 
