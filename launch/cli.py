@@ -436,6 +436,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     mark = checkpoints.latest()
     newest = checkpoints.read_meta(mark) if mark is not None else None
     ledger, folder = Ledger(arguments.run, mend=False), publish_folder(config.daily.publish, arguments.run)
+    if not ledger.entries and "ledger" not in (newest or {}):
+        raise GenctrError(f"{arguments.run} has no ledger, so nothing can be proven\n  next: `genctr daily` keeps one")
     proof = verify(source_of, ledger, newest, folder, say=print)
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:

@@ -203,6 +203,13 @@ def test_days_without_an_end_are_not_cut_to_their_first(trained: Path) -> None:
     assert (trained / "log.jsonl").read_text() == before
 
 
+def test_without_a_ledger_nothing_is_proven(trained: Path) -> None:
+    done = genctr("verify", trained)
+
+    assert (done.code, done.out) == (2, "")
+    assert f"{trained} has no ledger, so nothing can be proven" in done.err
+
+
 def test_a_device_that_is_not_there(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
