@@ -9,6 +9,7 @@ import torch
 from data.paths import PATHS, write_whole
 from models.diagnostics import correlation, singular_values
 from pipeline.build import Job
+from pipeline.meters import NotFinite
 from pipeline.progress import Progress
 from pipeline.run import restore_best
 from pipeline.runlog import read_log
@@ -26,6 +27,9 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
 
     Returns:
         what was found, as a table to print.
+
+    Raises:
+        NotFinite: the model has diverged: there are no spectra.
     """
     step = restore_best(job)
     model = job.sharded.model
@@ -47,8 +51,14 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
                 progress.advance(batch.rows, "")
     set_watch(job, on=False)
     model.train()
-    told = {**sight.told(), "tables": tables_told(job)}
     totals = sight.totals()
+    for name, own in totals.items():
+        if not own.products.isfinite().all():
+            raise NotFinite(
+                f"{name}: vectors of the model are not finite\n"
+                "  next: start again from an earlier checkpoint with a smaller learning rate or gradient clipping"
+            )
+    told = {**sight.told(), "tables": tables_told(job)}
     job.log.write("diagnosed", step, told)
     if job.world.first:
         folder = f"{job.folder}/diagnosis"

@@ -68,6 +68,14 @@ def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
         assert "<svg" in (folder / f"{name}.svg").read_text()
 
 
+def test_a_model_that_has_diverged_is_told(config: Path, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", "tables.lr=1e30", "train.dense.lr=1e30", "train.diagnose_every_steps=0")
+    done = genctr("diagnose", tmp_path / "run", "--days", DAYS[3], "--quiet")
+
+    assert done.code == 2
+    assert "emb: vectors of the model are not finite\n  next: start again from an earlier checkpoint" in done.err
+
+
 def test_a_run_without_a_checkpoint_is_told(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run"):
         pass
