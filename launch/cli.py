@@ -326,7 +326,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     if not pretraining:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
     at = pretraining[-1]
-    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, at=at)) as job:
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, at=at, planned=False)) as job:
         days = _days(arguments.days) if arguments.days else job.source.train_days[-1:]
         given = [name for name in arguments.given.split(",") if name]
         report = sample(job, days, rows=arguments.rows, given=given, steps=arguments.steps, quiet=arguments.quiet)

@@ -124,6 +124,7 @@ class Job:
     Args:
         config, schema: the run's. folder: where it lives. world: its ranks.
         at: the stage to stand in, counted from 0; None is where the newest checkpoint stands.
+        planned: keep to the stage's saved plan, if it has one; it is of the training's ranks.
 
     Attributes:
         stages: all stages. at: the index of the one it stands in. stage: that one; config: its config.
@@ -138,8 +139,18 @@ class Job:
     schedule: Schedule
     ids: ManagedIds | None
 
-    def __init__(self, config: RunConfig, schema: Schema, folder: str, world: World, at: int | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        schema: Schema,
+        folder: str,
+        world: World,
+        at: int | None = None,
+        *,
+        planned: bool = True,
+    ) -> None:
         self.stages = config.resolved()
+        self._planned = planned
         self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
         self.interrupt = Interrupt()
         self.checkpoints = Checkpoints(
@@ -199,7 +210,7 @@ class Job:
     def _spread(self) -> Spread:
         """What the stage says of all its tables together; a saved plan is read once, for all ranks."""
         train = self.config.train
-        path = train.plan or ""
+        path = (train.plan or "") if self._planned else ""
         saved = self.world.agree(lambda: SavedPlan.load(path)) if path else None
         spread = build_spread(self.config, self.source.features)
         device = device_here(self.world.device, train.hardware)
@@ -295,7 +306,7 @@ def build_days(config: DataConfig, reader: Reader) -> Days:
     return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
 
 
-def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: int | None = None) -> Job:
+def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: int | None = None, planned: bool = True) -> Job:
     """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
 
     Raises:
@@ -303,9 +314,10 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
     """
     for stage in config.resolved():
         check_stage(stage, world.device)
-        _check_plan(stage, world)
+        if planned:
+            _check_plan(stage, world)
     world.agree(lambda: _prepare(folder, config, schema))
-    return Job(config, schema, folder, world, at)
+    return Job(config, schema, folder, world, at, planned=planned)
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:

@@ -1,11 +1,14 @@
 """Drawn rows: they look like the log once the denoiser has learnt it, what is given stays, and distances are what they say."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
+from pipeline.build import load_run
 from pipeline.sample import CLASSES, SampleReport, _apart, _classes, compare, sample
 from tests.tiny import DAYS, built, genctr, train, write_log
 
@@ -52,6 +55,22 @@ def test_what_is_given_is_not_drawn(config: Path, out: Path) -> None:
 
     assert not {"user_id", "is_click"} & found.fields.keys()
     assert found.fields.keys() >= {"item_id", "tab", "history"}
+
+
+def test_a_plan_of_more_ranks_keeps_nobody_from_drawing(config: Path, out: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(out, run)
+    words = [word for setting in (DENOISER, PRETRAIN % 30) for word in ("--set", setting)]
+    plan = genctr("plan", config, *words, "--out", out, "--ranks", 2, "--save", tmp_path / "plan.json")
+    assert plan.code == 0, plan.err
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    settings["train"]["plan"] = str(tmp_path / "plan.json")
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+
+    done = genctr("sample", run, "--rows", 40, "--days", DAYS[1], "--steps", 2, "--quiet")
+
+    assert done.code == 0, done.err
+    assert load_run(str(run))[0].train.plan == str(tmp_path / "plan.json"), "training goes on with it"
 
 
 def test_the_command_prints_a_line_per_field(out: Path) -> None:
