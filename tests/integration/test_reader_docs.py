@@ -17,7 +17,7 @@ def block(language: str) -> str:
     return text
 
 
-def test_the_reader_of_the_docs_trains_a_log_of_json_lines(tmp_path: Path) -> None:
+def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_files_out(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "feed_logs-1.dist-info").mkdir(parents=True)
     (site / "feed_logs.py").write_text(block("python"))
@@ -29,12 +29,13 @@ def test_the_reader_of_the_docs_trains_a_log_of_json_lines(tmp_path: Path) -> No
         folder = tmp_path / "logs" / f"day={day}"
         folder.mkdir(parents=True)
         lines = [json.dumps({"user": row % 7, "item": f"i{row % 5}", "click": int(row % 3 == 0)}) for row in range(rows)]
-        (folder / "part-0.jsonl").write_text("\n".join(lines) + "\n")
+        (folder / "part-0.jsonl").write_text("\n\n".join(lines) + "\n")
+        (folder / "part-1.jsonl").write_text(lines[0] + "\n" + '{"user": 3, "item"\n')
         (folder / "_SUCCESS").touch()
     fields = [{"name": "user", "kind": "id", "ids": "hash", "rows": 50}, {"name": "item", "kind": "id", "ids": "vocab"}]
     schema = {"name": "feed", "label": {"column": "click"}, "fields": fields}
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
-    data = yaml.safe_load(block("yaml"))["data"] | {"root": str(tmp_path / "logs")}
+    data = yaml.safe_load(block("yaml"))["data"] | {"root": str(tmp_path / "logs"), "bad_files": "quarantine"}
     run = {"schema": "schema.yaml", "data": data, "model": {"decoder": "fm", "dim": 4}, "train": {"batch_rows": 64}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run, default_flow_style=False))
 
@@ -44,3 +45,6 @@ def test_the_reader_of_the_docs_trains_a_log_of_json_lines(tmp_path: Path) -> No
 
     assert done.returncode == 0, done.stderr
     assert "378 rows trained" in done.stdout
+    for day in ("2026-11-01", "2026-11-02"):
+        broken = tmp_path / "logs" / f"day={day}" / "part-1.jsonl"
+        assert f"genctr: day {day} is read without {broken}: these are no JSON lines: " in done.stderr
