@@ -1,5 +1,6 @@
 """Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest begins anew."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from data.schema import AnyIds
 from models.managed import Policy
 from models.sparse import LINEAR, SECOND
 from pipeline.build import Job
+
+TABLE = re.compile(r"\.embedding(?:_bag)?s\.([^.]+)\.weight")
+"""In the name of a tensor, the table that it is or that it is a state of; a field may be called as any other part of a name."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +157,10 @@ def _sources(place: Tensor, policy: Policy) -> Tensor:
 
 def _owner(job: Job, name: str) -> AnyIds | None:
     """The field whose table a tensor belongs to."""
-    parts = set(name.split("."))
-    for field in job.source.schema.fields:
-        own = {field.name, f"{field.name}{LINEAR}", f"{field.name}{SECOND}"}
-        if isinstance(field, AnyIds) and field.table is None and parts & own:
-            return field
-    return None
+    owners = {field.name: field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.table is None}
+    found = TABLE.search(name)
+    table = found[1] if found else ""
+    return owners.get(table) or owners.get(table.removesuffix(LINEAR).removesuffix(SECOND))
 
 
 def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> bool:
