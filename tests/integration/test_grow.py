@@ -171,6 +171,17 @@ def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None
     assert judged[0]["tasks"].keys() == {"is_click", "again"}
 
 
+def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_are_zeros(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    half, whole = (["--set", f"tables.precision={precision}"] for precision in ("fp16", "fp32"))
+    assert daily(config, out, "--until", FIRST, *half).code in (0, 3)
+    done = daily(config, out, *whole, *confirmed(daily(config, out, *whole)))
+    assert done.code == 2
+    assert "was begun in fp16" in done.err
+    assert "set tables.precision to fp16" in done.err
+    assert daily(config, out, "--until", SECOND, *half, *confirmed(daily(config, out, *half))).code in (0, 3)
+
+
 def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert daily(config, out, "--until", SECOND).code in (0, 3)
