@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -265,6 +266,24 @@ def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Pa
     assert genctr("score", bundle, "--data", file, "--out", tmp_path / "b").code == 0
     one, other = (pq.read_table(next((tmp_path / name).glob("*"))) for name in "ab")
     assert one["is_click_logit"].to_pylist() == other["is_click_logit"].to_pylist()
+
+
+def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, config: Path) -> None:
+    """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
+
+    def change(manifest: dict) -> None:
+        label = {"task": "is_click", "column": "is_click", "where": "seen"}
+        manifest["schema"] |= {"label": label, "weight": "importance", "group": "session"}
+
+    name_in_manifest(change)(copy)
+    file = next((config.parent / "log" / f"day={DAY}").glob("*.parquet"))
+    table = pq.read_table(file, partitioning=None)
+    expected = Scorer(Bundle(str(bundle))).rows(table.to_batches()[0])["is_click"]
+    scorer, rows = Scorer(Bundle(str(copy))), table.drop_columns(["is_click"])
+    assert torch.equal(scorer.rows(rows.to_batches()[0])["is_click"], expected)
+    for name in ("is_click", "importance", "seen", "session"):
+        rows = rows.append_column(name, pa.nulls(len(rows), pa.float32()))
+    assert torch.equal(scorer.rows(rows.combine_chunks().to_batches()[0])["is_click"], expected)
 
 
 def test_a_missing_column_is_told(bundle: Path, config: Path, tmp_path: Path) -> None:
