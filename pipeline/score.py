@@ -18,7 +18,7 @@ from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.ids import AdmittedIds, seed_of
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, filesystem, write_whole
 from data.readers import Reader
 from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
@@ -135,7 +135,7 @@ def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
 
 
 def score_folder(scorer: Scorer, data: str, out: str) -> int:
-    """Score a file, or every file of a folder, into a Parquet file each.
+    """Score a file, or every file of a folder, into a Parquet file each, which is there when it is whole.
 
     Returns:
         [rows] scored.
@@ -154,14 +154,13 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     rows = 0
     for path in paths:
         name = path.rpartition("/")[2].partition("?")[0]
-        with PATHS.open(f"{out}/{name}.scores.parquet", "wb") as file:
-            writer = None
+        scores = io.BytesIO()
+        nothing = _told({task: torch.empty(0) for task in scorer.bundle.tasks}, scorer.bundle.tasks, 0)
+        with pq.ParquetWriter(scores, nothing.schema) as writer:
             for table in score_file(scorer, reader, path):
-                writer = writer or pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)
                 rows += table.num_rows
-            if writer is not None:
-                writer.close()
+        write_whole(f"{out}/{name}.scores.parquet", scores.getvalue())
     return rows
 
 
