@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from data.document import write_document
 from data.errors import GenctrError
 from data.ids import MISSING, UNKNOWN, check_growth, rows_before
-from data.paths import PATHS, list_folder, remove_folder
+from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
 from pipeline.checkpoint import CheckpointError, Checkpoints, one_line
@@ -64,7 +64,7 @@ def destination(
         rows: what the new folder's schema says of tables that have grown.
 
     Raises:
-        GenctrError: the new folder has a run in it, or part of one. Busy: a daily job works on this one.
+        GenctrError: the new folder has a run in it, or part of one, or is inside of this one. Busy: a daily job is at work.
     """
     with ExitStack() as stack:
         try:
@@ -85,12 +85,19 @@ def _new_run(run: Run, out: str, rows: Mapping[str, int]) -> Iterator[Checkpoint
     target = Checkpoints(f"{out}/{CHECKPOINTS}", keep=1, asynchronous=False)
     if PATHS.exists(f"{out}/{CONFIG}") or list_folder(target.root):
         raise GenctrError(f"{out} has a run in it, or part of one\n  next: name a new folder, or remove this one")
+    if f"{_place(out)}/".startswith(f"{_place(run.folder)}/"):
+        raise GenctrError(f"{out} is inside of the run, and would be copied into itself\n  next: name a folder elsewhere")
     _copy_folder(run.folder, out)
     yield target
     if rows:
         fields = [own.model_copy(update={"rows": rows[own.name]}) if own.name in rows else own for own in run.schema.fields]
         write_document(f"{out}/schema.yaml", run.schema.model_copy(update={"fields": tuple(fields)}))
     _copy_file(f"{run.folder}/{CONFIG}", f"{out}/{CONFIG}")
+
+
+def _place(path: str) -> str:
+    path = plain(path)
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _copy_folder(source: str, target: str, *, skip: Sequence[str] = NOT_COPIED) -> None:

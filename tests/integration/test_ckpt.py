@@ -189,6 +189,15 @@ def test_a_moved_run_ends_with_the_bits_of_one_that_stayed(config: Path, run: Pa
     assert "has a run in it, or part of one" in done.err
 
 
+def test_a_run_does_not_move_into_itself(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    for out in (run / "moved", f"file://{run}/tensorboard/moved"):
+        done = genctr("ckpt", "reshard", run, "--ranks", 2, "--out", out, "--quiet")
+        assert done.code == 2
+        assert "is inside of the run" in done.err
+    assert [path for path in sorted(run.rglob("*")) if path.name != "lease.json.lock"] == before
+
+
 def test_one_moved_checkpoint_takes_its_pins_and_says_which_stay(run: Path, tmp_path: Path) -> None:
     for name, mark in (("new", "step-0000011"), ("old", "step-0000009")):
         (run / "checkpoints" / f"{name}.json").write_text(json.dumps({"mark": mark}))
