@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -291,29 +292,39 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
     Returns:
         [rows] written.
     """
-    stored = pieces.tensors[name]
-    table = tables_of(pieces)[name]
-    ids = _raw_ids(run, pieces, table)
+    parts, out = _exported(run, pieces, name, advance), plain(out)
+    first = next(parts)  # a table has a row for the missing id
     temporary = out if "://" in out else f"{out}.tmp"
-    with PATHS.open(temporary, "wb") as file:
-        writer = None
-        for first, last in pieces.blocks(name):
-            block = pieces.rows(name, first, last)
-            if block.dtype == torch.half:
-                block = _seen(run, pieces, table, block, first, height(stored))
-            columns = {"row": pa.array(np.arange(first, last))}
-            if ids is not None:
-                columns["id"] = ids(first, last)
-            columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1).numpy()), stored.size[1])
-            part = pa.table(columns)
-            writer = writer or pq.ParquetWriter(file, part.schema, use_dictionary=["id"])
-            writer.write_table(part)
-            advance(block.nbytes)
-        assert writer is not None, "a table has a row for the missing id"
-        writer.close()
+    try:
+        with (
+            PATHS.open(temporary, "wb") as file,
+            pq.ParquetWriter(file, first.schema, use_dictionary=["id"]) as writer,
+        ):
+            for part in chain([first], parts):
+                writer.write_table(part)
+    except BaseException:
+        with suppress(OSError):
+            PATHS.rm(temporary)
+        raise
     if temporary != out:
         os.replace(temporary, out)
-    return height(stored)
+    return height(pieces.tensors[name])
+
+
+def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator[pa.Table]:
+    """The table, a block at a time."""
+    stored, table = pieces.tensors[name], tables_of(pieces)[name]
+    ids = _raw_ids(run, pieces, table)
+    for first, last in pieces.blocks(name):
+        block = pieces.rows(name, first, last)
+        if block.dtype == torch.half:
+            block = _seen(run, pieces, table, block, first, height(stored))
+        columns = {"row": pa.array(np.arange(first, last))}
+        if ids is not None:
+            columns["id"] = ids(first, last)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1).numpy()), stored.size[1])
+        yield pa.table(columns)
+        advance(block.nbytes)
 
 
 def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows: int) -> Tensor:
