@@ -296,6 +296,16 @@ def test_a_daily_job_at_work_is_left_alone(
         assert genctr("ckpt", "verify", run, "--quiet").code == 0
 
 
+def test_the_vectors_of_a_table_are_as_wide_as_the_model_reads_them(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    wide = ("model.dim=6", "model.decoder=deepfm", "model.options={hidden: [8]}")
+    assert train(config, out, *SHORT, *wide).code == 0
+    stored = final_tensors(out)["model"]["model.sparse.bags.embedding_bags.tab.weight"]
+    tables = exported(out, ("tab", "tab_linear"))
+    assert tables["tab"]["vector"].to_pylist() == stored[:, :6].tolist()
+    assert tables["tab_linear"]["vector"].type.list_size == 1
+
+
 # What is missing.
 
 
