@@ -101,6 +101,7 @@ class SparseArch(nn.Module):
         bags: the EmbeddingBagCollection of the pooled tables, None if there are none.
         sequences: the EmbeddingCollections of the unpooled tables, one per width (TorchRec wants one width each),
             None if there are none.
+        dims: the width that is read of every table and companion, by name.
 
     Shape:
         bags, sequences: KeyedJaggedTensors of B rows with the fields of the pooled and of the unpooled tables -> Looked
@@ -110,6 +111,7 @@ class SparseArch(nn.Module):
         super().__init__()
         _check(tables)
         parts = [part for table in tables for part in table.parts]
+        self.dims = {part.name: part.dim for part in parts}
         companions = [part.name for table in tables for part in table.parts[1:]]
         self._linear = {name for name in companions if name.endswith(LINEAR)}
         self._second = {name for name in companions if name.endswith(SECOND)}

@@ -619,11 +619,13 @@ def _schema_changes(before: Schema, now: Schema) -> list[str]:
             left, right = _flat(old[name].model_dump(mode="json")), _flat(new[name].model_dump(mode="json"))
             keys = sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
             lines += [f"{kind} {name}.{key}: begun with {left.get(key)!r}, now {right.get(key)!r}" for key in keys]
+        if [name for name in old if name in new] != [name for name in new if name in old]:
+            lines.append(f"schema: {kind}s in another order")
     rest = [schema.model_dump(mode="json", exclude={"fields", "label", "labels"}) for schema in (before, now)]
     lines += [
         f"schema {key}: begun with {rest[0].get(key)!r}, now {own!r}" for key, own in rest[1].items() if rest[0].get(key) != own
     ]
-    return lines or ([] if before == now else ["schema: fields or labels in another order"])
+    return lines or ([] if before == now else ["schema: the same in other words"])
 
 
 def digest(schema: Schema) -> str:

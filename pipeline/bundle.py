@@ -65,15 +65,15 @@ class Piece:
 
 
 class Bundle:
-    """A bundle that was found whole as far as its manifest: names, sizes, nothing beside them. Contents are checked as they
-    are read, against their SHA-256.
+    """A bundle that was found whole as far as its manifest: the files it names, nothing beside them. Contents are checked as
+    they are read, against their SHA-256.
 
     Args:
         path: its folder, or the folder of all bundles: then the current one.
         sha256: what the manifest's own hash must be; None takes it as it is, or as `current.json` says.
 
     Raises:
-        BundleError: there is none, a file is missing, cut short or was not written with it, or the manifest makes no sense.
+        BundleError: there is none, a file is missing or was not written with it, or the manifest makes no sense.
     """
 
     def __init__(self, path: str, *, sha256: str | None = None) -> None:

@@ -127,7 +127,7 @@ class Checkpoints:
         assert self._group is not None, "saving needs a process group"
         self.wait()
         mark = self._on_rank_0(lambda: self._new_folder(step))
-        marker = _marker(step, meta)
+        marker = _marker(step, meta, pin)
         writer = Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
         tensors = _in_pieces(tensors)
         with self._told(mark):
@@ -177,7 +177,8 @@ class Checkpoints:
         return self._on_rank_0(self._pins)
 
     def unpin(self, names: Iterable[str]) -> None:
-        """Let go of pins; the checkpoints go with the next save, unless they are among the newest."""
+        """Let go of pins, but for the newest checkpoint's; the checkpoints go with the next save, unless they are among the
+        newest."""
         self.wait()
         self._on_rank_0(lambda: self._unpin(names))
 
@@ -188,12 +189,11 @@ class Checkpoints:
 
     def _unpin(self, names: Iterable[str]) -> None:
         for name in names:
-            PATHS.rm(f"{self.root}/{name}.json")
+            if PATHS.exists(f"{self.root}/{name}.json"):
+                PATHS.rm(f"{self.root}/{name}.json")
 
     def _drop(self, marks: set[str]) -> None:
-        for name, mark in self._pins().items():
-            if mark in marks:
-                PATHS.rm(f"{self.root}/{name}.json")
+        self._unpin([name for name, mark in self._pins().items() if mark in marks])
         for mark in marks:
             PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
             remove_folder(f"{self.root}/{mark}")
@@ -277,7 +277,15 @@ class Checkpoints:
 
     def _pins(self) -> dict[str, str]:
         names = [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
-        return {name: str(self._read_json(f"{self.root}/{name}.json")["mark"]) for name in names}
+        return {name: str(self._read_json(f"{self.root}/{name}.json")["mark"]) for name in names} | self._last_pin()
+
+    def _last_pin(self) -> dict[str, str]:
+        """What the newest checkpoint says it is pinned as: a kill may have come before the pin."""
+        for mark in self._complete_marks()[-1:]:
+            with suppress(CheckpointError, AttributeError):  # who reads the checkpoint is told
+                pin = self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin")
+                return {pin: mark} if pin is not None else {}
+        return {}
 
     def _read_marker(self, mark: str) -> dict[str, Any]:
         file = f"{self.root}/{mark}/{MARKER}"
@@ -300,10 +308,12 @@ class Checkpoints:
             ) from error
 
     def _new_folder(self, step: int) -> str:
-        """Clear away what a killed save left behind and choose a folder that is not there."""
+        """Finish or clear away what a killed save left behind and choose a folder that is not there."""
         try:
             PATHS.mkdirs(f"{self.root}/")
             self._remove_leftovers()
+            for name, mark in self._last_pin().items():
+                self.pin(name, mark)
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint folder cannot be written: {one_line(error)}",
@@ -403,8 +413,8 @@ class Checkpoints:
             ) from failure
 
 
-def _marker(step: int, meta: dict[str, Any]) -> str:
-    return json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "meta": meta})
+def _marker(step: int, meta: dict[str, Any], pin: str | None = None) -> str:
+    return json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "meta": meta})
 
 
 def _order(folder: str) -> tuple[int, int]:

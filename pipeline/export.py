@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -69,16 +69,13 @@ def _differs(job: Job, bundle: Bundle) -> bool:
         for key, value in job.sharded.model.state_dict().items():
             name = key.removeprefix(INSIDE)
             if isinstance(value, ShardedTensor) and key.startswith(INSIDE):
-                for shard in value.local_shards():
-                    row, column = shard.metadata.shard_offsets
-                    for begin, end in pieces(*shard.tensor.shape):
-                        own = shard.tensor[begin:end].detach().cpu().float().contiguous()
-                        there = torch.zeros_like(own)
-                        bundle.fill(name, there, row + begin, column)
-                        if as_bytes:
-                            own = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(own))
-                        if not _same(own, there):
-                            return True
+                for row, column, own in _parts(job, key, value):
+                    there = torch.zeros_like(own)
+                    bundle.fill(name, there, row, column)
+                    if as_bytes:
+                        own = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(own))
+                    if not _same(own, there):
+                        return True
             elif isinstance(value, Tensor) and key.startswith(INSIDE) and not _same(value.detach().cpu(), dense[name]):
                 return True
     except (GenctrError, KeyError, RuntimeError):  # it is damaged, or of another shape
@@ -106,19 +103,24 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
     for number, (key, value) in enumerate(job.sharded.model.state_dict().items()):
         if not isinstance(value, ShardedTensor) or not key.startswith(INSIDE):
             continue
-        for shard in value.local_shards():
-            row, column = shard.metadata.shard_offsets
-            rows, columns = shard.tensor.shape
-            for begin, end in pieces(rows, columns):
-                numbers = torch.arange(row + begin, row + end)
-                own = job.sharded.seen(key.split(".")[-2], shard.tensor[begin:end], numbers, column).contiguous()
-                content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
-                file = f"table.{number}.{row + begin}.{column}.safetensors"
-                write_whole(f"{path}/{file}", content)
-                files[file] = described(content)
-                piece = {"file": file, "rows": [row + begin, row + end], "columns": [column, column + columns]}
-                tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
+        for row, column, own in _parts(job, key, value):
+            content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
+            file = f"table.{number}.{row}.{column}.safetensors"
+            write_whole(f"{path}/{file}", content)
+            files[file] = described(content)
+            piece = {"file": file, "rows": [row, row + len(own)], "columns": [column, column + own.shape[1]]}
+            tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
     return files, tables
+
+
+def _parts(job: Job, key: str, table: ShardedTensor) -> Iterator[tuple[int, int, Tensor]]:
+    """What this rank holds of a table, as look-ups see it, a piece at a time: its first row and column, and the numbers."""
+    for shard in table.local_shards():
+        row, column = shard.metadata.shard_offsets
+        for begin, end in pieces(*shard.tensor.shape):
+            numbers = torch.arange(row + begin, row + end)
+            own = job.sharded.seen(key.split(".")[-2], shard.tensor[begin:end], numbers, column)
+            yield row + begin, column, own.contiguous()
 
 
 def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest begins anew."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torchrec.distributed.types import ShardedTensor
 
 from data.errors import GenctrError
@@ -16,6 +18,9 @@ from data.schema import AnyIds
 from models.managed import Policy
 from models.sparse import LINEAR, SECOND
 from pipeline.build import Job
+
+TABLE = re.compile(r"\.embedding(?:_bag)?s\.([^.]+)\.weight")
+"""In the name of a tensor, the table that it is or that it is a state of; a field may be called as any other part of a name."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,10 @@ def load_grown(job: Job, mark: str) -> Grown:
     keeps the weights of the labels it had, which come first. Anything else starts with the first values of the new model.
 
     Raises:
-        GenctrError: a hashed or managed table has a number of rows that its ids cannot follow.
+        GenctrError: a hashed or managed table has a number of rows that its ids cannot follow, or one of half precision is to
+            be whole.
     """
+    _check_precision(job, mark)
     moves = _load_ids(job, mark)
     told: dict[str, list[str]] = {"kept": [], "enlarged": [], "fresh": [], "left": []}
     model, optimizer = job.sharded.model.state_dict(), job.optimizer.state_dict()
@@ -153,18 +160,30 @@ def _sources(place: Tensor, policy: Policy) -> Tensor:
 
 def _owner(job: Job, name: str) -> AnyIds | None:
     """The field whose table a tensor belongs to."""
-    parts = set(name.split("."))
-    for field in job.source.schema.fields:
-        own = {field.name, f"{field.name}{LINEAR}", f"{field.name}{SECOND}"}
-        if isinstance(field, AnyIds) and field.table is None and parts & own:
-            return field
-    return None
+    owners = {field.name: field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.table is None}
+    found = TABLE.search(name)
+    table = found[1] if found else ""
+    return owners.get(table) or owners.get(table.removesuffix(LINEAR).removesuffix(SECOND))
 
 
 def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> bool:
     size = _size(value)
     grows = isinstance(value, ShardedTensor) or ".head." in name
     return grows and len(size) > 0 and len(size) == len(before) and size[0] > before[0] and size[1:] == before[1:]
+
+
+def _check_precision(job: Job, mark: str) -> None:
+    """On a CPU, rows of half precision that were never trained are blank and stand for first values; others read zeros."""
+    stored = job.checkpoints.metadata(mark).state_dict_metadata
+    for name, value in job.sharded.model.state_dict().items():
+        before = stored.get(f"model.{name}")
+        if job.world.device.type != "cpu" or not isinstance(value, ShardedTensor) or value.dtype == torch.half:
+            continue
+        if isinstance(before, TensorStorageMetadata) and before.properties.dtype == torch.half:
+            raise GenctrError(
+                f"table {name.split('.')[-2]!r} was begun in fp16, and rows of it that are not trained yet are not written\n"
+                "  next: set tables.precision to fp16 again, or give a new --out"
+            )
 
 
 def _over_ranks(own: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from data.document import write_document
 from data.errors import GenctrError
+from data.features import Features
 from data.ids import MISSING, UNKNOWN, check_growth, rows_before
-from data.paths import PATHS, list_folder, remove_folder
+from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
 from pipeline.checkpoint import CheckpointError, Checkpoints, one_line
@@ -64,7 +66,7 @@ def destination(
         rows: what the new folder's schema says of tables that have grown.
 
     Raises:
-        GenctrError: the new folder has a run in it, or part of one. Busy: a daily job works on this one.
+        GenctrError: the new folder has a run in it, or part of one, or is inside of this one. Busy: a daily job is at work.
     """
     with ExitStack() as stack:
         try:
@@ -85,12 +87,19 @@ def _new_run(run: Run, out: str, rows: Mapping[str, int]) -> Iterator[Checkpoint
     target = Checkpoints(f"{out}/{CHECKPOINTS}", keep=1, asynchronous=False)
     if PATHS.exists(f"{out}/{CONFIG}") or list_folder(target.root):
         raise GenctrError(f"{out} has a run in it, or part of one\n  next: name a new folder, or remove this one")
+    if f"{_place(out)}/".startswith(f"{_place(run.folder)}/"):
+        raise GenctrError(f"{out} is inside of the run, and would be copied into itself\n  next: name a folder elsewhere")
     _copy_folder(run.folder, out)
     yield target
     if rows:
         fields = [own.model_copy(update={"rows": rows[own.name]}) if own.name in rows else own for own in run.schema.fields]
         write_document(f"{out}/schema.yaml", run.schema.model_copy(update={"fields": tuple(fields)}))
     _copy_file(f"{run.folder}/{CONFIG}", f"{out}/{CONFIG}")
+
+
+def _place(path: str) -> str:
+    path = plain(path)
+    return path if "://" in path else os.path.realpath(path)
 
 
 def _copy_folder(source: str, target: str, *, skip: Sequence[str] = NOT_COPIED) -> None:
@@ -284,29 +293,51 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
     Returns:
         [rows] written.
     """
-    stored = pieces.tensors[name]
-    table = tables_of(pieces)[name]
-    ids = _raw_ids(run, pieces, table)
+    parts, out = _exported(run, pieces, name, advance), plain(out)
+    first = next(parts)  # a table has a row for the missing id
     temporary = out if "://" in out else f"{out}.tmp"
-    with PATHS.open(temporary, "wb") as file:
-        writer = None
-        for first, last in pieces.blocks(name):
-            block = pieces.rows(name, first, last)
-            if block.dtype == torch.half:
-                block = _seen(run, pieces, table, block, first, height(stored))
-            columns = {"row": pa.array(np.arange(first, last))}
-            if ids is not None:
-                columns["id"] = ids(first, last)
-            columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1).numpy()), stored.size[1])
-            part = pa.table(columns)
-            writer = writer or pq.ParquetWriter(file, part.schema, use_dictionary=["id"])
-            writer.write_table(part)
-            advance(block.nbytes)
-        assert writer is not None, "a table has a row for the missing id"
-        writer.close()
+    try:
+        with (
+            PATHS.open(temporary, "wb") as file,
+            pq.ParquetWriter(file, first.schema, use_dictionary=["id"]) as writer,
+        ):
+            for part in chain([first], parts):
+                writer.write_table(part)
+    except BaseException:
+        with suppress(OSError):
+            PATHS.rm(temporary)
+        raise
     if temporary != out:
         os.replace(temporary, out)
-    return height(stored)
+    return height(pieces.tensors[name])
+
+
+def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator[pa.Table]:
+    """The table, a block at a time."""
+    stored, table = pieces.tensors[name], tables_of(pieces)[name]
+    ids, dim = _raw_ids(run, pieces, table), _dim(run, pieces, table, stored.size[1])
+    for first, last in pieces.blocks(name):
+        block = pieces.rows(name, first, last)
+        if block.dtype == torch.half:
+            block = _seen(run, pieces, table, block, first, height(stored))
+        columns = {"row": pa.array(np.arange(first, last))}
+        if ids is not None:
+            columns["id"] = ids(first, last)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(block[:, :dim].reshape(-1).numpy()), dim)
+        yield pa.table(columns)
+        advance(block.nbytes)
+
+
+def _dim(run: Run, pieces: Pieces, table: str, width: int) -> int:
+    """[columns] of a table that the model reads, of `width` stored, a multiple of 4; those beyond never learn."""
+    from pipeline.build import stage_schema  # TorchRec takes seconds, and most words need nothing of it
+    from pipeline.model import build_model
+
+    stages = run.config.resolved()
+    stage = stages[pieces.meta["state"]["stage"]]
+    schema, statistics = stage_schema(run.schema, stage, stages), Statistics.load(f"{run.folder}/statistics")
+    features = Features(schema, statistics, pooled=not stage.config.model.denoises)
+    return build_model(stage.config.model, features, schema.task_names).sparse.dims.get(table, width)
 
 
 def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows: int) -> Tensor:

@@ -18,9 +18,9 @@ from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.ids import AdmittedIds, seed_of
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, filesystem, write_whole
 from data.readers import Reader
-from data.schema import AnyIds, SequenceField
+from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
@@ -80,25 +80,23 @@ class Scorer:
         return {task: output.logits[task].float() for task in self.bundle.tasks}
 
     def rows(self, rows: pa.RecordBatch, *, file: str = "rows", first: int = 0) -> dict[str, Tensor]:
-        """{task: (B,) logits} of raw rows; labels may be missing: they are not looked at. So may a time that only ages ids.
+        """{task: (B,) logits} of raw rows. Labels, weights and groups are not looked at, nor is a time that only ages ids: they
+        may be missing.
 
         Args:
-            rows: with the columns of the schema. file, first: where they come from, for what is said about a bad one.
+            rows: with the columns of the fields. file, first: where they come from, for what is said about a bad one.
 
         Raises:
             BadInput: a row is not what the schema says.
         """
-        schema = self.bundle.schema
-        unread = {label.column for label in schema.targets}
-        if schema.time is not None and not any(isinstance(field, SequenceField) and field.time for field in schema.fields):
-            unread.add(schema.time.column)
-        for name in unread - set(rows.schema.names):
-            rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
-        columns = schema.columns()
-        missing = [name for name in columns if name not in rows.schema.names]
+        read, columns = _columns_of_scores(self.bundle.schema), self.bundle.schema.columns()
+        missing = [name for name in read if name not in rows.schema.names]
         if missing:
             raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
-        rows = rows.select(columns)
+        rows = rows.select(read)
+        for name in columns:
+            if name not in read:
+                rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
         rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
         rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
         return self.batch(self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1)))
@@ -117,6 +115,15 @@ class Scorer:
         return float(torch.stack(worst).max())
 
 
+def _columns_of_scores(schema: Schema) -> list[str]:
+    """The columns that scores depend on: those of the fields, the times of events, and the row's own to compare these with."""
+    times = [field.time for field in schema.fields if isinstance(field, SequenceField) and field.time is not None]
+    read = {*(field.column for field in schema.fields), *times}
+    if times and schema.time is not None:
+        read.add(schema.time.column)
+    return [name for name in schema.columns() if name in read]
+
+
 def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
     """The map of a managed table as the trained model left it."""
     assert field.rows is not None, "checked when the schema was read"
@@ -128,7 +135,7 @@ def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
 
 
 def score_folder(scorer: Scorer, data: str, out: str) -> int:
-    """Score a file, or every file of a folder, into a Parquet file each.
+    """Score a file, or every file of a folder, into a Parquet file each, which is there when it is whole.
 
     Returns:
         [rows] scored.
@@ -147,21 +154,20 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     rows = 0
     for path in paths:
         name = path.rpartition("/")[2].partition("?")[0]
-        with PATHS.open(f"{out}/{name}.scores.parquet", "wb") as file:
-            writer = None
+        scores = io.BytesIO()
+        nothing = _told({task: torch.empty(0) for task in scorer.bundle.tasks}, scorer.bundle.tasks, 0)
+        with pq.ParquetWriter(scores, nothing.schema) as writer:
             for table in score_file(scorer, reader, path):
-                writer = writer or pq.ParquetWriter(file, table.schema)
                 writer.write_table(table)
                 rows += table.num_rows
-            if writer is not None:
-                writer.close()
+        write_whole(f"{out}/{name}.scores.parquet", scores.getvalue())
     return rows
 
 
 def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
     """Every row of a file, in its order: `row`, and per task `<task>` the probability and `<task>_logit`."""
     there = reader.schema(path)
-    wanted = [name for name in scorer.bundle.schema.columns() if name in there.names]
+    wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
     first = 0
     for unit in range(len(reader.units(path))):
         for read in reader.read(path, unit, wanted, 0):

@@ -189,6 +189,15 @@ def test_a_moved_run_ends_with_the_bits_of_one_that_stayed(config: Path, run: Pa
     assert "has a run in it, or part of one" in done.err
 
 
+def test_a_run_does_not_move_into_itself(run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    for out in (run / "moved", f"file://{run}/tensorboard/moved"):
+        done = genctr("ckpt", "reshard", run, "--ranks", 2, "--out", out, "--quiet")
+        assert done.code == 2
+        assert "is inside of the run" in done.err
+    assert [path for path in sorted(run.rglob("*")) if path.name != "lease.json.lock"] == before
+
+
 def test_one_moved_checkpoint_takes_its_pins_and_says_which_stay(run: Path, tmp_path: Path) -> None:
     for name, mark in (("new", "step-0000011"), ("old", "step-0000009")):
         (run / "checkpoints" / f"{name}.json").write_text(json.dumps({"mark": mark}))
@@ -287,6 +296,16 @@ def test_a_daily_job_at_work_is_left_alone(
         assert genctr("ckpt", "verify", run, "--quiet").code == 0
 
 
+def test_the_vectors_of_a_table_are_as_wide_as_the_model_reads_them(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    wide = ("model.dim=6", "model.decoder=deepfm", "model.options={hidden: [8]}")
+    assert train(config, out, *SHORT, *wide).code == 0
+    stored = final_tensors(out)["model"]["model.sparse.bags.embedding_bags.tab.weight"]
+    tables = exported(out, ("tab", "tab_linear"))
+    assert tables["tab"]["vector"].to_pylist() == stored[:, :6].tolist()
+    assert tables["tab_linear"]["vector"].type.list_size == 1
+
+
 # What is missing.
 
 
@@ -303,11 +322,13 @@ def test_a_checkpoint_without_one_of_its_files_is_told(run: Path) -> None:
         ("reshard", run, "--ranks", 1),
         ("diff", run, run),
         ("export-table", run, "--table", "user_id", "--out", run / "t"),
+        ("export-table", run, "--table", "user_id", "--out", f"file://{run}/t"),
     ):
         done = genctr("ckpt", *word, "--quiet")
         assert done.code == 2
         assert "checkpoint step-0000011-2 is damaged: the file __1_0.distcp is not there; " in done.err
-    assert not (run / "t").exists()
+        assert "Traceback" not in done.err
+    assert not [*run.glob("t*.tmp"), *run.glob("t")]
     assert marks(run) == ["step-0000009", "step-0000011", "step-0000011-2"]
 
 

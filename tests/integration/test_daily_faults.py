@@ -750,9 +750,10 @@ def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
     assert len(done.out.splitlines()) == 5
 
 
-@pytest.mark.parametrize("kept", ["float32", "int8"])
-def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str) -> None:
-    words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", f"daily.tables={kept}", "daily.gates={}")]
+@pytest.mark.parametrize(("kept", "precision"), [("float32", "fp32"), ("int8", "fp32"), ("float32", "fp16")])
+def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str, precision: str) -> None:
+    tables = (f"daily.tables={kept}", f"tables.precision={precision}")
+    words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", *tables, "daily.gates={}")]
     assert daily(config, tmp_path / "one", *words).code == 0
     serving = (tmp_path / "shared" / "current.json").read_bytes()
     assert daily(config, tmp_path / "same", *words).code == 0, "the same bits are the same model"

@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 
+from pipeline.grow import load_grown
 from tests.integration.jobs import events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
-from tests.tiny import SCHEMA, Done, genctr
+from tests.tiny import SCHEMA, Done, built, genctr
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
 
@@ -95,6 +96,32 @@ def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_pa
     assert before["user_id"].shape[0] == 101
 
 
+@pytest.mark.parametrize("name", ["model", "tables"])
+def test_every_id_keeps_its_vector_and_its_moment_whatever_other_fields_are_called(
+    config: Path, tmp_path: Path, name: str
+) -> None:
+    out, words = tmp_path / "run", ("--set", "tables.lr=1e-30")
+
+    def begin(fields: dict, schema: dict) -> None:
+        fields["user_id"].update(rows=11)
+        schema["fields"].insert(0, {"name": name, "column": "device", "kind": "id", "ids": "vocab"})
+
+    change(config, begin)
+    assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
+    before = final_tensors(out)
+    change(config, lambda fields, _: fields["user_id"].update(rows=21))
+    again = confirmed(daily(config, out, *words))
+    with built(config, out, *words[1:], again[1]) as job:
+        load_grown(job, str(job.checkpoints.latest()))
+        job.checkpoints.save(99, tensors=job.tensors(), meta={})
+    after, rows = final_tensors(out), torch.tensor([0, *(1 + row // 2 for row in range(20))])
+    weight = "model.sparse.bags.embedding_bags.user_id.weight"
+    moments = [tensors["optimizer"]["state"][f"tables.{weight}"]["user_id.momentum1"] for tensors in (before, after)]
+    assert torch.equal(after["model"][weight], before["model"][weight][rows])
+    assert moments[0].count_nonzero() > 5
+    assert torch.equal(moments[1], moments[0][rows])
+
+
 def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     change(config, lambda fields, _: fields["user_id"].update(rows=101))
@@ -142,6 +169,17 @@ def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None
     assert any("head" in name for name in grown["enlarged"])
     judged = [entry for entry in ledger(out) if entry["event"] == "scored" and entry["day"] == FOURTH]
     assert judged[0]["tasks"].keys() == {"is_click", "again"}
+
+
+def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_are_zeros(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    half, whole = (["--set", f"tables.precision={precision}"] for precision in ("fp16", "fp32"))
+    assert daily(config, out, "--until", FIRST, *half).code in (0, 3)
+    done = daily(config, out, *whole, *confirmed(daily(config, out, *whole)))
+    assert done.code == 2
+    assert "was begun in fp16" in done.err
+    assert "set tables.precision to fp16" in done.err
+    assert daily(config, out, "--until", SECOND, *half, *confirmed(daily(config, out, *half))).code in (0, 3)
 
 
 def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> None:

@@ -218,3 +218,20 @@ def test_a_checkpoint_moves_to_two_ranks_and_every_raw_id_keeps_its_vector(
         assert_same_ids_and_vectors(unbroken, out)
     else:
         assert all(torch.equal(value, maps(unbroken)[name]) for name, value in maps(out).items())
+
+
+def test_a_stage_begins_the_maps_of_tables_that_the_one_it_loads_did_not_read(tmp_path: Path) -> None:
+    config, out = write_managed(tmp_path, days=2, rows=150), tmp_path / "run"
+    run = yaml.safe_load(config.read_text())
+    others = ["user_id", "tab", "hour", "device", "category", "price", "tags", "image"]
+    run["stages"] = [
+        {"name": "first", "data": {"days": ["2026-11-01"]}, "fields": others},
+        {"name": "second", "data": {"days": ["2026-11-02"]}, "load": {"stage": "first", "what": "tables"}},
+    ]
+    config.write_text(yaml.safe_dump(run))
+    done = train(config, out)
+    assert done.code == 0, done.err
+    (told,) = events(out, "stage")
+    assert "user_id" in told["loaded"]
+    assert "item_id" in told["fresh"]
+    assert clock(out, "user_id")["step"] > clock(out, "item_id")["step"] > 0

@@ -20,7 +20,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.build import build_source, load_run
+from pipeline.build import _schema_changes, build_source, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
@@ -336,3 +336,20 @@ def test_closing_a_job_waits_for_the_save_in_the_background(config: Path, tmp_pa
 
     names = {path.parent.name for path in (tmp_path / "run" / "checkpoints").glob("*/checkpoint.json")}
     assert names >= {last, "step-0000999"}
+
+
+def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> None:
+    """A network and its heads know fields and labels by their places."""
+    values = yaml.safe_load(SCHEMA.read_text())
+    label = values.pop("label")
+    before = Schema.model_validate(values | {"labels": [{"task": "a", **label}, {"task": "b", **label}]})
+    first, *others = values["fields"]
+    changed = {"labels": [{"task": "b", **label}, {"task": "a", **label}], "fields": [*others, first | {"rows": 65535}]}
+    assert _schema_changes(before, Schema.model_validate(values | changed)) == [
+        "field user_id.rows: begun with 32768, now 65535",
+        "schema: fields in another order",
+        "schema: labels in another order",
+    ]
+    at_the_end = values | {"labels": [{"task": name, **label} for name in ("a", "b", "c")]}
+    assert _schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
+    assert _schema_changes(before, before) == []

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline.bundle import Bundle, BundleError, pieces, quantised
-from pipeline.score import Scorer
+from pipeline.score import BATCH_ROWS, Scorer
 from tests.integration.nightly import Nightly, write_daily
 from tests.tiny import genctr
 
@@ -265,6 +266,43 @@ def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Pa
     assert genctr("score", bundle, "--data", file, "--out", tmp_path / "b").code == 0
     one, other = (pq.read_table(next((tmp_path / name).glob("*"))) for name in "ab")
     assert one["is_click_logit"].to_pylist() == other["is_click_logit"].to_pylist()
+
+
+def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, config: Path) -> None:
+    """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
+
+    def change(manifest: dict) -> None:
+        label = {"task": "is_click", "column": "is_click", "where": "seen"}
+        manifest["schema"] |= {"label": label, "weight": "importance", "group": "session"}
+
+    name_in_manifest(change)(copy)
+    file = next((config.parent / "log" / f"day={DAY}").glob("*.parquet"))
+    table = pq.read_table(file, partitioning=None)
+    expected = Scorer(Bundle(str(bundle))).rows(table.to_batches()[0])["is_click"]
+    scorer, rows = Scorer(Bundle(str(copy))), table.drop_columns(["is_click"])
+    assert torch.equal(scorer.rows(rows.to_batches()[0])["is_click"], expected)
+    for name in ("is_click", "importance", "seen", "session"):
+        rows = rows.append_column(name, pa.nulls(len(rows), pa.float32()))
+    assert torch.equal(scorer.rows(rows.combine_chunks().to_batches()[0])["is_click"], expected)
+
+
+def test_the_scores_of_a_file_are_there_when_all_of_its_rows_are_scored(bundle: Path, config: Path, tmp_path: Path) -> None:
+    file = next((config.parent / "log" / f"day={DAY}").glob("*.parquet"))
+    table = pq.read_table(file, partitioning=None)
+    pq.write_table(table.slice(0, 0), tmp_path / "nothing.parquet")
+    assert genctr("score", bundle, "--data", tmp_path / "nothing.parquet", "--out", tmp_path / "out").code == 0
+    scores = pq.read_table(tmp_path / "out" / "nothing.parquet.scores.parquet")
+    assert (len(scores), scores.column_names) == (0, ["row", "is_click", "is_click_logit"])
+
+    table = pa.concat_tables([table] * (BATCH_ROWS // len(table) + 2))
+    tabs = [*table["tab"].to_pylist()[:-1], 77]
+    table = table.set_column(table.column_names.index("tab"), "tab", pa.array(tabs, table.schema.field("tab").type))
+    pq.write_table(table, tmp_path / "bad.parquet")
+    done = genctr("score", bundle, "--data", tmp_path / "bad.parquet", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "the id is 77" in done.err
+    assert "Traceback" not in done.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["nothing.parquet.scores.parquet"]
 
 
 def test_a_missing_column_is_told(bundle: Path, config: Path, tmp_path: Path) -> None:

@@ -351,6 +351,20 @@ def test_the_newest_are_kept_and_the_pinned(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["best.json", "step-0000005", "step-0000006"]
 
 
+def test_a_save_that_was_killed_before_it_had_pinned_is_pinned(tmp_path: Path) -> None:
+    saved(tmp_path).save(2, tensors=small(), meta={}, pin="best")
+    (tmp_path / "best.json").unlink()  # what a kill leaves once the checkpoint is whole
+
+    checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
+    assert checkpoints.pinned("best") == "step-0000002"
+    for step in (3, 4):
+        checkpoints.save(step, tensors=small(), meta={})
+        assert checkpoints.pins() == {"best": "step-0000002"}
+    assert checkpoints.marks() == ["step-0000002", "step-0000004"]
+    checkpoints.unpin(["best"])
+    assert checkpoints.pins() == {}
+
+
 def test_saving_a_step_again_never_touches_the_checkpoint_that_is_there(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path, steps=1, keep=1)
 
