@@ -209,7 +209,7 @@ def _write_rest(
     contents = {DENSE: safetensors.torch.save(dense), SAMPLE: buffer.getvalue()}
     fitted = f"{job.folder}/statistics"
     for name in list_folder(fitted):
-        if name == FILE or name.startswith("vocabulary."):
+        if name == FILE or (name.startswith("vocabulary.") and name.endswith(".parquet")):  # no leftover of a killed save
             with PATHS.open(f"{fitted}/{name}", "rb") as file:
                 contents[name] = bytes(file.read())
     for name, content in contents.items():
