@@ -181,6 +181,19 @@ def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, o
     assert any(name.startswith("/model") for name in moved)
 
 
+@pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
+def test_steps_are_forgotten_with_the_moments_that_they_correct(config: Path, tmp_path: Path, optimizer: str) -> None:
+    words = ["--set", f"daily.optimizer={optimizer}", "--set", "tables.optimizer=lazy_adam"]
+    assert daily(config, tmp_path / "run", "--until", SECOND, *words).code in (0, 3)
+    tensors = flat(final_tensors(tmp_path / "run"))
+    steps = {
+        kind: {int(value) for name, value in tensors.items() if name.startswith(f"/optimizer/state/{kind}.") and "step" in name}
+        for kind in ("tables", "dense")
+    }
+    first, second = (entry["step"] for entry in ledger(tmp_path / "run") if entry["event"] == "trained")
+    assert steps == {"tables": {second if optimizer == "reset_dense" else second - first}, "dense": {second - first}}
+
+
 def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Path) -> None:
     words = ["--set", "daily.row_decay={user_id: 0.5}", "--set", "tables.lr=1e-30"]
     assert daily(config, tmp_path / "run", "--until", FIRST, *words).code in (0, 3)
