@@ -15,6 +15,7 @@ from data.stream import DayStream
 from pipeline.build import Job
 from pipeline.bundle import Bundle
 from pipeline.export import INSIDE
+from pipeline.grow import fits, load_grown
 from pipeline.meters import Meters, auc_by_group
 from pipeline.run import begin, load
 from pipeline.trainer import TrainState
@@ -55,10 +56,13 @@ class FreshLook:
         take_over(job, self._serving)
         self._before = self._scored(stream, at).gathered()[0]
         mark = job.checkpoints.latest()
-        if mark is not None and job.checkpoints.read_meta(mark)["state"]["stage"] == job.at:
+        if mark is None or job.checkpoints.read_meta(mark)["state"]["stage"] != job.at:
+            begin(job, job.at)  # the stage's first day, again: nothing of it is saved
+        elif job.config.daily.accept and not fits(job, mark):  # what of it was taken over, again
+            job.enter(job.at)
+            load_grown(job, mark)
+        else:
             load(job, mark)
-        else:  # the stage's first day, again: nothing of it is saved
-            begin(job, job.at)
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, difference: {metric: [value, low, high]}, psi, effective_rank, finite}; first task's."""

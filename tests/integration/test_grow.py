@@ -1,6 +1,7 @@
 """A schema that changes between two nights: listed, confirmed, and the rest of the state kept."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from tests.integration.jobs import events, final_tensors, flat
+from tests.integration.jobs import assert_same_bits, events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
 from tests.tiny import SCHEMA, Done, genctr
 
@@ -169,6 +170,24 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     assert daily(config, out, *words, *confirmed(refused)).code == 0
     assert "difference" in [entry for entry in ledger(out) if entry["event"] == "judged"][-1]["fresh"]
     assert len(events(out, "grown")) == 1, "once, though the config still says so"
+
+
+def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_would_without(
+    config: Path, tmp_path: Path
+) -> None:
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    assert daily(config, out, "--until", FIRST, "--set", "daily.gates={}").code == 0
+    assert daily(config, out, "--until", SECOND, "--set", "daily.gates={auc_floor: 1.0}").code == 3  # FIRST's goes on serving
+    shutil.copytree(out, alone)
+    shutil.rmtree(alone / "published")
+    words = ["--set", "tables.optimizer=sgd", "--set", "daily.gates={}", "--until", THIRD]
+    words += confirmed(daily(config, out, *words))
+    for folder, compared in ((out, True), (alone, False)):
+        done = daily(config, folder, *words)
+        assert done.code == 0, done.err
+        fresh = [entry for entry in ledger(folder) if entry["event"] == "judged"][-1]["fresh"]
+        assert ("difference" in fresh) == compared
+    assert_same_bits(out, alone)
 
 
 @pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
