@@ -263,6 +263,27 @@ def test_a_stage_that_loads_tables_takes_their_ids_over(tmp_path: Path) -> None:
     assert len(held(second, "user_id")) > 30
 
 
+def test_a_managed_table_that_only_the_later_stage_reads_begins_there(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=2, rows=200)
+    schema = yaml.safe_load((tmp_path / "schema.yaml").read_text())
+    run = yaml.safe_load(path.read_text())
+    run["stages"] = [
+        {
+            "name": "first",
+            "data": {"days": [DAYS[0]]},
+            "fields": [field["name"] for field in schema["fields"] if "item_id" not in (field["name"], field.get("table"))],
+        },
+        {"name": "second", "data": {"days": [DAYS[1]]}, "load": {"stage": "first"}},
+    ]
+    path.write_text(yaml.safe_dump(run, sort_keys=False))
+    done = train(path, tmp_path / "run")
+    assert done.code == 0, done.err
+    first, second = flat(final_tensors(tmp_path / "run", "first")), flat(final_tensors(tmp_path / "run"))
+    assert not any(name.startswith("/ids/item_id") for name in first)
+    assert second["/ids/user_id/clock"][0] > second["/ids/item_id/clock"][0] > 0, "steps learnt: of both days, of one"
+    assert len(held(second, "item_id")) > 30
+
+
 def test_a_denoiser_refuses_managed_tables(tmp_path: Path) -> None:
     done = train(write_managed(tmp_path, days=1, rows=50), tmp_path / "run", "model.paradigm=hetegen")
     assert done.code == 2
