@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from data.errors import GenctrError
 from data.ids import check_growth, rows_before
 from data.schema import AnyIds
 from models.managed import Policy
-from models.sparse import LINEAR, SECOND
+from models.sparse import owner_of
 from pipeline.build import Job
 
 
@@ -153,12 +154,10 @@ def _sources(place: Tensor, policy: Policy) -> Tensor:
 
 def _owner(job: Job, name: str) -> AnyIds | None:
     """The field whose table a tensor belongs to."""
-    parts = set(name.split("."))
-    for field in job.source.schema.fields:
-        own = {field.name, f"{field.name}{LINEAR}", f"{field.name}{SECOND}"}
-        if isinstance(field, AnyIds) and field.table is None and parts & own:
-            return field
-    return None
+    parts = name.split(".")
+    table = next((after for part, after in pairwise(parts) if part in ("embedding_bags", "embeddings")), "")
+    owner = owner_of(table, {spec.name for spec in job.source.features.tables})
+    return next((field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.name == owner), None)
 
 
 def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> bool:

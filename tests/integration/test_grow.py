@@ -5,13 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from data.ids import rows_before
+from pipeline.grow import load_grown
 from tests.integration.jobs import assert_same_bits, events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
-from tests.tiny import SCHEMA, Done, genctr
+from tests.tiny import SCHEMA, Done, built, genctr, train
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
 
@@ -94,6 +97,27 @@ def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_pa
     after = tables(out)["user_id"]
     assert after.shape[0] == 301
     assert before["user_id"].shape[0] == 101
+
+
+def test_a_table_grows_by_its_own_ids_whatever_other_fields_are_called(config: Path, tmp_path: Path) -> None:
+    """`model`, as a phone's may be, is a part of every tensor's name."""
+
+    def alter(fields: dict, schema: dict) -> None:
+        schema["fields"].remove(fields["device"])
+        schema["fields"].insert(0, {"name": "model", "column": "device", "kind": "id", "ids": "vocab"})
+        fields["user_id"].update(rows=101)
+
+    change(config, alter)
+    day, out = f"data.days=[{FIRST}]", tmp_path / "run"
+    assert train(config, out, day).code == 0
+    change(config, lambda fields, _: fields["user_id"].update(rows=301))
+    with built(config, out, day, 'daily.accept=["field user_id.rows: begun with 101, now 301"]') as job:
+        mark = job.checkpoints.latest()
+        assert mark is not None
+        load_grown(job, mark)
+        [table] = [own for name, own in job.sharded.model.state_dict().items() if name.endswith(".user_id.weight")]
+        rows = rows_before("hash", np.arange(301), before=101, now=301)
+        assert torch.equal(table.local_shards()[0].tensor, tables(out)["user_id"][rows])
 
 
 def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
