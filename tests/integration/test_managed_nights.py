@@ -110,6 +110,20 @@ def test_an_id_file_of_a_bundle_that_was_altered_is_told(nights: Path) -> None:
         file.write_bytes(content)
 
 
+def test_a_bundle_that_was_altered_does_not_end_the_nights_after_it(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=2, rows=200)
+    nightly(path, gates={})
+    words = ("daily", path, "--out", tmp_path / "run", "--quiet", "--set", "tables.lr=0.01")
+    assert genctr(*words, "--until", DAYS[0]).code == 0
+    (bundle,) = bundles(tmp_path)
+    file = Path(bundle.path) / bundle.ids["user_id"][0]
+    file.write_bytes(file.read_bytes()[:-9])
+    done = genctr(*words, "--until", DAYS[1])
+    assert done.code == 0, done.err
+    assert "the new model is not compared with what serves" in done.err
+    assert len(bundles(tmp_path)[1].left("user_id")) == 0
+
+
 def test_every_night_is_proved_and_compared_with_what_served(nights: Path) -> None:
     assert genctr("verify", nights / "run").code == 0
     judged = [entry for entry in ledger(nights / "run") if entry["event"] == "judged"]
