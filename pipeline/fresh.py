@@ -16,6 +16,7 @@ from pipeline.build import Job
 from pipeline.bundle import Bundle
 from pipeline.export import INSIDE
 from pipeline.grow import fits, load_grown
+from pipeline.half import marked
 from pipeline.meters import Meters, auc_by_group
 from pipeline.run import begin, load
 from pipeline.trainer import TrainState
@@ -107,6 +108,8 @@ def take_over(job: Job, bundle: Bundle) -> None:
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 bundle.fill(name, shard.tensor, *shard.metadata.shard_offsets)
+                if key.split(".")[-2] in job.sharded.first:
+                    marked(shard.tensor)  # int8 has no minus that tells a row of zeros from a blank one
         elif isinstance(value, Tensor) and name in dense:
             value.copy_(dense[name])
 

@@ -180,7 +180,7 @@ class HalfTables(OwnTables):
             of_tables = self._tables(rows)
             keys = torch.tensor([_word(f"{self.rule.first.seed}/{name}/round/{step}") for name in self.names])
             u = lots(keys[of_tables], rows + self.moves[of_tables], self.width, self.lefts[of_tables])
-            self._memory().index_copy_(0, rows, _marked(rounded(wanted, u)))
+            self._memory().index_copy_(0, rows, marked(rounded(wanted, u)))
         self.tables.iter.add_(1)
 
     def _memory(self) -> Tensor:
@@ -248,7 +248,7 @@ def _is_blank(stored: Tensor) -> Tensor:
     return stored.contiguous().view(torch.int64).eq(0).all(1)
 
 
-def _marked(rows: Tensor) -> Tensor:
+def marked(rows: Tensor) -> Tensor:
     """Trained rows as they are stored: one that is all zeros gets a minus in front of its first, so that it is not blank."""
     rows[_is_blank(rows), 0] = -0.0
     return rows

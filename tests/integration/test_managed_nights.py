@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from data.ids import NO_ID
+from models.managed import UNSEEN
 from pipeline.bundle import Bundle, BundleError
 from pipeline.fresh import take_over
 from pipeline.grow import fits, load_grown
@@ -148,6 +149,23 @@ def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nig
         for table in job.ids.tables:
             for name, own in table.map.state.items():
                 assert torch.equal(own, before[table.name][name]), name
+
+
+def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=1, rows=50)
+    nightly(path, tables="int8")
+    half = "tables.precision=fp16"
+    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", half).code in (0, 3)
+    (bundle,) = bundles(tmp_path)
+    there = torch.ones(USERS["rows"], 4)
+    bundle.fill(next(name for name in bundle.tables if name.endswith(".user_id.weight")), there)
+    with built(path, tmp_path / "run", half) as job:
+        take_over(job, bundle)
+        assert job.ids is not None
+        (own,) = [part for part in job.ids.tables[0]._parts if part.table == "user_id" and part.is_weight]
+        seen = job.sharded.seen("user_id", own.values, torch.arange(len(own.values)))
+    assert there[UNSEEN].eq(0).all()
+    torch.testing.assert_close(seen, there, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
