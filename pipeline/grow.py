@@ -63,7 +63,12 @@ def load_grown(job: Job, mark: str) -> Grown:
         same = {name: value for name, value in here.items() if there.get(name) == _size(value)}
         if _over_ranks(dict.fromkeys(same)):
             job.checkpoints.restore(mark, {part: same}, some=True)
-        more = {name for name, value in here.items() if name in there and _is_longer(name, value, there[name])}
+        more = {
+            name
+            for name, value in here.items()
+            if name in there
+            and _is_longer(name, value, there[name], moved=(own := _owner(job, name)) is not None and own.name in moves)
+        }
         # An optimizer has the tables of its own rank only, and to restore takes all ranks: each restores what any of them has.
         for name in sorted(_over_ranks(dict.fromkeys(more))):
             before = torch.zeros(there[name])
@@ -160,10 +165,12 @@ def _owner(job: Job, name: str) -> AnyIds | None:
     return next((field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.name == owner), None)
 
 
-def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> bool:
+def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size, *, moved: bool) -> bool:
+    """Whether a tensor has more rows than before; one of a table whose map says where they went may also have fewer."""
     size = _size(value)
     grows = isinstance(value, ShardedTensor) or ".head." in name
-    return grows and len(size) > 0 and len(size) == len(before) and size[0] > before[0] and size[1:] == before[1:]
+    alike = grows and len(size) > 0 and len(size) == len(before) and size[1:] == before[1:]
+    return alike and (size[0] > before[0] or (moved and size[0] < before[0]))
 
 
 def _over_ranks(own: dict[str, Any]) -> dict[str, Any]:

@@ -214,6 +214,24 @@ def vectors(tensors: dict[str, Any], table: str, reserved: int) -> dict[int, lis
     }
 
 
+def test_a_table_that_loses_rows_of_no_bucket_keeps_all_its_ids(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=1, rows=200, user_id=USERS | {"rows": 82 + 5})
+    day = f"data.days=[{DAYS[0]}]"
+    assert train(path, tmp_path / "run", day).code == 0
+    before = flat(final_tensors(tmp_path / "run"))
+    grown(path, rows=82)
+    with built(path, tmp_path / "run", day, "daily.accept=['field user_id.rows: begun with 87, now 82']") as job:
+        mark = job.checkpoints.latest()
+        assert mark is not None
+        load_grown(job, mark)
+        job.checkpoints.save(1000, tensors=job.tensors(), meta={})
+        job.checkpoints.wait()
+    old, new = vectors(before, "user_id", 2), vectors(flat(final_tensors(tmp_path / "run")), "user_id", 2)
+    assert old.keys() == new.keys() != set()
+    for word, parts in old.items():
+        assert all(torch.equal(*pair) for pair in zip(parts, new[word], strict=True)), word
+
+
 def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it(tmp_path: Path) -> None:
     path = write_managed(tmp_path, days=2)
     assert train(path, tmp_path / "run", f"data.days=[{DAYS[0]}]", "data.fit=[2026-11-01]").code == 0
