@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.batch import Batch
 from data.errors import GenctrError
 from data.features import Features
-from data.paths import PATHS
+from data.paths import PATHS, write_whole
 
 MOST_BUCKETS = 2**20
 """[buckets] a field is counted in at most: row r of a larger table counts in bucket r modulo this."""
@@ -61,11 +61,7 @@ class Frequencies:
         content = io.BytesIO()
         np.savez(content, **self.counts)  # type: ignore[arg-type]  # numpy types a flag that is not passed
         PATHS.mkdirs(path.rpartition("/")[0])
-        unfinished = path if "://" in path else f"{path}.tmp"
-        with PATHS.open(unfinished, "wb") as file:
-            file.write(content.getvalue())
-        if unfinished != path:
-            PATHS.mv(unfinished, path)
+        write_whole(path, content.getvalue())
 
     @classmethod
     def load(cls, path: str) -> "Frequencies":

@@ -1,5 +1,6 @@
 """What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
 
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from data.arrays import integers_of, is_bytes, is_list, is_text, nulls, values_of
 from data.errors import GenctrError
-from data.paths import PATHS
+from data.paths import PATHS, write_whole
 from data.schema import AnyField, AnyIds, NumberField, Schema
 
 FILE = "statistics.json"
@@ -64,18 +65,21 @@ class Statistics:
         return {*self.vocabularies, *self.moments, *self.edges}
 
     def save(self, folder: str) -> None:
-        """Store as `statistics.json` and one Parquet file a vocabulary; the JSON is written last, so it means: whole."""
+        """Store as `statistics.json` and one Parquet file a vocabulary; the JSON is written last, so it means: whole.
+
+        Where a run that has grown stores them again, what it was begun with stays readable at any instant.
+        """
         PATHS.mkdirs(folder)
         for name, values in self.vocabularies.items():
-            with PATHS.open(f"{folder}/vocabulary.{name}.parquet", "wb") as file:
-                pq.write_table(pa.table({"id": values}), file)
+            content = io.BytesIO()
+            pq.write_table(pa.table({"id": values}), content)
+            write_whole(f"{folder}/vocabulary.{name}.parquet", content.getvalue())
         document = {
             "vocabularies": {name: len(values) for name, values in self.vocabularies.items()},
             "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
             "edges": {name: own.tolist() for name, own in self.edges.items()},
         }
-        with PATHS.open(f"{folder}/{FILE}", "w") as file:
-            file.write(json.dumps(document, indent=1))
+        write_whole(f"{folder}/{FILE}", json.dumps(document, indent=1))
 
     @classmethod
     def load(cls, folder: str) -> "Statistics":

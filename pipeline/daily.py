@@ -354,8 +354,9 @@ class Daily:
             if factor is not None and isinstance(value, ShardedTensor):
                 for shard in value.local_shards():
                     shard.tensor.mul_(factor)
-        if config.optimizer != "keep":
-            _forget(job.optimizer.state_dict(), tables=config.optimizer == "reset_all")
+        for name, own in job.optimizer.optimizers if config.optimizer != "keep" else ():
+            if name != "tables" or config.optimizer == "reset_all":
+                _forget(own.state_dict())
 
     def _judge(self, day: Day, state: TrainState) -> None:
         """Write the bundle, ask the gates, write down what they say."""
@@ -560,16 +561,16 @@ def publish_folder(publish: str | None, folder: str) -> str:
     return plain(publish or f"{folder}/published")
 
 
-def _forget(state: Any, *, tables: bool) -> None:
-    """Zero what optimizers remember, in place."""
+def _forget(state: Any) -> None:
+    """Zero what an optimizer remembers, in place."""
     for value in state.values() if isinstance(state, Mapping) else ():
         if isinstance(value, ShardedTensor):
-            for shard in value.local_shards() if tables else ():
+            for shard in value.local_shards():
                 shard.tensor.zero_()
         elif isinstance(value, torch.Tensor):
             value.zero_()
         else:
-            _forget(value, tables=tables)
+            _forget(value)
 
 
 def _lasting(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from data.statistics import FILE
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from pipeline.build import Job
-from pipeline.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, described, pieces, quantised
+from pipeline.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces, quantised
 
 SAMPLE_ROWS = 256
 """[rows] of the day that travel with the bundle."""
@@ -126,12 +126,11 @@ def _parts(job: Job, key: str, table: ShardedTensor) -> Iterator[tuple[int, int,
 def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
     """This rank's part of the maps of managed tables, and which ids the bundle before had that are gone: what of the files."""
     files: dict[str, Any] = {}
-    before = Bundle(parent) if parent is not None and PATHS.exists(f"{parent}/{MANIFEST}") else None
     for table in job.ids.tables if job.ids is not None else ():
         ids, rows = (values.cpu() for values in table.map.held())
         told = {"ids": pa.table({"id": ids.numpy(), "row": rows.numpy()})}
-        if before is not None and table.name in before.ids:
-            known = before.held(table.name)[0]
+        known = _held_before(parent, table.name)
+        if known is not None:
             bucket = table.policy.bucket_of(known)
             mine = known[(bucket >= table.map.begin) & (bucket < table.map.end)]
             told["gone"] = pa.table({"id": mine[~torch.isin(mine, ids)].numpy()})
@@ -143,6 +142,17 @@ def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
                 write_whole(f"{path}/{file}", buffer.getvalue())
                 files[file] = described(buffer.getvalue())
     return files
+
+
+def _held_before(parent: str | None, table: str) -> Tensor | None:
+    """The ids of a table in the bundle before; None if it has none, or cannot be read, which is told where it is compared."""
+    if parent is None or not PATHS.exists(f"{parent}/{MANIFEST}"):
+        return None
+    try:
+        before = Bundle(parent)
+        return before.held(table)[0] if table in before.ids else None
+    except BundleError:
+        return None
 
 
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
@@ -211,7 +221,7 @@ def _write_rest(
     contents = {DENSE: safetensors.torch.save(dense), SAMPLE: buffer.getvalue()}
     fitted = f"{job.folder}/statistics"
     for name in list_folder(fitted):
-        if name == FILE or name.startswith("vocabulary."):
+        if name == FILE or (name.startswith("vocabulary.") and name.endswith(".parquet")):  # no leftover of a killed save
             with PATHS.open(f"{fitted}/{name}", "rb") as file:
                 contents[name] = bytes(file.read())
     for name, content in contents.items():

@@ -15,6 +15,8 @@ from data.stream import DayStream
 from pipeline.build import Job
 from pipeline.bundle import Bundle
 from pipeline.export import INSIDE
+from pipeline.grow import fits, load_grown
+from pipeline.half import marked
 from pipeline.meters import Meters, auc_by_group
 from pipeline.run import begin, load
 from pipeline.trainer import TrainState
@@ -55,10 +57,13 @@ class FreshLook:
         take_over(job, self._serving)
         self._before = self._scored(stream, at).gathered()[0]
         mark = job.checkpoints.latest()
-        if mark is not None and job.checkpoints.read_meta(mark)["state"]["stage"] == job.at:
+        if mark is None or job.checkpoints.read_meta(mark)["state"]["stage"] != job.at:
+            begin(job, job.at)  # the stage's first day, again: nothing of it is saved
+        elif job.config.daily.accept and not fits(job, mark):  # what of it was taken over, again
+            job.enter(job.at)
+            load_grown(job, mark)
+        else:
             load(job, mark)
-        else:  # the stage's first day, again: nothing of it is saved
-            begin(job, job.at)
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, difference: {metric: [value, low, high]}, psi, effective_rank, finite}; first task's."""
@@ -103,6 +108,8 @@ def take_over(job: Job, bundle: Bundle) -> None:
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 bundle.fill(name, shard.tensor, *shard.metadata.shard_offsets)
+                if key.split(".")[-2] in job.sharded.first:
+                    marked(shard.tensor)  # int8 has no minus that tells a row of zeros from a blank one
         elif isinstance(value, Tensor) and name in dense:
             value.copy_(dense[name])
 

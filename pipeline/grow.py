@@ -1,8 +1,8 @@
 """Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest begins anew."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,11 +16,8 @@ from data.errors import GenctrError
 from data.ids import check_growth, rows_before
 from data.schema import AnyIds
 from models.managed import Policy
-from models.sparse import LINEAR, SECOND
+from models.sparse import owner_of
 from pipeline.build import Job
-
-TABLE = re.compile(r"\.embedding(?:_bag)?s\.([^.]+)\.weight")
-"""In the name of a tensor, the table that it is or that it is a state of; a field may be called as any other part of a name."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,12 @@ def load_grown(job: Job, mark: str) -> Grown:
         same = {name: value for name, value in here.items() if there.get(name) == _size(value)}
         if _over_ranks(dict.fromkeys(same)):
             job.checkpoints.restore(mark, {part: same}, some=True)
-        more = {name for name, value in here.items() if name in there and _is_longer(name, value, there[name])}
+        more = {
+            name
+            for name, value in here.items()
+            if name in there
+            and _is_longer(name, value, there[name], moved=(own := _owner(job, name)) is not None and own.name in moves)
+        }
         # An optimizer has the tables of its own rank only, and to restore takes all ranks: each restores what any of them has.
         for name in sorted(_over_ranks(dict.fromkeys(more))):
             before = torch.zeros(there[name])
@@ -160,16 +162,18 @@ def _sources(place: Tensor, policy: Policy) -> Tensor:
 
 def _owner(job: Job, name: str) -> AnyIds | None:
     """The field whose table a tensor belongs to."""
-    owners = {field.name: field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.table is None}
-    found = TABLE.search(name)
-    table = found[1] if found else ""
-    return owners.get(table) or owners.get(table.removesuffix(LINEAR).removesuffix(SECOND))
+    parts = name.split(".")
+    table = next((after for part, after in pairwise(parts) if part in ("embedding_bags", "embeddings")), "")
+    owner = owner_of(table, {spec.name for spec in job.source.features.tables})
+    return next((field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.name == owner), None)
 
 
-def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size) -> bool:
+def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size, *, moved: bool) -> bool:
+    """Whether a tensor has more rows than before; one of a table whose map says where they went may also have fewer."""
     size = _size(value)
     grows = isinstance(value, ShardedTensor) or ".head." in name
-    return grows and len(size) > 0 and len(size) == len(before) and size[0] > before[0] and size[1:] == before[1:]
+    alike = grows and len(size) > 0 and len(size) == len(before) and size[1:] == before[1:]
+    return alike and (size[0] > before[0] or (moved and size[0] < before[0]))
 
 
 def _check_precision(job: Job, mark: str) -> None:

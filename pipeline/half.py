@@ -49,11 +49,12 @@ class FirstValues:
         """64 bits for a table."""
         return _word(f"{self.seed}/{table}/first")
 
-    def __call__(self, keys: Tensor, rows: Tensor, width: int, column: int = 0) -> Tensor:
+    def __call__(self, keys: Tensor, rows: Tensor, width: int, column: Tensor | int = 0) -> Tensor:
         """The first values of some rows.
 
         Args:
-            keys: of every row's table. rows: numbers in the whole table. column: the first of the `width` columns.
+            keys: of every row's table. rows: numbers in the whole table. column: the first of the `width` columns, of all rows
+                or of each.
 
         Shape:
             keys (N,), rows (N,) -> (N, D) fp16
@@ -71,13 +72,14 @@ class FirstValues:
         Shape:
             part (N, D) fp16, rows (N,) -> (N, D)
         """
-        return self._filled(part, torch.tensor(self.key(table)).expand(len(rows)), rows, column)
+        keys, columns = (torch.tensor(own).expand(len(rows)) for own in (self.key(table), column))
+        return self._filled(part, keys, columns, rows)
 
-    def _filled(self, part: Tensor, keys: Tensor, rows: Tensor, column: int) -> Tensor:
+    def _filled(self, part: Tensor, keys: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
         values = part.float()
         fresh = _is_blank(part).nonzero().flatten()
         if len(fresh):
-            values[fresh] = self(keys[fresh], rows[fresh], part.shape[1], column).float()
+            values[fresh] = self(keys[fresh], rows[fresh], part.shape[1], columns[fresh]).float()
         return values
 
 
@@ -117,10 +119,8 @@ class Half:
     def over(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "HalfTables":
         """Take over a group's tables."""
         corners = [table.local_metadata.shard_offsets if table.local_metadata else (0, 0) for table in config.embedding_tables]
-        columns = {left for _, left in corners}
-        assert len(columns) == 1, "a group holds the same columns of its tables"
-        names = [table.name for table in config.embedding_tables]
-        return HalfTables(tables, self, names=names, tops=[top for top, _ in corners], column=columns.pop())
+        tops, lefts = ([corner[at] for corner in corners] for at in (0, 1))
+        return HalfTables(tables, self, names=[table.name for table in config.embedding_tables], tops=tops, lefts=lefts)
 
 
 class HalfTables(OwnTables):
@@ -129,7 +129,7 @@ class HalfTables(OwnTables):
     Args:
         tables: made with fp16 weights, and SGD or row-wise Adagrad.
         rule: how the tables learn.
-        names: of the tables. tops: the row of the whole table that is a table's first one here. column: the same for columns.
+        names: of the tables. tops: the row of the whole table that is a table's first one here. lefts: the same for columns.
     """
 
     def __init__(
@@ -139,13 +139,14 @@ class HalfTables(OwnTables):
         *,
         names: list[str],
         tops: list[int],
-        column: int = 0,
+        lefts: list[int],
     ) -> None:
         super().__init__(tables)
-        self.rule, self.names, self.column = rule, names, column
+        self.rule, self.names = rule, names
         moves = [top - first for top, first in zip(tops, self.firsts, strict=True)]
         self.register_buffer("edges", torch.tensor(self.firsts[1:], dtype=torch.int64), persistent=False)
         self.register_buffer("moves", torch.tensor(moves, dtype=torch.int64), persistent=False)
+        self.register_buffer("lefts", torch.tensor(lefts, dtype=torch.int64), persistent=False)
         keys = [rule.first.key(name) for name in names]
         self.register_buffer("keys", torch.tensor(keys, dtype=torch.int64), persistent=False)
 
@@ -178,8 +179,8 @@ class HalfTables(OwnTables):
             wanted = self._values(rows).sub_(summed, alpha=self.tables.get_learning_rate())
             of_tables = self._tables(rows)
             keys = torch.tensor([_word(f"{self.rule.first.seed}/{name}/round/{step}") for name in self.names])
-            u = lots(keys[of_tables], rows + self.moves[of_tables], self.width, self.column)
-            self._memory().index_copy_(0, rows, _marked(rounded(wanted, u)))
+            u = lots(keys[of_tables], rows + self.moves[of_tables], self.width, self.lefts[of_tables])
+            self._memory().index_copy_(0, rows, marked(rounded(wanted, u)))
         self.tables.iter.add_(1)
 
     def _memory(self) -> Tensor:
@@ -193,7 +194,7 @@ class HalfTables(OwnTables):
     def _values(self, rows: Tensor) -> Tensor:
         of_tables = self._tables(rows)
         stored = self._memory().index_select(0, rows)
-        return self.rule.first._filled(stored, self.keys[of_tables], rows + self.moves[of_tables], self.column)
+        return self.rule.first._filled(stored, self.keys[of_tables], self.lefts[of_tables], rows + self.moves[of_tables])
 
 
 def untouched(numbers: int, kind: torch.dtype) -> Tensor:
@@ -224,13 +225,13 @@ def rounded(values: Tensor, u: Tensor) -> Tensor:
     return below.add_(u < steps - below).mul_(spacing).half()
 
 
-def lots(keys: Tensor, rows: Tensor, width: int, column: int = 0) -> Tensor:
-    """Uniform numbers of 16 bits, each a function of (key, row, column).
+def lots(keys: Tensor, rows: Tensor, width: int, column: Tensor | int = 0) -> Tensor:
+    """Uniform numbers of 16 bits, each a function of (key, row, column); `column` is the first one, of all rows or of each.
 
     Shape:
         keys (N,), rows (N,) -> (N, D) in (0, 1)
     """
-    groups = torch.arange(column // GROUP, (column + width) // GROUP)
+    groups = torch.arange(width // GROUP) + torch.as_tensor(column // GROUP).unsqueeze(-1)
     counters = (rows.unsqueeze(1) << 16 | groups).bitwise_xor_(keys.unsqueeze(1)).numpy().view(np.uint64)
     words = np.empty_like(counters)
     mix(counters, np.uint64(0), words, np.empty_like(counters))
@@ -247,7 +248,7 @@ def _is_blank(stored: Tensor) -> Tensor:
     return stored.contiguous().view(torch.int64).eq(0).all(1)
 
 
-def _marked(rows: Tensor) -> Tensor:
+def marked(rows: Tensor) -> Tensor:
     """Trained rows as they are stored: one that is all zeros gets a minus in front of its first, so that it is not blank."""
     rows[_is_blank(rows), 0] = -0.0
     return rows

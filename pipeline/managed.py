@@ -29,7 +29,7 @@ from data.errors import GenctrError
 from data.ids import MISSING, NO_ID, seed_of
 from data.schema import AnyIds, Schema
 from models.managed import UNSEEN, IdTable, Policy, first_vectors
-from models.sparse import LINEAR, SECOND
+from models.sparse import owner_of
 from pipeline.shard import Init, Sharded
 from pipeline.task import StepOutput
 from pipeline.trainer import TrainState
@@ -259,7 +259,7 @@ class ManagedIds:
                 fields=[own.name for own in schema.fields if isinstance(own, AnyIds) and schema.owner(own) is field],
                 init=inits[field.name],
                 seed=seed,
-                parts=[part for part in parts if part.table in (field.name, field.name + LINEAR, field.name + SECOND)],
+                parts=[part for part in parts if owner_of(part.table, inits) == field.name],
                 device=device,
             )
             for field in schema.managed

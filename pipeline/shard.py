@@ -21,7 +21,7 @@ from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import GenctrError
-from models.sparse import LINEAR, SECOND
+from models.sparse import owner_of
 from pipeline import adam
 from pipeline.communication import make_sharders
 from pipeline.half import FirstValues, Half
@@ -302,7 +302,7 @@ def _leave(weight: Tensor) -> Tensor:
 
 
 def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
-    owner = name if name in tables else name.removesuffix(LINEAR).removesuffix(SECOND)
+    owner = owner_of(name, tables)
     if owner not in tables:
         raise GenctrError(f"table {name!r} has no settings\n  expected: one of {sorted(tables)}")
     return tables[owner]

@@ -52,9 +52,10 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
         raise GenctrError(f"stage {job.stage.name}: nothing of stage {load.stage} fits its {load.what}")
     job.checkpoints.restore(mark, {"model": {source: here[name] for name, source in pairs.items()}}, some=True)
     if job.ids is not None and load.what in ("tables", "all"):
-        known = {name.partition(".")[0] for name in job.checkpoints.sizes(mark, "ids")}
-        maps = {name: own for name, own in job.ids.state_dict().items() if name in known}
-        job.checkpoints.restore(mark, {"ids": maps}, some=True)
+        known = job.checkpoints.sizes(mark, "ids")
+        maps = {table: own for table, own in job.ids.state_dict().items() if f"{table}.id" in known}
+        if maps:  # a table that only this stage reads begins with an empty one
+            job.checkpoints.restore(mark, {"ids": maps}, some=True)
         job.ids.check_shapes()
     if load.rescale is not None:
         for name in pairs:

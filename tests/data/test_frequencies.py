@@ -65,6 +65,15 @@ def test_what_is_stored_is_loaded_and_what_is_not_is_told(tmp_path: Path) -> Non
         Frequencies.load(str(tmp_path / "half.npz"))
 
 
+def test_counts_that_are_taken_anew_replace_the_old_ones(tmp_path: Path) -> None:
+    path = str(tmp_path / "statistics" / "f.npz")
+    Frequencies({"a": np.array([1, 2, 3])}).save(path)
+    Frequencies({"a": np.array([1, 2, 3]), "new": np.array([4, 5])}).save(path)
+
+    assert Frequencies.load(path).counts.keys() == {"a", "new"}
+    assert [file.name for file in (tmp_path / "statistics").iterdir()] == ["f.npz"]
+
+
 def test_counts_are_of_the_fields_tables_and_tasks_they_were_counted_for(
     counted: tuple[Features, Frequencies, float],
 ) -> None:

@@ -144,6 +144,23 @@ def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
     assert loaded.fitted == {"item", "price", "age", "tag"}
 
 
+def test_a_disk_that_fills_while_they_are_stored_again_leaves_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = fit(schema(ITEM), batches(item=[1, 2, 2]))
+    fitted.save(str(tmp_path))
+
+    def full(table: pa.Table, file: Any) -> None:
+        file.write(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("data.statistics.pq.write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        fitted.save(str(tmp_path))
+
+    assert Statistics.load(str(tmp_path)).vocabularies == fitted.vocabularies
+
+
 def test_statistics_that_were_not_stored_whole_are_refused(tmp_path: Path) -> None:
     fitted = fit(schema(ITEM), batches(item=[1, 2]))
     with pytest.raises(GenctrError, match="fit them again"):

@@ -1,6 +1,7 @@
 """A schema that changes between two nights: listed, confirmed, and the rest of the state kept."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from pipeline.grow import load_grown
-from tests.integration.jobs import events, final_tensors, flat
+from tests.integration.jobs import assert_same_bits, events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
 from tests.tiny import SCHEMA, Done, built, genctr
 
@@ -209,6 +210,24 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     assert len(events(out, "grown")) == 1, "once, though the config still says so"
 
 
+def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_would_without(
+    config: Path, tmp_path: Path
+) -> None:
+    out, alone = tmp_path / "run", tmp_path / "alone"
+    assert daily(config, out, "--until", FIRST, "--set", "daily.gates={}").code == 0
+    assert daily(config, out, "--until", SECOND, "--set", "daily.gates={auc_floor: 1.0}").code == 3  # FIRST's goes on serving
+    shutil.copytree(out, alone)
+    shutil.rmtree(alone / "published")
+    words = ["--set", "tables.optimizer=sgd", "--set", "daily.gates={}", "--until", THIRD]
+    words += confirmed(daily(config, out, *words))
+    for folder, compared in ((out, True), (alone, False)):
+        done = daily(config, folder, *words)
+        assert done.code == 0, done.err
+        fresh = [entry for entry in ledger(folder) if entry["event"] == "judged"][-1]["fresh"]
+        assert ("difference" in fresh) == compared
+    assert_same_bits(out, alone)
+
+
 @pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
 def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, optimizer: str) -> None:
     assert daily(config, tmp_path / "kept", "--until", SECOND).code in (0, 3)
@@ -217,6 +236,19 @@ def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, o
     kept, reset = (flat(final_tensors(tmp_path / name)) for name in ("kept", "reset"))
     moved = {name for name, value in kept.items() if torch.is_tensor(value) and not torch.equal(value, reset[name])}
     assert any(name.startswith("/model") for name in moved)
+
+
+@pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
+def test_steps_are_forgotten_with_the_moments_that_they_correct(config: Path, tmp_path: Path, optimizer: str) -> None:
+    words = ["--set", f"daily.optimizer={optimizer}", "--set", "tables.optimizer=lazy_adam"]
+    assert daily(config, tmp_path / "run", "--until", SECOND, *words).code in (0, 3)
+    tensors = flat(final_tensors(tmp_path / "run"))
+    steps = {
+        kind: {int(value) for name, value in tensors.items() if name.startswith(f"/optimizer/state/{kind}.") and "step" in name}
+        for kind in ("tables", "dense")
+    }
+    first, second = (entry["step"] for entry in ledger(tmp_path / "run") if entry["event"] == "trained")
+    assert steps == {"tables": {second if optimizer == "reset_dense" else second - first}, "dense": {second - first}}
 
 
 def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Path) -> None:

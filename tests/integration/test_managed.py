@@ -151,6 +151,16 @@ def test_a_row_that_changes_hands_begins_anew_with_its_first_order_weights_and_o
             assert is_weight or part.values[40:43].eq(0).all(), table
 
 
+def test_a_field_that_is_called_like_a_companion_of_a_managed_table_keeps_its_rows(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=1, rows=50)
+    schema = yaml.safe_load((tmp_path / "schema.yaml").read_text())
+    schema["fields"].append({"name": "user_id_second", "column": "item_id", "kind": "id", "ids": "hash", "rows": 82})
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    with built(path, tmp_path / "run") as job:
+        assert job.ids is not None
+        assert {part.table for part in job.ids.tables[0]._parts} == {"user_id", "user_id_linear"}
+
+
 def test_what_unseen_ids_read_stays_zero(managed: Path, unbroken: Path) -> None:
     tensors = flat(final_tensors(unbroken))
     (table,) = [value for name, value in tensors.items() if name.endswith("embedding_bags.user_id.weight")]

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from data.ids import NO_ID
+from models.managed import UNSEEN
 from pipeline.bundle import Bundle, BundleError
 from pipeline.fresh import take_over
 from pipeline.grow import fits, load_grown
@@ -110,6 +111,20 @@ def test_an_id_file_of_a_bundle_that_was_altered_is_told(nights: Path) -> None:
         file.write_bytes(content)
 
 
+def test_a_bundle_that_was_altered_does_not_end_the_nights_after_it(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=2, rows=200)
+    nightly(path, gates={})
+    words = ("daily", path, "--out", tmp_path / "run", "--quiet", "--set", "tables.lr=0.01")
+    assert genctr(*words, "--until", DAYS[0]).code == 0
+    (bundle,) = bundles(tmp_path)
+    file = Path(bundle.path) / bundle.ids["user_id"][0]
+    file.write_bytes(file.read_bytes()[:-9])
+    done = genctr(*words, "--until", DAYS[1])
+    assert done.code == 0, done.err
+    assert "the new model is not compared with what serves" in done.err
+    assert len(bundles(tmp_path)[1].left("user_id")) == 0
+
+
 def test_every_night_is_proved_and_compared_with_what_served(nights: Path) -> None:
     assert genctr("verify", nights / "run").code == 0
     judged = [entry for entry in ledger(nights / "run") if entry["event"] == "judged"]
@@ -134,6 +149,23 @@ def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nig
         for table in job.ids.tables:
             for name, own in table.map.state.items():
                 assert torch.equal(own, before[table.name][name]), name
+
+
+def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=1, rows=50)
+    nightly(path, tables="int8")
+    half = "tables.precision=fp16"
+    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", half).code in (0, 3)
+    (bundle,) = bundles(tmp_path)
+    there = torch.ones(USERS["rows"], 4)
+    bundle.fill(next(name for name in bundle.tables if name.endswith(".user_id.weight")), there)
+    with built(path, tmp_path / "run", half) as job:
+        take_over(job, bundle)
+        assert job.ids is not None
+        (own,) = [part for part in job.ids.tables[0]._parts if part.table == "user_id" and part.is_weight]
+        seen = job.sharded.seen("user_id", own.values, torch.arange(len(own.values)))
+    assert there[UNSEEN].eq(0).all()
+    torch.testing.assert_close(seen, there, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -180,6 +212,24 @@ def vectors(tensors: dict[str, Any], table: str, reserved: int) -> dict[int, lis
         word: [own[place + reserved] for own in rows] + [own[place] for own in known]
         for word, place in held(tensors, table).items()
     }
+
+
+def test_a_table_that_loses_rows_of_no_bucket_keeps_all_its_ids(tmp_path: Path) -> None:
+    path = write_managed(tmp_path, days=1, rows=200, user_id=USERS | {"rows": 82 + 5})
+    day = f"data.days=[{DAYS[0]}]"
+    assert train(path, tmp_path / "run", day).code == 0
+    before = flat(final_tensors(tmp_path / "run"))
+    grown(path, rows=82)
+    with built(path, tmp_path / "run", day, "daily.accept=['field user_id.rows: begun with 87, now 82']") as job:
+        mark = job.checkpoints.latest()
+        assert mark is not None
+        load_grown(job, mark)
+        job.checkpoints.save(1000, tensors=job.tensors(), meta={})
+        job.checkpoints.wait()
+    old, new = vectors(before, "user_id", 2), vectors(flat(final_tensors(tmp_path / "run")), "user_id", 2)
+    assert old.keys() == new.keys() != set()
+    for word, parts in old.items():
+        assert all(torch.equal(*pair) for pair in zip(parts, new[word], strict=True)), word
 
 
 def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from data.errors import GenctrError
 from pipeline.checkpoint import Checkpoints
 from pipeline.half import FirstValues, Half, HalfTables, rounded, untouched
-from pipeline.shard import Init, Sharded, TableOptions, shard
+from pipeline.plan import SavedPlan, TablePlan
+from pipeline.shard import Init, Sharded, Spread, TableOptions, shard
 from tests.helpers import on_ranks
 
 LOTS = (torch.arange(65_536) + 0.5) / 65_536
@@ -47,7 +48,7 @@ def tables(optimizer: Any = "sgd", *, lr: float = 0.5, pool: PoolingMode = Pooli
         preallocated_host_buffers=rule.memory(40, 10),
         device=torch.device("cpu"),
     )
-    return HalfTables(made, rule, names=["left", "right"], tops=[top, top])
+    return HalfTables(made, rule, names=["left", "right"], tops=[top, top], lefts=[0, 0])
 
 
 def look_up(made: HalfTables, *bags: list[int]) -> Tensor:
@@ -330,6 +331,29 @@ def test_neither_plans_nor_ranks_nor_restarts_change_a_run(tmp_path: Path) -> No
         for (optimizer, plan, how), end in world.items():
             if how == "same":
                 assert all(torch.equal(end[name], world[optimizer, plan, "unbroken"][name]) for name in end)
+
+
+def whole_and_halves(rank: int) -> list[dict[str, Tensor]]:
+    """Tables whole, and as two halves of their columns in one group of a rank, as a plan may have it where others hold more."""
+    ends = []
+    halves = ((0, 0, 0, ROWS, 4), (0, 0, 4, ROWS, 4))
+    for sharding, shards in (("table_wise", ((0, 0, 0, ROWS, 8),)), ("column_wise", halves)):
+        own = TablePlan(ROWS, 8, "fp16", "sgd", sharding, "fused", None, False, shards)
+        spread = Spread(saved=SavedPlan("cpu", "cpu", 1, 1, {"rank": {"a": own, "b": own}}), stage="rank")
+        options = TableOptions(optimizer="sgd", lr=0.1, init=Init("normal", 0.5), sharding=sharding, precision="fp16")
+        cpu = torch.device("cpu")
+        made = shard(Net(), tables={"a": options, "b": options}, device=cpu, batch_rows=8, seed=7, spread=spread)
+        run(made, 0, STEPS)
+        ends.append(stored(made))
+    return ends
+
+
+def test_halves_of_a_tables_columns_may_be_on_one_rank() -> None:
+    [[whole, halves]] = on_ranks(1, whole_and_halves)
+
+    for name, table in halves.items():
+        assert table.any(1).sum() >= 20
+        torch.testing.assert_close(table, whole[name], rtol=2e-3, atol=1e-4)
 
 
 def refusal(rank: int, said: dict[str, Any]) -> str:
