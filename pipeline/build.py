@@ -25,7 +25,7 @@ from data.features import Features
 from data.frequencies import Frequencies
 from data.paths import PATHS
 from data.readers import Reader
-from data.schema import Schema
+from data.schema import AnyIds, NumberField, Schema, VectorField
 from data.statistics import FILE, Statistics, fit
 from data.stream import DayStream
 from models.decoders import DECODERS
@@ -561,12 +561,19 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
     """Whether anything would change what the folder was begun with before it has saved something.
 
     Raises:
-        GenctrError: it has, and what changes was not accepted.
+        GenctrError: it has, and what changes was not accepted, or would have the saved model take one thing for another.
     """
     if not PATHS.exists(f"{folder}/config.yaml"):
         return False
     changed = _changes(folder, config, schema)
     trained = PATHS.exists(f"{folder}/checkpoints")
+    mistaken = _mistaken(load_run(folder)[1], schema)
+    if mistaken and trained:
+        told = "\n".join(f"  {line}" for line in mistaken)
+        raise GenctrError(
+            f"{folder} has a model that would take one thing for another:\n{told}\n  next: set these back (what is new goes to "
+            "the end, or where something is gone; a field with a new name begins anew), or give a new --out"
+        )
     refused = [line for line in changed if line not in config.daily.accept]
     if refused and trained:
         told = "\n".join(f"  {line}" for line in refused)
@@ -626,6 +633,26 @@ def _schema_changes(before: Schema, now: Schema) -> list[str]:
         f"schema {key}: begun with {rest[0].get(key)!r}, now {own!r}" for key, own in rest[1].items() if rest[0].get(key) != own
     ]
     return lines or ([] if before == now else ["schema: the same in other words"])
+
+
+def _mistaken(before: Schema, now: Schema) -> list[str]:
+    """What nobody can confirm, a line each: rows of a table that were other ids', weights of a place that was another's.
+
+    A network and its heads know fields and labels by their places; with another number of fields it begins anew.
+    """
+    old, new = ({field.name: field.ids for field in own.fields if isinstance(field, AnyIds)} for own in (before, now))
+    both = [(name, old[name], new[name]) for name in new if name in old and old[name] and new[name]]
+    lines = [f"field {name}.ids: begun with {left!r}, now {right!r}" for name, left, right in both if left != right]
+    places = []
+    for kinds in ((AnyIds, NumberField, VectorField), NumberField, VectorField):
+        first, second = ([field.name for field in own.fields if isinstance(field, kinds)] for own in (before, now))
+        places += [("field", first, second)] if len(first) == len(second) else []
+    first, second = ([label.task for label in own.targets] for own in (before, now))
+    places += [("label", first, second)] if len(first) <= len(second) else []
+    for kind, first, second in places:
+        moved = [name for name in second if name in first and first.index(name) != second.index(name)]
+        lines += [f"{kind} {name}: in another place" for name in moved]
+    return list(dict.fromkeys(lines))
 
 
 def digest(schema: Schema) -> str:

@@ -24,7 +24,7 @@ from pipeline.build import _schema_changes, build_source, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
-from tests.tiny import DAYS, SCHEMA, built, genctr, train, write_log
+from tests.tiny import DAYS, SCHEMA, Done, built, genctr, train, write_log
 
 FIELDS = [
     {"name": "price", "kind": "number"},
@@ -353,3 +353,30 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
     at_the_end = values | {"labels": [{"task": name, **label} for name in ("a", "b", "c")]}
     assert _schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
     assert _schema_changes(before, before) == []
+
+
+def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None:
+    """Its tensors would all fit, so no confirmation can help."""
+    config, schema = write_log(tmp_path), yaml.safe_load(SCHEMA.read_text())
+    label, fields = schema.pop("label"), {field["name"]: field for field in schema["fields"]}
+    a, b, c = ({"task": name, **label} for name in "abc")
+    config.write_text(config.read_text().replace(str(SCHEMA), "schema.yaml"))
+
+    def trained(labels: list[dict[str, Any]], **changed: dict[str, Any]) -> Done:
+        values = schema | {"labels": labels, "fields": [changed.get(name, field) for name, field in fields.items()]}
+        (tmp_path / "schema.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        return train(config, tmp_path / "run", "train.max_steps=1", "data.test=[]")
+
+    assert trained([a, b]).code == 0
+    for done, told in (
+        (trained([b, a]), ["label b: in another place", "label a: in another place"]),
+        (trained([c, a, b]), ["label a: in another place", "label b: in another place"]),
+        (
+            trained([a, b], hour=fields["tab"], tab=fields["hour"]),
+            ["field hour: in another place", "field tab: in another place"],
+        ),
+        (trained([a, b], tab=fields["tab"] | {"ids": "hash"}), ["field tab.ids: begun with 'identity', now 'hash'"]),
+    ):
+        assert done.code == 2
+        assert "\n  ".join(["would take one thing for another:", *told, "next: set these back"]) in done.err
+    assert "daily.accept" in trained([a, b, c], tab={"name": "tabs", "column": "tab", "kind": "id", "ids": "vocab"}).err
