@@ -183,7 +183,7 @@ def _add_nightly(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     schedule.add_argument("--as", dest="kind", required=True, choices=["cron", "systemd", "kubernetes", "slurm", "airflow"])
     schedule.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
     schedule.add_argument(
-        "--at", default="02:30", metavar="HH:MM", help="when it starts; where it can, it tries again while it waits"
+        "--at", default="02:00", metavar="HH:MM", help="when it starts; where it can, it tries again every half hour"
     )
     schedule.add_argument("--image", default="genctr", help="container image, for kubernetes")
     schedule.set_defaults(command=_schedule)

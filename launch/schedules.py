@@ -19,15 +19,14 @@ THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 def cron(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A crontab: every half hour from `at` on, so that a late day is taken up when it comes."""
-    hour, minute = _time(at)
     variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
     command = f"cd {shlex.quote(here)} && {_command(config, out, program)}".replace("%", r"\%")
-    return f"# genctr {name}: crontab -e\n{variables}\n{minute % 30},{minute % 30 + 30} {hour}-23 * * * {command} --quiet\n"
+    return f"# genctr {name}: crontab -e\n{variables}\n{_half_hours(at)} {command} --quiet\n"
 
 
 def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A service and its timer, in one text; the comments say where to cut."""
-    hour, minute = _time(at)
+    minutes, hours, *_ = _half_hours(at).split()
     variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
     command = _command(config, out, program).replace("%", "%%")
     return (
@@ -50,10 +49,10 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
 
         # genctr-{name}.timer
         [Unit]
-        Description=genctr daily: {name}, every half hour from {hour:02}:{minute:02} on
+        Description=genctr daily: {name}, every half hour from {at} on
 
         [Timer]
-        OnCalendar=*-*-* {hour:02}..23:{first:02}/30:00
+        OnCalendar=*-*-* {hours}:{minutes}:00
         Persistent=true
 
         [Install]
@@ -64,9 +63,9 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
             here=here.replace("%", "%%"),
             variables=variables,
             command=command,
-            hour=hour,
-            minute=minute,
-            first=minute % 30,
+            at=at,
+            hours=hours.replace("-", ".."),
+            minutes=minutes,
         )
         .rstrip("\n")
         + "\n"
@@ -75,7 +74,6 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
 
 def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A CronJob; a pod that failed is started again and resumes."""
-    hour, minute = _time(at)
     container = {
         "name": "daily",
         "image": image,
@@ -97,7 +95,7 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: s
         "kind": "CronJob",
         "metadata": {"name": f"genctr-{_plain(name)}"},
         "spec": {
-            "schedule": f"{minute % 30},{minute % 30 + 30} {hour}-23 * * *",
+            "schedule": _half_hours(at),
             "concurrencyPolicy": "Forbid",
             "jobTemplate": {"spec": job},
         },
@@ -122,7 +120,7 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
         # A script that is requeued has done this before: each time it would be one night's job more.
         night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
         [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
-        srun --ntasks=1 {command} --quiet
+        srun --ntasks=1 --cpus-per-task=2 {command} --quiet  # srun does not take it from above
         code=$?
         # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.
         if [ "$code" -eq 3 ] || [ "$code" -eq 75 ]; then exit 0; fi
@@ -134,7 +132,6 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
 
 def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
-    hour, minute = _time(at)
     # A held model is told by the job itself; a task that fails would be tried again in vain.
     command = f"{_command(config, out, 'genctr')} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
     return dedent('''\
@@ -154,6 +151,7 @@ def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str,
             BashOperator(
                 task_id="daily",
                 bash_command={command},
+                cwd={here},
                 env={env},
                 append_env=True,
                 skip_on_exit_code=75,
@@ -163,8 +161,9 @@ def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str,
     ''').format(
         name=name,
         dag=json.dumps(f"genctr_{_plain(name)}"),
-        schedule=json.dumps(f"{minute % 30},{minute % 30 + 30} {hour}-23 * * *"),
+        schedule=json.dumps(_half_hours(at)),
         command=json.dumps(command),
+        here=json.dumps(here),
         env=json.dumps(THREADS),
     )
 
@@ -185,8 +184,19 @@ def _command(config: str, out: str, program: str) -> str:
 def _time(at: str) -> tuple[int, int]:
     hour, colon, minute = at.partition(":")
     if not (colon and hour.isdigit() and minute.isdigit() and int(hour) < 24 and int(minute) < 60):
-        raise GenctrError(f"--at {at!r}: expected a time of the day such as 02:30")
+        raise GenctrError(f"--at {at!r}: expected a time of the day such as 02:00")
     return int(hour), int(minute)
+
+
+def _half_hours(at: str) -> str:
+    """Every half hour from `at` to midnight, in cron's words: the same minutes of every hour."""
+    hour, minute = _time(at)
+    if minute >= 30:
+        raise GenctrError(
+            f"--at {at!r}: it starts again every half hour, and these schedules know the same minutes of every hour only\n"
+            f"  next: a time in the first half of an hour, such as {hour:02}:{minute - 30:02}"
+        )
+    return f"{minute},{minute + 30} {hour}-23 * * *"
 
 
 def _plain(name: str) -> str:

@@ -19,7 +19,7 @@ ASKED = {
     "config": "conf/my run.yaml",
     "out": "s3://runs/feed",
     "name": "Feed 100%",
-    "at": "02:45",
+    "at": "02:15",
     "image": "registry/genctr:1",
     "here": "/srv/feed ads",
     "program": "/opt/genctr/bin/genctr",
@@ -38,7 +38,15 @@ def test_the_command_prints_it(kind: str) -> None:
 def test_an_impossible_time_is_told() -> None:
     done = genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", "cron", "--at", "25:00")
     assert done.code == 2
-    assert "02:30" in done.err
+    assert "such as 02:00" in done.err
+
+
+@pytest.mark.parametrize("kind", ["cron", "systemd", "kubernetes", "airflow"])
+def test_no_schedule_starts_earlier_than_it_was_asked_to(kind: str) -> None:
+    """The same minutes of every hour: half an hour after 02:45 is not one of hour 2."""
+    done = genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", kind, "--at", "02:45")
+    assert done.code == 2
+    assert "such as 02:15" in done.err
 
 
 def test_cron() -> None:
@@ -79,7 +87,7 @@ def test_systemd() -> None:
     assert service["ExecStart"] == "/opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
     assert service["WorkingDirectory"] == "/srv/feed ads"
     assert service["SuccessExitStatus"] == "3 75"
-    assert timer["OnCalendar"] == "*-*-* 02..23:15/30:00"
+    assert timer["OnCalendar"] == "*-*-* 2..23:15,45:00"
 
 
 def systemd_says(name: str, text: str, folder: Path) -> str:
@@ -140,7 +148,8 @@ def test_slurm_is_a_script_of_bash() -> None:
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert script.startswith("#!/bin/bash\n#SBATCH")
-    assert "srun --ntasks=1 /opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet" in script
+    command = "/opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert f"srun --ntasks=1 --cpus-per-task=2 {command}" in script
     assert '#SBATCH --chdir="/srv/feed ads"\n' in script
 
 
@@ -165,6 +174,7 @@ def test_airflow_compiles_and_says_what_it_runs() -> None:
     assert dag["max_active_runs"].value == 1
     assert task["skip_on_exit_code"].value == 75
     assert task["bash_command"].value.startswith("genctr daily 'conf/my run.yaml'")
+    assert task["cwd"].value == "/srv/feed ads"
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 75), (2, 2)])
