@@ -46,6 +46,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
+from pipeline.memory import free_memory
 
 MARKER = "checkpoint.json"
 FORMAT = 1
@@ -246,7 +247,7 @@ class Checkpoints:
     def _has_room(self, tensors: dict[str, Any]) -> bool:
         """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
-        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, _free_memory()))
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()))
         need, free = max(rooms, key=lambda room: room[0] - room[1])
         fits = need <= free * COPY_SHARE
         if not fits and not self._told_to_wait and self._rank == 0:
@@ -449,16 +450,6 @@ def _wanted_sizes(tensors: dict[str, Any], metadata: Metadata) -> dict[str, torc
     return {
         name: value.size() if isinstance(value, (Tensor, ShardedTensor)) else None for name, value in planner.state_dict.items()
     }
-
-
-def _free_memory() -> float:
-    """[bytes] that programs can still take on this machine; no limit where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":") for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return float("inf")
 
 
 def _bytes(value: Any) -> int:

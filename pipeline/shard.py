@@ -27,6 +27,7 @@ from pipeline.communication import make_sharders
 from pipeline.half import FirstValues, Half
 from pipeline.kernels import our_kernels
 from pipeline.lookups import SUMMED_OVER_RANKS
+from pipeline.memory import total_memory
 from pipeline.plan import EVERYWHERE, Cluster, SavedPlan, Wish, make_plan
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
@@ -393,10 +394,8 @@ def _cluster(device: torch.device, bandwidths: Mapping[str, float]) -> Cluster:
 
 def _memory(device: torch.device) -> int:
     """[bytes] a rank's tables may take: of the poorest rank, so that all ranks make the same plan."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-    else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _ranks_here()
+    on_card = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if on_card else total_memory() // _ranks_here()
     poorest = torch.tensor(int(total * MEMORY_SHARE), device=device)
     dist.all_reduce(poorest, dist.ReduceOp.MIN)
     return int(poorest)

@@ -37,7 +37,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 import pipeline.checkpoint
 from data.paths import PATHS, filesystem
-from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader, _free_memory
+from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader
 from pipeline.half import untouched
 
 # Forked from one warm process: spawning forty would take minutes.
@@ -258,7 +258,7 @@ def test_where_a_copy_does_not_fit_training_waits_and_it_is_said_once(
     checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=True)
     for free in (1.9, 1.9, 2.1):
         checkpoints._running = None
-        monkeypatch.setattr(pipeline.checkpoint, "_free_memory", lambda free=free: free * 2**30)
+        monkeypatch.setattr(pipeline.checkpoint, "free_memory", lambda free=free: free * 2**30)
         checkpoints.save(1, tensors=table_of(table), meta={})
     checkpoints._running = None
 
@@ -266,10 +266,6 @@ def test_where_a_copy_does_not_fit_training_waits_and_it_is_said_once(
     assert capsys.readouterr().err == (
         "genctr: training waits for every save: to go on it would copy 1.0 GiB on a machine, and 1.9 GiB are free\n"
     )
-
-
-def test_the_system_says_how_much_memory_is_free() -> None:
-    assert 1e6 < _free_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 # Killed at any moment.
