@@ -25,7 +25,7 @@ from data.features import Features
 from data.frequencies import Frequencies
 from data.paths import PATHS
 from data.readers import Reader
-from data.schema import AnyIds, Schema
+from data.schema import AnyIds, NumberField, Schema, VectorField
 from data.statistics import FILE, Statistics, fit
 from data.stream import DayStream
 from models.decoders import DECODERS
@@ -571,8 +571,8 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
     if mistaken and trained:
         told = "\n".join(f"  {line}" for line in mistaken)
         raise GenctrError(
-            f"{folder} has a model that would take one thing for another:\n{told}\n  next: set these back (a new label goes "
-            "to the end; a field with a new name begins anew), or give a new --out"
+            f"{folder} has a model that would take one thing for another:\n{told}\n  next: set these back (what is new goes to "
+            "the end, or where something is gone; a field with a new name begins anew), or give a new --out"
         )
     refused = [line for line in changed if line not in config.daily.accept]
     if refused and trained:
@@ -643,15 +643,16 @@ def _mistaken(before: Schema, now: Schema) -> list[str]:
     old, new = ({field.name: field.ids for field in own.fields if isinstance(field, AnyIds)} for own in (before, now))
     both = [(name, old[name], new[name]) for name in new if name in old and old[name] and new[name]]
     lines = [f"field {name}.ids: begun with {left!r}, now {right!r}" for name, left, right in both if left != right]
-    first, second = ([field.name for field in own.fields] for own in (before, now))
-    if len(first) == len(second):
-        stay, stayed = ([name for name in own if name in other] for own, other in ((second, first), (first, second)))
-        lines += [f"field {name}: in another place" for name, other in zip(stay, stayed, strict=True) if name != other]
+    places = []
+    for kinds in ((AnyIds, NumberField, VectorField), NumberField, VectorField):
+        first, second = ([field.name for field in own.fields if isinstance(field, kinds)] for own in (before, now))
+        places += [("field", first, second)] if len(first) == len(second) else []
     first, second = ([label.task for label in own.targets] for own in (before, now))
-    if len(first) <= len(second):
+    places += [("label", first, second)] if len(first) <= len(second) else []
+    for kind, first, second in places:
         moved = [name for name in second if name in first and first.index(name) != second.index(name)]
-        lines += [f"label {name}: in another place" for name in moved]
-    return lines
+        lines += [f"{kind} {name}: in another place" for name in moved]
+    return list(dict.fromkeys(lines))
 
 
 def digest(schema: Schema) -> str:

@@ -74,8 +74,8 @@ def test_a_new_field_and_a_removed_one(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
     def alter(fields: dict, schema: dict) -> None:
-        schema["fields"].remove(fields["price"])
-        schema["fields"].append({"name": "category", "kind": "id", "ids": "vocab"})
+        place = schema["fields"].index(fields["price"])
+        schema["fields"][place] = {"name": "category", "kind": "id", "ids": "vocab"}
 
     _, grown, told = grow_and_compare(config, out, alter)
     assert "  field category: new" in told

@@ -20,7 +20,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.build import _schema_changes, build_source, load_run
+from pipeline.build import _mistaken, _schema_changes, build_source, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
@@ -353,6 +353,19 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
     at_the_end = values | {"labels": [{"task": name, **label} for name in ("a", "b", "c")]}
     assert _schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
     assert _schema_changes(before, before) == []
+
+
+def test_a_field_that_comes_takes_the_place_of_the_one_that_goes() -> None:
+    """At the end it would move those between, and the network would take them for their neighbours."""
+    values = yaml.safe_load(SCHEMA.read_text())
+    user, item, tab, hour, *others = values["fields"]
+    new = tab | {"name": "new"}
+
+    def mistaken(*fields: dict[str, Any]) -> list[str]:
+        return _mistaken(Schema.model_validate(values), Schema.model_validate(values | {"fields": fields}))
+
+    assert mistaken(user, item, new, hour, *others) == mistaken(user, item, tab, hour, *others, new) == []
+    assert mistaken(user, item, hour, *others, new) == [f"field {own['name']}: in another place" for own in (hour, *others)]
 
 
 def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None:
