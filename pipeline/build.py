@@ -316,7 +316,7 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
         check_stage(stage, world.device)
         if planned:
             _check_plan(stage, world)
-    world.agree(lambda: _prepare(folder, config, schema))
+    world.agree(lambda: _prepare(folder, config, schema, world))
     return Job(config, schema, folder, world, at, planned=planned)
 
 
@@ -513,7 +513,7 @@ def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
-def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
+def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> None:
     """What is done once for all ranks: the folder is this run's, and holds what has to be counted before training."""
     try:
         _claim(folder, config, schema)
@@ -529,14 +529,23 @@ def _prepare(folder: str, config: RunConfig, schema: Schema) -> None:
         fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages:
+        source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
         if stage.task == "pretrain":
-            source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
-            path = _frequencies(folder, stage)
-            if PATHS.exists(path) and Frequencies.load(path).are_of(source.features):
-                continue
-            streams = (source.stream(source.open(day)) for day in source.train_days)
-            rows = (batch for stream in streams for batch in stream.batches(stream.start()))
-            Frequencies.count(source.features, rows).save(path)
+            _count(source, _frequencies(folder, stage))
+        if stage is not stages[0]:  # what is wrong with it is to be known before hours of those before it
+            try:
+                build_task(stage, source, folder, world)
+            except GenctrError as error:
+                raise GenctrError(f"stage {stage.name}: {error}") from error
+
+
+def _count(source: Source, path: str) -> None:
+    """Count the ids of a stage's days, unless that was done."""
+    if PATHS.exists(path) and Frequencies.load(path).are_of(source.features):
+        return
+    streams = (source.stream(source.open(day)) for day in source.train_days)
+    rows = (batch for stream in streams for batch in stream.batches(stream.start()))
+    Frequencies.count(source.features, rows).save(path)
 
 
 def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:

@@ -80,8 +80,8 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
                 own = _values(model, batch)
                 real.append(own.cpu())
                 drawn.append(_drawn(task, batch, given, steps).cpu())
+                progress.advance(min(len(own), left), "")
                 left -= len(own)
-                progress.advance(len(own), "")
     if not real:
         raise GenctrError(f"{', '.join(days)}: no rows to compare with")
     partly = [label.task for label in job.schema.targets if label.where is not None]

@@ -355,6 +355,25 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
     assert _schema_changes(before, before) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("{decoder: fm, options: {layers: 3}}", "stage late: decoder fm: unknown option 'layers'"),
+        ("{options: {hidden: wide}}", "stage late: decoder mlp: "),
+        ("{decoder: deepfn}", "stage late: genctr.decoders: no 'deepfn', nearest 'deepfm'"),
+        ("{loss_options: {beta: 1}}", "stage late: loss bce: unknown option 'beta'"),
+    ],
+)
+def test_what_is_wrong_with_a_later_stage_is_known_before_the_first_trains(model: str, told: str, tmp_path: Path) -> None:
+    stages = f"stages=[{{name: early}}, {{name: late, model: {model}}}]"
+
+    done = train(write_log(tmp_path), tmp_path / "run", stages, "model.options={}")
+
+    assert done.code == 2
+    assert told in done.err
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
 def test_a_field_that_comes_takes_the_place_of_the_one_that_goes() -> None:
     """At the end it would move those between, and the network would take them for their neighbours."""
     values = yaml.safe_load(SCHEMA.read_text())
