@@ -132,8 +132,8 @@ def calibration(evidence: Evidence, limit: Limit) -> Answer:
 
 def rows(evidence: Evidence, limit: Limit) -> Answer:
     """Is the day as large as its like?"""
-    number = evidence.rows / median(evidence.earlier_rows) if evidence.earlier_rows else None
-    return _between("rows", number, limit, missing="no days before")
+    usual = median(evidence.earlier_rows) if evidence.earlier_rows else 0
+    return _between("rows", evidence.rows / usual if usual else None, limit, missing="no days before, or none with rows")
 
 
 def nulls(evidence: Evidence, limit: Limit) -> Answer:
