@@ -84,6 +84,8 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
     else:
         meta = load(job, mark)
     state = TrainState.from_json(meta["state"])
+    if not state.cursor.row:  # a day that was not begun is cut as the config says now
+        state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta
 

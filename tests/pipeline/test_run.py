@@ -285,6 +285,16 @@ def test_a_day_that_was_begun_keeps_its_lanes(config: Path, tmp_path: Path) -> N
     assert_every_row_once(config, out)
 
 
+def test_a_day_that_was_not_begun_is_cut_as_the_config_says_now(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config, out)
+
+    train(config, out, "data.lanes=4", "train.epochs=2")
+
+    (resumed,) = events(out, "resumed")
+    assert resumed["cursor"] == {"epoch": 1, "day": FIRST, "row": 0, "lanes": 4}
+
+
 def test_a_day_whose_rows_moved_while_it_was_half_trained_is_refused(config: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "log", tmp_path / "run"
     shutil.copytree(config.parent / "log", root)
