@@ -178,11 +178,12 @@ class RunningMeters:
         return {task: _to_json(state) for task, state in zip(self.tasks, self._total(), strict=True)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all."""
+        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A task that is not in it begins here."""
         self.reset()
         if not dist.is_initialized() or dist.get_rank() == 0:
             for row, task in zip(self._state, self.tasks, strict=True):
-                _from_json(state[task], row)
+                if task in state:
+                    _from_json(state[task], row)
 
     def _total(self) -> Tensor:
         total = self._state.clone()

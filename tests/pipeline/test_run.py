@@ -399,3 +399,20 @@ def test_a_run_that_has_saved_nothing_yet_may_be_begun_otherwise(config: Path, t
     assert (wrong.code, mended.code) == (2, 0), mended.err
     assert "nearest 'fm'" in wrong.err
     assert list(json.loads((out / "statistics" / "statistics.json").read_text())["moments"]) == ["price"], "fitted anew"
+
+
+def test_a_label_that_comes_while_a_day_is_half_trained_is_judged_from_there_on(config: Path, tmp_path: Path) -> None:
+    out, schema = tmp_path / "run", tmp_path / "schema.yaml"
+    train(config, out, "train.max_steps=3")
+    own = "label:\n  column: is_click\n  task: is_click\n  where: null\nlabels: null\n"
+    more = "labels: [{task: is_click, column: is_click}, {task: again, column: is_click}]\n"
+    stored = (out / "schema.yaml").read_text()
+    assert own in stored
+    schema.write_text(stored.replace(own, more))
+
+    done = train(config, out, f"schema={schema}", "daily.accept=['label again: new']")
+
+    assert done.code == 0, done.err
+    rows = [{task: values["rows"] for task, values in event["tasks"].items()} for event in events(out, "trained")]
+    whole = rows[1]["is_click"]
+    assert rows[:2] == [{"is_click": 48}, {"is_click": whole, "again": whole - 48}]
