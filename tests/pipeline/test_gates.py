@@ -105,3 +105,7 @@ def test_an_unknown_gate_and_a_limit_of_the_wrong_kind_are_told() -> None:
         judge(Evidence(), {"acu": 0.1})
     with pytest.raises(GenctrError, match="one limit"):
         judge(Evidence(), {"auc": (0.1, 0.2)})
+    with pytest.raises(GenctrError, match=r"daily\.gates\.rows: two limits are expected, from … to …, got 0\.5"):
+        judge(Evidence(), {"rows": 0.5})
+    with pytest.raises(GenctrError, match=r"two limits are expected, from … to …, got \(1\.1, 0\.9\)"):
+        judge(Evidence(), {"calibration": (1.1, 0.9)})
