@@ -247,7 +247,8 @@ class Schema(Section):
     """The column whose values group the rows for GAUC, usually the user."""
 
     weight: str | None = None
-    """The column with the weight of the row in every loss. Left out: 1."""
+    """The column with the weight of the row in every loss on labels and every metric. What is restored, in a pre-training or by
+    an encoder, counts all rows alike. Left out: 1."""
 
     fields: Annotated[tuple[AnyField, ...], Field(min_length=1)]
     """The features of a row."""

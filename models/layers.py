@@ -59,6 +59,8 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, inputs: int, *, hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
+        if min(hidden, default=1) < 1:
+            raise ValueError(f"the hidden widths are {list(hidden)}; expected each 1 or more")
         layers: list[nn.Module] = []
         for width in hidden:
             layers.append(linear(inputs, width))

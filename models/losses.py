@@ -77,7 +77,8 @@ class TwinFocus(BCE):
         branches = output.branches[task]  # by index: training pipelines trace losses symbolically
         easy_B, hard_B = logsigmoid(sign_B * branches[0]), logsigmoid(sign_B * branches[1])  # ln e, ln h
         easy = ((self.c + easy_B.exp()) ** self.gamma * -easy_B * weights_B).sum() / rows
-        hard = ((2 - self.c - hard_B.exp()).clamp(min=0) ** self.gamma * -hard_B * weights_B).sum() / rows
+        # Not clamp, which at 0 hands on a gradient, and that of x^gamma is infinite there for gamma < 1.
+        hard = ((2 - self.c - hard_B.exp()).relu() ** self.gamma * -hard_B * weights_B).sum() / rows
         both = {f"{task}/easy": self.alpha * easy, f"{task}/hard": (1 - self.alpha) * hard}
         return super().__call__(output, task, labels_B, weights_B, rows) | both
 

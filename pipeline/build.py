@@ -34,7 +34,7 @@ from models.diffusion.noise import Noise
 from models.losses import LOSSES
 from pipeline.checkpoint import Checkpoints
 from pipeline.communication import check_communication
-from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, load
+from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, fit_days, load
 from pipeline.devices import device_here
 from pipeline.managed import ManagedIds
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
@@ -522,10 +522,8 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> No
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         reader = build_reader(config.data.format, config.data.reader_options)
-        train_days = parse_days(config.data.days)
-        names = parse_days(config.data.fit) or (train_days[:1] if config.train.score_first else train_days)
         fitted = _bucketed(schema, stages)
-        batches = _batches(build_days(config.data, reader), reader, names, fitted)
+        batches = _batches(build_days(config.data, reader), reader, fit_days(config), fitted)
         fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages:

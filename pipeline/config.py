@@ -30,7 +30,7 @@ class DataConfig(Section):
 
     fit: str | tuple[str, ...] = ()
     """The days vocabularies and statistics are built from; empty means the training days, or, if train.score_first, the first
-    of them: a day that is scored is not looked at before."""
+    of them, without those that a stage scores: a day that is scored is not looked at before."""
 
     layout: str = "day={day}"
     """Where a day lies under the root: a folder per day, or one file per day such as `{day}.parquet`."""
@@ -630,6 +630,13 @@ class StageConfig(Section):
     freeze: tuple[Literal["tables", "network"], ...] = ()
     """What does not learn."""
 
+    @model_validator(mode="after")
+    def _says_nothing_of_the_whole_run(self) -> "StageConfig":
+        for section, key in (("data", "fit"), ("train", "ranks"), ("train", "device")):
+            if key in getattr(self, section):
+                raise BadValue(f"all stages have the same: set it in {section} of the run", section, key)
+        return self
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -731,6 +738,8 @@ class RunConfig(Section):
             _check_days(stage, trained, *here)
             if stage.load is not None and stage.load.what in ("tables", "all"):
                 _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
+            if at + 1 < len(self.stages) and self.stages[at].data.get("test"):
+                raise BadValue("no model but the last stage's is tested: set it there", *here, "data", "test")
             trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
             earlier[stage.name] = stage.config.tables
         return self
@@ -784,14 +793,25 @@ def _check_precision(tables: TablesConfig, loaded: TablesConfig, load: LoadConfi
 
 def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> None:
     """No day is scored that an earlier stage has trained."""
-    data = stage.config.data
-    scored = {("data", use): parse_days(getattr(data, use)) for use in ("validation", "test")}
-    if stage.config.train.score_first:
-        scored["train", "score_first"] = parse_days(data.days)[1:]
-    for place, days in scored.items():
+    for place, days in _scored(stage.config).items():
         for day in days:
             if day in trained:
                 raise BadValue(f"{day} was trained by stage {trained[day]}: no score would be honest", *here, *place)
+
+
+def _scored(config: RunConfig) -> dict[tuple[str, str], list[str]]:
+    """The days that a stage scores, by what says so."""
+    data = config.data
+    first = {("train", "score_first"): parse_days(data.days)[1:]} if config.train.score_first else {}
+    return {("data", use): parse_days(getattr(data, use)) for use in ("validation", "test")} | first
+
+
+def fit_days(config: RunConfig) -> list[str]:
+    """The days that vocabularies and statistics are built from: none that a stage scores, unless the config names it."""
+    days, stages = parse_days(config.data.days), [stage.config for stage in config.resolved()]
+    scored = {day for stage in stages for names in _scored(stage).values() for day in names}
+    unseen = [day for day in (days[:1] if config.train.score_first else days) if day not in scored]
+    return parse_days(config.data.fit) or unseen or parse_days(stages[0].data.days)[:1]
 
 
 def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

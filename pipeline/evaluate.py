@@ -1,5 +1,6 @@
 """Score days without training on them."""
 
+import fnmatch
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,12 @@ import pyarrow.parquet as pq
 import torch
 
 from data.days import Day
-from data.paths import PATHS
+from data.errors import GenctrError
+from data.paths import PATHS, list_folder
 from pipeline.build import Job
 from pipeline.progress import Progress
 from pipeline.task import StepOutput
+from pipeline.world import World
 
 
 def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, predictions: str | None = None) -> dict[str, Any]:
@@ -29,7 +32,15 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
         `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], and `tasks`:
         {task: {metric: value}} over all the days together, of a pre-training `fields`: {field: {metric: value}}; the same on
         every rank.
+
+    Raises:
+        GenctrError: `predictions` of a pre-training.
     """
+    if predictions is not None and job.stage.task == "pretrain":
+        raise GenctrError(
+            f"stage {job.stage.name}, where {job.folder} stands, restores hidden values: there are no scores of rows to write\n"
+            "  next: train a stage that ranks, or leave --predictions out"
+        )
     model = job.sharded.model
     model.eval()
     meters = job.day_meters()
@@ -49,7 +60,7 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
                 if predictions is not None:
                     written.append(_predictions(output, job.schema.task_names, opened))
         if predictions is not None and written:
-            _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world.rank)
+            _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world)
     job.source.collate.origins = False
     model.train()
     seconds = time.perf_counter() - since
@@ -73,7 +84,13 @@ def _predictions(output: StepOutput, tasks: Sequence[str], day: Day) -> pa.Table
     return pa.table(columns)
 
 
-def _write(rows: pa.Table, folder: str, rank: int) -> None:
+def _write(rows: pa.Table, folder: str, world: World) -> None:
+    """Write this rank's rows; those that more ranks left here before would be there twice."""
     PATHS.mkdirs(folder)
-    with PATHS.open(f"{folder}/rank-{rank:05d}.parquet", "wb") as file:
+    names = [f"rank-{rank:05d}.parquet" for rank in range(world.ranks)]
+    with PATHS.open(f"{folder}/{names[world.rank]}", "wb") as file:
         pq.write_table(rows, file)
+    if world.first:
+        for name in fnmatch.filter(list_folder(folder), "rank-*.parquet"):
+            if name not in names:
+                PATHS.rm(f"{folder}/{name}")

@@ -95,6 +95,12 @@ def _single(name: str, limit: Limit) -> float:
     return limit
 
 
+def _pair(name: str, limit: Limit) -> tuple[float, float]:
+    if not isinstance(limit, tuple) or limit[0] > limit[1]:
+        raise GenctrError(f"daily.gates.{name}: two limits are expected, from … to …, got {limit}")
+    return limit
+
+
 def _compared(metric: str, *, higher_is_better: bool) -> Gate:
     """The gate of a difference between the new model and the serving one."""
 
@@ -127,13 +133,15 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
 
 def calibration(evidence: Evidence, limit: Limit) -> Answer:
     """Mean prediction over mean label of the new model."""
-    return _between("calibration", evidence.fresh.get("candidate", {}).get("calibration"), limit, missing="too few rows")
+    number = evidence.fresh.get("candidate", {}).get("calibration")
+    return _between("calibration", number, _pair("calibration", limit), missing="too few rows")
 
 
 def rows(evidence: Evidence, limit: Limit) -> Answer:
     """Is the day as large as its like?"""
-    number = evidence.rows / median(evidence.earlier_rows) if evidence.earlier_rows else None
-    return _between("rows", number, limit, missing="no days before")
+    usual = median(evidence.earlier_rows) if evidence.earlier_rows else 0
+    number = evidence.rows / usual if usual else None
+    return _between("rows", number, _pair("rows", limit), missing="no days before, or none with rows")
 
 
 def nulls(evidence: Evidence, limit: Limit) -> Answer:

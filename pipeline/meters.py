@@ -157,7 +157,8 @@ class RunningMeters:
         """Add the rows of one step, on the device they are on, without waiting for it; there may be none."""
         logits_TB = torch.stack([output.logits[task] for task in self.tasks]).double()
         labels_TB, weights_TB = output.batch.labels.T.double(), output.batch.weights.T.double()
-        bins_TB = ((logits_TB.nan_to_num() + EDGE) * (BINS / (2 * EDGE))).long().clamp(0, BINS - 1)
+        inside_TB = logits_TB.nan_to_num().clamp(-EDGE, EDGE)  # before they are integers, which huge ones overflow
+        bins_TB = ((inside_TB + EDGE) * (BINS / (2 * EDGE))).long().clamp(max=BINS - 1)
         self._state = self._state.to(logits_TB.device)
         sums_TX, negative_TX, positive_TX = _parts(self._state)
         sums_TX += _sums(logits_TB, labels_TB, weights_TB)
@@ -177,11 +178,12 @@ class RunningMeters:
         return {task: _to_json(state) for task, state in zip(self.tasks, self._total(), strict=True)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all."""
+        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A task that is not in it begins here."""
         self.reset()
         if not dist.is_initialized() or dist.get_rank() == 0:
             for row, task in zip(self._state, self.tasks, strict=True):
-                _from_json(state[task], row)
+                if task in state:
+                    _from_json(state[task], row)
 
     def _total(self) -> Tensor:
         total = self._state.clone()

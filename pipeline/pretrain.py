@@ -68,9 +68,9 @@ class FieldMeters:
         return dict(zip(self.names, self._total().tolist(), strict=True))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all."""
+        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A name that is not in it begins here."""
         first = not dist.is_initialized() or dist.get_rank() == 0
-        sums = torch.tensor([state[name] for name in self.names], dtype=torch.float64)
+        sums = torch.tensor([state.get(name, [0.0] * len(SUMS)) for name in self.names], dtype=torch.float64)
         self._sums = sums if first else torch.zeros_like(sums)
 
     def _total(self) -> Tensor:

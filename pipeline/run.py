@@ -84,6 +84,8 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
     else:
         meta = load(job, mark)
     state = TrainState.from_json(meta["state"])
+    if not state.cursor.row:  # a day that was not begun is cut as the config says now
+        state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta
 
@@ -95,7 +97,9 @@ def _start(job: Job) -> Cursor:
 
 def _next_stage(job: Job, state: TrainState) -> TrainState:
     """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
-    job.checkpoints.wait()
+    name, newest = job.stage.name, job.checkpoints.latest()
+    if newest is not None and job.checkpoints.pinned(name) is None:  # told to end before what was trained by then
+        job.world.agree(lambda: job.checkpoints.pin(name, newest))
     took = begin(job, job.at + 1)
     job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
     return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)

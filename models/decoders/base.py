@@ -59,8 +59,10 @@ def features_of(decoder: str, hidden: Sequence[int]) -> int:
     """Return the width of a network's last hidden layer, which is what the decoder returns.
 
     Raises:
-        ValueError: it is 1, and the head would take for a score what a ReLU has cut at 0.
+        ValueError: there is none, or it is 1, and the head would take for a score what a ReLU has cut at 0.
     """
+    if not hidden:
+        raise ValueError(f"{decoder}: there is no hidden layer; expected one or more")
     if hidden[-1] < 2:
         raise ValueError(f"{decoder}: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
     return hidden[-1]

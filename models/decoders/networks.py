@@ -88,7 +88,7 @@ class FinalMLP(Decoder):
         networks = (MLP(flat, hidden=own, dropout=dropout, batch_norm=batch_norm) for own in (hidden, second_hidden))
         self.first, self.second = networks
         left, right = self.first.out_features, self.second.out_features
-        if left % heads or right % heads:
+        if heads < 1 or left % heads or right % heads:
             raise ValueError(f"finalmlp: heads is {heads}; expected a divisor of the last widths {left} and {right}")
         self.score = linear(left + right, 1)
         self.heads_HXY = nn.Parameter(torch.empty(heads, left // heads, right // heads))
@@ -153,6 +153,8 @@ class MaskNet(Decoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not blocks or min(blocks) < 1:
+            raise ValueError(f"masknet: blocks are {list(blocks)}; expected one width or more, each 1 or more")
         flat = fields * width
         inputs = [flat] * len(blocks) if parallel else [flat, *blocks[:-1]]
         self.encoder = generate()
@@ -177,6 +179,8 @@ class _Masked(nn.Module):
     def __init__(self, flat: int, inputs: int, outputs: int, reduction: float, dropout: float) -> None:
         super().__init__()
         wide = int(inputs * reduction)
+        if wide < 1:
+            raise ValueError(f"masknet: reduction is {reduction}, which leaves a mask of {inputs} no hidden unit")
         self.mask = nn.Sequential(linear(flat, wide), nn.ReLU(), linear(wide, inputs))
         self.out = nn.Sequential(linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.ReLU(), Dropout(dropout))
 
@@ -217,6 +221,9 @@ class AutoInt(Decoder):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if min(layers, heads, attention_width) < 1:
+            told = f"layers is {layers}, heads {heads}, attention_width {attention_width}"
+            raise ValueError(f"autoint: {told}; expected each 1 or more")
         out = heads * attention_width
         self.encoder = generate()
         self.heads, self.scale = heads, 1 / math.sqrt(attention_width) if scale else 1.0

@@ -377,6 +377,28 @@ def test_a_misspelt_option_is_a_type_error(name):
         DECODERS[name](fields=F, width=D, generate=PLAIN, hiden=[3])
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("mlp", {"hidden": []}, "mlp: there is no hidden layer"),
+        ("ipnn", {"hidden": []}, "ipnn: there is no hidden layer"),
+        ("tf", {"easy_hidden": []}, "tf: there is no hidden layer"),
+        ("masknet", {"hidden": []}, "masknet: there is no hidden layer"),
+        ("masknet", {"blocks": []}, r"masknet: blocks are \[\]"),
+        ("masknet", {"reduction": -1}, "masknet: reduction is -1"),
+        ("dcnv2", {"hidden": [-3]}, r"the hidden widths are \[-3\]"),
+        ("dcnv2", {"hidden": [0]}, r"the hidden widths are \[0\]"),
+        ("finalmlp", {"heads": 0}, "finalmlp: heads is 0"),
+        ("autoint", {"layers": 0}, "autoint: layers is 0"),
+        ("autoint", {"heads": 0}, "heads 0"),
+        ("autoint", {"attention_width": 0}, "attention_width 0"),
+    ],
+)
+def test_networks_without_layers_units_or_heads_are_told(name, options, told):
+    with pytest.raises(ValueError, match=told):
+        DECODERS[name](fields=F, width=D, generate=PLAIN, **options)
+
+
 def test_options_without_sense_are_told():
     with pytest.raises(ValueError, match="layers is 0; expected 1 or more"):
         CrossNet(fields=F, width=D, generate=PLAIN, layers=0)

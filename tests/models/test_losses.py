@@ -55,6 +55,14 @@ def test_huge_logits_give_a_finite_loss_and_gradient(name):
 # --- twin focus ---
 
 
+def test_a_row_that_the_hard_encoder_is_sure_of_has_a_finite_gradient_for_every_gamma():
+    logit_B = torch.tensor([20.0], requires_grad=True)  # its probability is 1 in 32 bits
+    loss = TwinFocus(gamma=0.5, c=1.0)(answer(logit_B), "click", torch.ones(1), torch.ones(1), 1)
+    sum(loss.values()).backward()
+
+    assert logit_B.grad.isfinite().all()
+
+
 def test_twin_focus_by_hand():
     # The true label is 1, then 0: the easy encoder gives it .9 and .6, the hard one .5 and .3.
     output = answer(torch.zeros(2), torch.tensor([0.9, 0.4]).logit(), torch.tensor([0.5, 0.7]).logit())

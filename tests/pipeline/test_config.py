@@ -12,7 +12,7 @@ from data.days import open_end, parse_days, write_day
 from data.document import Section
 from data.errors import BadDocument
 from data.schema import IdField, IdsField, NumberField, Schema, SequenceField, VectorField
-from pipeline.config import RunConfig, TableConfig, TablesConfig, load
+from pipeline.config import RunConfig, TableConfig, TablesConfig, fit_days, load
 from pipeline.run import run
 from tests.tiny import ROOT, SCHEMA, built
 
@@ -297,6 +297,26 @@ def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path
     assert (before.config.tables.optimizer, before.config.train.epochs, after.config.train.epochs) == ("adam", 1, 5)
 
 
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("", ["2026-11-01", "2026-11-02", "2026-11-03"]),
+        ("train: {score_first: true}\n", ["2026-11-01"]),
+        ("stages: [{name: a, train: {score_first: true}}]\n", ["2026-11-01"]),
+        (
+            "stages: [{name: a, data: {days: [2026-11-01, 2026-11-02], test: [2026-11-03]}}]\n",
+            ["2026-11-01", "2026-11-02"],
+        ),
+        ("stages: [{name: a, data: {days: [2026-10-31], test: 2026-11-01..2026-11-03}}]\n", ["2026-10-31"]),
+    ],
+)
+def test_vocabularies_are_of_no_day_that_a_stage_scores(tmp_path: Path, text: str, days: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL + text)
+
+    assert fit_days(load(str(path))[0]) == days
+
+
 def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     stages = "stages:\n  - {name: a, train: {dense: {lr: 0.5}}}\n  - {name: b, data: {days: [2026-11-03]}, freeze: [tables]}\n"
@@ -314,6 +334,9 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ("stages: [{name: a, task: pretrain}]\n", "stages.0.task: paradigm plain restores nothing"),
         ("stages: [{name: a, train: {epoch: 3}}]\n", "stages.0.train.epoch"),
         ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
+        ("stages: [{name: a, data: {fit: 2026-11-01}}]\n", "stages.0.data.fit: all stages have the same"),
+        ("stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n", "stages.0.data.test: no model but the last stage's"),
+        ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: all stages have the same"),
         ("stages: [{name: a}, {name: a}]\n", "stages.1.name: two stages are called 'a'"),
         ("stages: [{name: a}, {name: b, load: {stage: c}}]\n", "stages.1.load.stage: no stage before this one"),
         ("stages: [{name: a, load: {stage: a}}]\n", "stages.0.load.stage: no stage before this one"),

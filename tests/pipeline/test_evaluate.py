@@ -15,7 +15,7 @@ from pipeline.build import Job
 from pipeline.evaluate import evaluate
 from pipeline.run import run
 from tests.integration.jobs import assert_same_bits, events
-from tests.tiny import DAYS, built, train, write_log
+from tests.tiny import DAYS, built, genctr, train, write_log
 
 DROPOUT = ("model.options.batch_norm=true", f"data.fit=[{DAYS[0]}]")
 
@@ -115,3 +115,27 @@ def test_rows_and_files_left_out_of_a_score_are_counted_and_named(config: Path, 
 def test_a_bad_day_is_not_scored_in_part(config: Path, spoilt: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run", f"data.root={spoilt}") as job, pytest.raises(BadInput, match="unreadable data"):
         evaluate(job, list(DAYS[2:]), step=0, quiet=True)
+
+
+def test_predictions_that_more_ranks_wrote_before_are_not_there_twice(config: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "run", tmp_path / "told"
+    train(config, out, "train.max_steps=2")
+    words = ("evaluate", out, "--days", DAYS[3], "--predictions", told, "--quiet")
+    genctr(*words)
+    (written,) = (told / f"day={DAYS[3]}").iterdir()
+    shutil.copy(written, written.with_name("rank-00001.parquet"))
+
+    assert genctr(*words).code == 0
+
+    assert list((told / f"day={DAYS[3]}").iterdir()) == [written]
+
+
+def test_a_pre_training_has_no_scores_of_rows_to_write(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config, out, "model={paradigm: diffusion, dim: 4}", "stages=[{name: only, task: pretrain, train: {max_steps: 2}}]")
+
+    done = genctr("evaluate", out, "--days", DAYS[3], "--predictions", tmp_path / "told", "--quiet")
+
+    assert done.code == 2
+    assert "stage only" in done.err
+    assert "leave --predictions out" in done.err

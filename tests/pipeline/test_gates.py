@@ -69,6 +69,12 @@ def test_rows_are_compared_with_the_median_of_the_days_before() -> None:
     assert not asked("rows", (0.5, 2.0), rows=300, earlier_rows=[100]).ok
 
 
+def test_days_before_whose_rows_were_all_left_out_are_nothing_to_compare_with() -> None:
+    answer = asked("rows", (0.5, 2.0), rows=100, earlier_rows=[0])
+    assert answer.ok
+    assert answer.number is None
+
+
 def test_nulls_name_the_column_that_changed_most() -> None:
     answer = asked("nulls", 0.1, nulls={"a": 0.5, "b": 0.02}, earlier_nulls=[{"a": 0.1, "b": 0.0}, {"a": 0.1}])
     assert not answer.ok
@@ -99,3 +105,7 @@ def test_an_unknown_gate_and_a_limit_of_the_wrong_kind_are_told() -> None:
         judge(Evidence(), {"acu": 0.1})
     with pytest.raises(GenctrError, match="one limit"):
         judge(Evidence(), {"auc": (0.1, 0.2)})
+    with pytest.raises(GenctrError, match=r"daily\.gates\.rows: two limits are expected, from … to …, got 0\.5"):
+        judge(Evidence(), {"rows": 0.5})
+    with pytest.raises(GenctrError, match=r"two limits are expected, from … to …, got \(1\.1, 0\.9\)"):
+        judge(Evidence(), {"calibration": (1.1, 0.9)})

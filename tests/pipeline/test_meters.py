@@ -111,7 +111,7 @@ def test_the_bound_of_the_running_auc_is_reached_when_a_bin_hides_the_order() ->
 
 def test_logits_beyond_the_bins_are_ties_not_errors() -> None:
     running = RunningMeters(["click"])
-    logits = torch.tensor([-1000.0, -20.0, 20.0, 1000.0])
+    logits = torch.tensor([-1e30, -20.0, 20.0, 1e30])  # 64-bit integers end at 9e18
     running.update(step({"click": logits}, torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.ones(4, 1), torch.zeros(4)))
 
     assert running.compute()["click"]["auc"] == 1.0

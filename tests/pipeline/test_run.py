@@ -285,6 +285,16 @@ def test_a_day_that_was_begun_keeps_its_lanes(config: Path, tmp_path: Path) -> N
     assert_every_row_once(config, out)
 
 
+def test_a_day_that_was_not_begun_is_cut_as_the_config_says_now(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(config, out)
+
+    train(config, out, "data.lanes=4", "train.epochs=2")
+
+    (resumed,) = events(out, "resumed")
+    assert resumed["cursor"] == {"epoch": 1, "day": FIRST, "row": 0, "lanes": 4}
+
+
 def test_a_day_whose_rows_moved_while_it_was_half_trained_is_refused(config: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "log", tmp_path / "run"
     shutil.copytree(config.parent / "log", root)
@@ -389,3 +399,20 @@ def test_a_run_that_has_saved_nothing_yet_may_be_begun_otherwise(config: Path, t
     assert (wrong.code, mended.code) == (2, 0), mended.err
     assert "nearest 'fm'" in wrong.err
     assert list(json.loads((out / "statistics" / "statistics.json").read_text())["moments"]) == ["price"], "fitted anew"
+
+
+def test_a_label_that_comes_while_a_day_is_half_trained_is_judged_from_there_on(config: Path, tmp_path: Path) -> None:
+    out, schema = tmp_path / "run", tmp_path / "schema.yaml"
+    train(config, out, "train.max_steps=3")
+    own = "label:\n  column: is_click\n  task: is_click\n  where: null\nlabels: null\n"
+    more = "labels: [{task: is_click, column: is_click}, {task: again, column: is_click}]\n"
+    stored = (out / "schema.yaml").read_text()
+    assert own in stored
+    schema.write_text(stored.replace(own, more))
+
+    done = train(config, out, f"schema={schema}", "daily.accept=['label again: new']")
+
+    assert done.code == 0, done.err
+    rows = [{task: values["rows"] for task, values in event["tasks"].items()} for event in events(out, "trained")]
+    whole = rows[1]["is_click"]
+    assert rows[:2] == [{"is_click": 48}, {"is_click": whole, "again": whole - 48}]

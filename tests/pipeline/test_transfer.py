@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from pipeline.run import run
+from pipeline.schedule import Schedule
+from pipeline.trainer import TrainState
 from tests.integration.jobs import events, final_tensors, flat
 from tests.tiny import built, train, write_log
 
@@ -103,3 +105,20 @@ def test_a_stage_that_ends_before_it_was_ever_validated_is_taken_over_as_it_is(c
     assert done.code == 0, done.err
     assert not [event for event in events(tmp_path / "run", "validated") if "fields" in event]
     assert events(tmp_path / "run", "stage")[0]["loaded"]
+
+
+def test_a_stage_that_is_told_to_end_before_where_it_stands_is_taken_over_as_it_is(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Schedule, state: TrainState) -> None:
+        if state.step == 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Schedule, "before", interrupted)
+        assert train(config, tmp_path / "run", DENOISER).code == 130
+    done = train(config, tmp_path / "run", DENOISER, "train.max_steps=5")
+
+    assert done.code == 0, done.err
+    (began,) = events(tmp_path / "run", "stage")
+    assert (began["step"], began["from"]) == (6, "pretrain"), "the newest that was saved"
