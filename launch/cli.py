@@ -302,14 +302,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _diagnose(arguments: argparse.Namespace) -> int:
     from pipeline.build import build, load_run
-    from pipeline.diagnose import diagnose
+    from pipeline.diagnose import days_to_show, diagnose
     from pipeline.world import launched, world
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
-        days = _days(arguments.days) if arguments.days else job.source.validation_days or job.source.train_days[-1:]
+        days = _days(arguments.days) if arguments.days else days_to_show(job)
         report = diagnose(job, days, quiet=arguments.quiet)
         if here.first:
             print(report)
