@@ -152,10 +152,13 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         for file in files:
             reader = readers[_format(file)]
             try:
-                schemas[file], counts = reader.schema(file), reader.units(file)
+                schema, counts = reader.schema(file), reader.units(file)
             except GenctrError as error:
                 problems.append(str(error).replace("\n", ";"))
                 continue
+            twice = {name for name in schema.names if schema.names.count(name) > 1}
+            problems += [f"column {name!r} is there twice in {file}" for name in sorted(twice)]
+            schemas[file] = pa.schema([column for column in schema if column.name not in twice])
             rows += sum(counts)
             units += [(reader, file, unit, count) for unit, count in enumerate(counts) if count]
         days.append(DayState(day, rows, len(files), success))
@@ -167,16 +170,12 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
     uncounted: dict[str, str] = {}
     rows_read = 0
     for reader, file, unit, _ in (units[at] for at in chosen):
-        for batch in _first(reader, file, unit, schemas[file].names, each):
-            rows_read += batch.num_rows
-            for name, array in zip(batch.schema.names, batch.columns, strict=True):
-                if name in uncounted:
-                    continue
-                try:
-                    columns[name].add(array)
-                except UNCOUNTABLE as error:
-                    reason = str(error).replace("\n", "; ")
-                    uncounted[name] = f"column {name!r} cannot be counted to its end: {reason}; in {file}"
+        try:
+            for batch in _first(reader, file, unit, schemas[file].names, each):
+                rows_read += batch.num_rows
+                _count(batch, columns, uncounted, file)
+        except BadInput as error:
+            problems.append(str(error).replace("\n", ";"))
     return Report(
         path=path,
         layout=layout,
@@ -237,6 +236,18 @@ def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
     each = max(1, limit // count)
     read = sum(min(rows[at], each) for at in chosen)
     return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
+
+
+def _count(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
+    """Add a batch to the tallies; a column that cannot be counted is told once and left."""
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if name in uncounted:
+            continue
+        try:
+            columns[name].add(array)
+        except UNCOUNTABLE as error:
+            reason = str(error).replace("\n", "; ")
+            uncounted[name] = f"column {name!r} cannot be counted to its end: {reason}; in {file}"
 
 
 def _first(reader: Reader, file: str, unit: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from torch import nn
@@ -172,6 +173,27 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path
     assert "column 'b' is in 1 of 2 files" in missing
     assert "column 'a' changes its type: int64 in" in changed
     assert "problem: " in report.text()
+
+
+def test_what_turns_out_bad_while_it_is_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,b\n" + "1,\n" * 400_000 + "2,late\n")
+    (tmp_path / "2.csv").write_text("a,b\n3,x\n")
+
+    report = inspect(str(tmp_path))
+
+    assert "invalid value 'late'" in report.problems[0]
+    assert report.columns[0].high == 3
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_column_that_is_there_twice_is_a_problem_and_the_others_are_counted(ending: str, tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4]), pa.array([5, 6])], names=["a", "b", "a"])
+    {"parquet": pq.write_table, "csv": pyarrow.csv.write_csv}[ending](table, tmp_path / f"1.{ending}")
+
+    report = inspect(str(tmp_path))
+
+    assert report.problems == (f"column 'a' is there twice in {tmp_path}/1.{ending}",)
+    assert [facts.name for facts in report.columns] == ["b"]
 
 
 @pytest.mark.parametrize(
