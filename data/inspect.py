@@ -17,7 +17,7 @@ from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
 from data.guess import ColumnFacts, Guess, guess_columns, schema_text
 from data.ids import fingerprints, mix
-from data.paths import filesystem
+from data.paths import below, filesystem
 from data.readers import CsvReader, ParquetReader, Reader
 
 SAMPLE_ROWS = 2_000_000
@@ -201,8 +201,10 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
     if info.type == pyarrow.fs.FileType.NotFound:
         raise BadInput("there is no such file or folder", file=path)
     days: dict[str, tuple[list[str], bool]] = {}
-    below = sorted(entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file)
-    for entry in below:
+    inside = sorted(
+        entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file
+    )
+    for entry in inside:
         *folders, name = entry[len(inner) :].strip("/").split("/")
         day = folders[0] if folders else ""
         if any(part.startswith((".", "_")) for part in folders):
@@ -211,11 +213,11 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
         if name == SUCCESS and len(folders) < 2:
             days[day] = files, True
         elif _format(name) and not name.startswith((".", "_")):
-            files.append(path + entry[len(inner) :])
+            files.append(below(path, entry[len(inner) :].strip("/")))
     own, marked = days.pop("", ([], False))
     days = {day: state for day, state in days.items() if state[0] or state[1]}
     if own:
-        return "", {path.rsplit("/", 1)[-1]: (own, marked)}
+        return "", {info.base_name: (own, marked)}
     keys = {day.partition("=")[0] for day in days if "=" in day}
     named = len(keys) == 1 and all("=" in day for day in days)
     layout = f"{keys.pop()}={{day}}" if named else "{day}"
@@ -223,6 +225,7 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
 
 
 def _format(name: str) -> str:
+    name = name.partition("?")[0] if "://" in name else name
     return next((form for ending, form in ENDINGS.items() if name.endswith(ending)), "")
 
 

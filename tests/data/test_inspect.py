@@ -134,6 +134,19 @@ def test_a_log_a_day_and_a_file_are_told_apart(tmp_path: Path) -> None:
     assert (file.layout, file.rows, file.days[0].success) == ("", 3, None)
 
 
+def test_a_uri_may_end_in_a_query(tmp_path: Path) -> None:
+    write_day(str(tmp_path / "day=1"), [pa.table({"a": [1]}), pa.table({"a": [2]})])
+
+    for uri, rows in {
+        f"file://{tmp_path}": 2,
+        f"file://{tmp_path}/day=1": 2,
+        f"file://{tmp_path}/day=1/part-00000.parquet": 1,
+    }.items():
+        report = inspect(f"{uri}?use=it")
+
+        assert (report.rows, report.problems, report.format) == (rows, (), "parquet")
+
+
 def test_days_that_are_not_complete_or_empty_are_shown_as_such(tmp_path: Path) -> None:
     write_day(str(tmp_path / "dt=1"), [pa.table({"a": [1]})])
     write_day(str(tmp_path / "dt=2"), [pa.table({"a": [1]})])
