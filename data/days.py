@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
+from data.arrays import workable
 from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import below, filesystem
@@ -277,7 +278,8 @@ class Days:
                         read = sum(batch.num_rows for batch in batches)
                     if read != rows:
                         raise BadInput("wrong number of rows", file=path, row_group=unit, expected=f"{rows}, read {read}")
-            return DayFile(path, size, units, pa.schema([(column, schema.field(column).type) for column in columns]))
+            types = {column: workable(schema.field(column).type) for column in columns}
+            return DayFile(path, size, units, pa.schema(types))
         except BadInput as error:
             return error
 

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
-from data.arrays import without_views
+from data.arrays import workable
 from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
@@ -91,7 +91,7 @@ class ParquetReader:
     def schema(self, path: str) -> pa.Schema:
         """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return _without_views(self._metadata(path).schema.to_arrow_schema())
+            return _workable(self._metadata(path).schema.to_arrow_schema())
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
@@ -110,7 +110,7 @@ class ParquetReader:
             ):
                 whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
                 for batch in _from_row(start, whole):
-                    yield batch.cast(_without_views(batch.schema))
+                    yield batch.cast(_workable(batch.schema))
 
     def _metadata(self, path: str) -> Any:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -200,8 +200,8 @@ def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         start = max(0, start - batch.num_rows)
 
 
-def _without_views(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([column.with_type(without_views(column.type)) for column in schema])
+def _workable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(workable(column.type)) for column in schema])
 
 
 def _parquet_footer(path: str, size: int, mtime_ns: int) -> Any:
