@@ -313,8 +313,7 @@ class Collate:
         assert time is not None, "checked when the schema was read"
         assert field.time is not None
         lengths, times = lists_of(columns[field.time])
-        expected = f"one time for every event of {field.column!r}"
-        _refuse(lengths != events.lengths, "the list of times", field.time, expected, measure="times")
+        _refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
         _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
         now = np.repeat(_in_unit(columns[time.column], time.unit), lengths)
         return (_in_unit(times, time.unit) < now) & ~nulls(times)
@@ -405,8 +404,10 @@ class _BadRows(Exception):
     def told(self, columns: Columns, at: int, file: str) -> BadInput:
         """As the user is told it, for one of the rows."""
         value = columns[self.column][at]
-        counted = self.measure is not None and value.is_valid
-        has = f"has {len(value)} {self.measure}" if counted else f"is {value.as_py()!r}"
+        try:
+            has = f"has {len(value)} {self.measure}" if self.measure else f"is {value.as_py()!r}"
+        except ValueError:  # a list of times in nanoseconds, which Python does not have
+            has = f"has {len(value)} values"
         return BadInput(
             f"{self.what} {has}",
             file=file,

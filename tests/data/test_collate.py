@@ -318,7 +318,7 @@ def test_times_too_fine_for_python_are_told_by_their_number() -> None:
     now = pa.array([1_790_000_000_000_000_009], pa.timestamp("ns"))
     times = pa.array([[1_790_000_000_000_000_001]], pa.list_(pa.timestamp("ns")))
 
-    with pytest.raises(BadInput, match=r"the list of times has 1 times(.|\n)*expected: one time for every event of 'past'"):
+    with pytest.raises(BadInput, match=r"the list of times has 1 values(.|\n)*expected: one time for every event of 'past'"):
         collate(
             {"past": [[1, 2]], "when": times, "now": now}, {**SEQUENCE, "time": "when"}, time={"column": "now", "unit": "ns"}
         )
