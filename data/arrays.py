@@ -31,13 +31,16 @@ def element_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if is_list(kind) else kind
 
 
-def without_views(kind: pa.DataType) -> pa.DataType:
-    """The type with large_string or large_binary for a view, which Arrow can neither take from nor filter; in lists too."""
+def workable(kind: pa.DataType) -> pa.DataType:
+    """The type that Arrow can take from, filter and join: large_string or large_binary for a view, and in a dictionary room for
+    the words of several batches; in lists too."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.large_string() if kind == pa.string_view() else pa.large_binary()
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(pa.int32(), workable(kind.value_type), kind.ordered)
     if not is_list(kind):
         return kind
-    element = kind.value_field.with_type(without_views(kind.value_type))
+    element = kind.value_field.with_type(workable(kind.value_type))
     if pa.types.is_fixed_size_list(kind):
         return pa.list_(element, kind.list_size)
     return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)

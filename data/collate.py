@@ -403,8 +403,11 @@ class _BadRows(Exception):
 
     def told(self, columns: Columns, at: int, file: str) -> BadInput:
         """As the user is told it, for one of the rows."""
-        value = columns[self.column][at].as_py()
-        has = f"has {len(value)} {self.measure}" if self.measure else f"is {value!r}"
+        value = columns[self.column][at]
+        try:
+            has = f"has {len(value)} {self.measure}" if self.measure else f"is {value.as_py()!r}"
+        except ValueError:  # a list of times in nanoseconds, which Python does not have
+            has = f"has {len(value)} values"
         return BadInput(
             f"{self.what} {has}",
             file=file,

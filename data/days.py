@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
+from data.arrays import workable
 from data.document import nearest
 from data.errors import BadInput, GenctrError
-from data.paths import filesystem
+from data.paths import below, filesystem
 from data.readers import BATCH_ROWS, Reader
 
 TAIL_BYTES = 65_536
@@ -116,7 +117,7 @@ class Days:
         before, _, after = layout.partition("{day}")
         above, _, prefix = before.rpartition("/")
         suffix, _, within = after.partition("/")
-        self._root = _below(root, above)
+        self._root = below(root, above)
         self._around = prefix, suffix
         self._name = re.compile(re.escape(prefix) + "(?P<day>[^_.].*)" + re.escape(suffix))
         self._within = within.split("/") if within else []
@@ -222,7 +223,7 @@ class Days:
         if not self._complete([info])[0]:
             raise BadInput(
                 f"day {day} is not complete",
-                file=_below(self._root, info.base_name),
+                file=below(self._root, info.base_name),
                 expected=f"a file {self._success} in its folder",
                 hint="wait until it is written, or set data.success to null if this log does not mark its days",
             )
@@ -242,13 +243,13 @@ class Days:
 
     def _files(self, day: pyarrow.fs.FileInfo) -> dict[str, int]:
         """Sizes of a day's files by path, in the order of the paths."""
-        here = _below(self._root, day.base_name)
+        here = below(self._root, day.base_name)
         if day.type == pyarrow.fs.FileType.File:
             return {here: day.size}
         files = filesystem(self._root)[0]
         infos = files.get_file_info(pyarrow.fs.FileSelector(day.path, recursive=True))
         sizes = {info.path[len(day.path) :].strip("/"): info for info in infos if info.type == pyarrow.fs.FileType.File}
-        return {_below(here, name): sizes[name].size for name in sorted(sizes) if self._is_data(name.split("/"))}
+        return {below(here, name): sizes[name].size for name in sorted(sizes) if self._is_data(name.split("/"))}
 
     def _is_data(self, parts: Sequence[str]) -> bool:
         hidden = any(part.startswith(("_", ".")) for part in parts)
@@ -277,7 +278,8 @@ class Days:
                         read = sum(batch.num_rows for batch in batches)
                     if read != rows:
                         raise BadInput("wrong number of rows", file=path, row_group=unit, expected=f"{rows}, read {read}")
-            return DayFile(path, size, units, pa.schema([(column, schema.field(column).type) for column in columns]))
+            types = {column: workable(schema.field(column).type) for column in columns}
+            return DayFile(path, size, units, pa.schema(types))
         except BadInput as error:
             return error
 
@@ -354,12 +356,6 @@ def write_day(folder: str, tables: Iterable[pa.Table], *, row_group_rows: int = 
     except BaseException:
         files.delete_dir(inner)
         raise
-
-
-def _below(root: str, name: str) -> str:
-    """A path below another, which may end in a URI's query."""
-    path, question, query = root.partition("?") if "://" in root else (root, "", "")
-    return (f"{path.rstrip('/')}/{name}" if name else path) + question + query
 
 
 def _date(text: str) -> date:

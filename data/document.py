@@ -71,6 +71,14 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
         raise BadDocument("\n".join(_describe(mistake, model, values, whereabouts) for mistake in told)) from error
 
 
+def read_value(text: str, what: str) -> Any:
+    """One value in YAML, as a document has it; `what` it is, if that is not valid."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise BadDocument(_yaml_mistake(what, error)) from error
+
+
 def write_document(path: str, section: Section) -> None:
     """Write a document with every default filled in; `read_document` gives back an equal object."""
     values = section.model_dump(mode="json", by_alias=True)
@@ -174,11 +182,7 @@ def _override(values: dict[str, Any], override: str) -> Place:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise BadDocument(f"override {override!r}: expected key.path=value, such as train.batch_rows=4096")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise BadDocument(_yaml_mistake(f"override {override!r}", error)) from error
-
+    value = read_value(text, f"override {override!r}")
     place: Place = ()
     here: Any = values
     *parents, last = dotted.split(".")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ SECONDS = (940_000_000, 2_600_000_000)
 
 SCALES = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
+HELD = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_temporal, pa.types.is_null)
+"""Types of a column that a field might read, or of which it is said why none should."""
+
 CLICKS = r"^(is_)?(click(ed|s)?|clk|label|target|y)$"
 ACTS = r"click|clk|label|buy|bought|purchase|order|conver|install|cart|like|follow|comment|forward|share|hate|long_view|enter"
 LATER = r"(play|stay|watch|dwell|view)(ed|ing)?_?(time|sec|ms|duration)|^rating$"
@@ -45,6 +49,12 @@ NUMBERS = (
     r"(^|_)(num|number|count|cnt|n|age|price|amount|cost|duration|width|height|days|size|len|length|rate|avg|sum|i\d+)(_|$)"
 )
 SEQUENCES = r"hist|seq|recent|last|past|clicked|viewed|previous|session"
+
+TORCH = {
+    "apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half", "ipu",
+    "items", "keys", "modules", "mtia", "parameters", "pop", "to", "train", "training", "type", "update", "values", "xpu",
+}  # fmt: skip
+"""What torch calls its own in every model, so that no table may be called so."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class ColumnFacts:
 
     def named(self, pattern: str) -> bool:
         """Does the name, in any case and style, match?"""
-        return re.search(pattern, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()) is not None
+        return re.search(pattern, re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9]", "_", self.name).lower()) is not None
 
     def likeness(self, other: "ColumnFacts") -> float:
         """The share of the values of both columns that occur in both (Jaccard), from their hashes."""
@@ -157,13 +167,14 @@ def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
                 "time", f"from {_moment(own.low, unit)} to {_moment(own.high, unit)} UTC", {"column": own.name, "unit": unit}
             )
         elif is_list(own.type):
-            guess = _list(own, columns, plain, time is not None)
+            guess = _list(own, columns, plain, time)
         else:
             guess = _scalar(own)
             if own is group and (is_text(own.type) or pa.types.is_integer(own.type)):
                 guess = replace(guess, also_group=True)
         guesses[own.name] = guess
-    return guesses
+    names = _field_names(columns)
+    return {column: replace(guess, entry=_renamed(guess.entry, names)) for column, guess in guesses.items()}
 
 
 def schema_text(name: str, columns: Sequence[ColumnFacts], source: str) -> str:
@@ -204,16 +215,25 @@ def _is_binary(own: ColumnFacts) -> bool:
 
 def _unit(own: ColumnFacts) -> str | None:
     """What the integers of a column would count if they were times since 1970."""
+    if own.low is None:
+        return None
     if pa.types.is_timestamp(own.element):
         return str(own.element.unit)
-    if not pa.types.is_integer(own.element) or own.low is None or not own.named(TIMES):
+    if not pa.types.is_integer(own.element) or not own.named(TIMES):
         return None
     return next((unit for unit, by in SCALES.items() if SECONDS[0] * by < own.low <= own.high < SECONDS[1] * by), None)
+
+
+def _count_alike(events: ColumnFacts, time: ColumnFacts) -> bool:
+    """Can times of events be compared with the row's? Timestamps are brought to its unit, integers are not."""
+    return pa.types.is_timestamp(events.element) or _unit(events) == _unit(time)
 
 
 def _moment(value: Any, unit: str | None) -> str:
     if isinstance(value, int):
         value = datetime.fromtimestamp(value // SCALES[unit or "s"], UTC)
+    if value.tzinfo is not None:
+        value = value.astimezone(UTC)
     return str(value)[:16]
 
 
@@ -238,10 +258,16 @@ def _scalar(own: ColumnFacts) -> Guess:
 
 
 def _reason_to_leave_out(own: ColumnFacts) -> str:
+    if not any(holds(own.type) for holds in HELD):
+        return f"no kind of field holds {own.type}"
+    if own.low is None and own.null_share < 1 and not own.not_finite:
+        return "its values could not be counted"
     if own.distinct <= 1:
         return "never more than one value"
     if _is_binary(own) and own.named(ACTS):
         return "0 and 1, named like something a user does: a second label? A feature only if known before the row is shown"
+    if own.named(CLICKS):
+        return "named like the label: a label is 0 and 1, and a feature would tell it"
     if own.named(LATER):
         return "named like something that is known only after the row was shown"
     if own.named(VISITS):
@@ -252,13 +278,10 @@ def _reason_to_leave_out(own: ColumnFacts) -> str:
         return "named like a prediction or a probability"
     if _unit(own) or pa.types.is_temporal(own.type):
         return "a time: write what matters of it (hour, weekday, age) as an integer"
-    known = (
-        is_text(own.type) or pa.types.is_integer(own.type) or pa.types.is_floating(own.type) or pa.types.is_boolean(own.type)
-    )
-    return "" if known else f"no kind of field holds {own.type}"
+    return ""
 
 
-def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[ColumnFacts], has_time: bool) -> Guess:
+def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[ColumnFacts], time: ColumnFacts | None) -> Guess:
     shortest, mean, longest = own.lengths or (0, 0.0, 0)
     if longest == 0:
         return Guess("left out", "every list is empty")
@@ -267,7 +290,8 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
             return Guess("vector", f"{longest} floats in every row", _entry(own, "vector", {"dim": longest}))
         return Guess("left out", f"lists of {shortest} to {longest} floats: a vector has one width")
     if _unit(own):
-        return Guess("left out", "times of events: the `time` of a sequence")
+        unlike = f", but not in the unit of {time.name}" if time is not None and not _count_alike(own, time) else ""
+        return Guess("left out", f"times of events{unlike or ': the `time` of a sequence'}")
     if not is_text(own.element) and not pa.types.is_integer(own.element):
         return Guess("left out", f"no kind of field holds {own.type}")
     alike = max(plain, key=own.likeness, default=None)
@@ -279,12 +303,13 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
     if not (own.named(SEQUENCES) or (shared and longest > 5)):
         return Guess("ids", what, _entry(own, "ids", _table(own)))
     keys: dict[str, Any] = {"length": min(longest, LONGEST_SEQUENCE)}
-    times = [other for other in columns if is_list(other.type) and _unit(other) and other.lengths == own.lengths]
-    if times and has_time:
-        keys["time"] = times[0].name
+    lists = [other for other in columns if is_list(other.type) and _unit(other) and other.lengths == own.lengths]
+    times = [other.name for other in lists if time is not None and _count_alike(other, time)]
+    if times:
+        keys["time"] = times[0]
     if shared and alike is not None:
         why = f"{what}; {own.likeness(alike):.0%} of its and {alike.name}'s values are in both"
-        return Guess("sequence", why, _entry(own, "sequence", {"table": _identifier(alike.name), **keys}))
+        return Guess("sequence", why, _entry(own, "sequence", {"table": alike.name, **keys}))
     return Guess("sequence", f"{what}; in order of time?", _entry(own, "sequence", {**_table(own), **keys}))
 
 
@@ -305,9 +330,27 @@ def _number(own: ColumnFacts, why: str) -> Guess:
 
 
 def _entry(own: ColumnFacts, kind: str, keys: dict[str, Any]) -> dict[str, Any]:
-    name = _identifier(own.name)
-    column = {} if name == own.name else {"column": own.name}
-    return {"name": name, **column, "kind": kind, **keys}
+    """Of a field and of the table it looks up in, the columns; `_renamed` gives them names."""
+    return {"name": own.name, "kind": kind, **keys}
+
+
+def _renamed(entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    if "kind" not in entry:
+        return entry
+    name, column = names[entry["name"]], entry["name"]
+    named = {"name": name} if name == column else {"name": name, "column": column}
+    table = {"table": names[entry["table"]]} if "table" in entry else {}
+    return {**named, **{key: value for key, value in entry.items() if key != "name"}, **table}
+
+
+def _field_names(columns: Sequence[ColumnFacts]) -> dict[str, str]:
+    """The name of a column's field: its own if that will do for one, else one that no other has."""
+    names: dict[str, str] = {}
+    for own in sorted(columns, key=lambda own: own.name != _identifier(own.name)):
+        first = _identifier(own.name)
+        others = (f"{first}_{number}" for number in count(2))
+        names[own.name] = next(name for name in chain([first], others) if name not in TORCH and name not in names.values())
+    return names
 
 
 def _identifier(name: str) -> str:

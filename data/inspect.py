@@ -17,7 +17,7 @@ from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
 from data.guess import ColumnFacts, Guess, guess_columns, schema_text
 from data.ids import fingerprints, mix
-from data.paths import filesystem
+from data.paths import below, filesystem
 from data.readers import CsvReader, ParquetReader, Reader
 
 SAMPLE_ROWS = 2_000_000
@@ -152,10 +152,13 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         for file in files:
             reader = readers[_format(file)]
             try:
-                schemas[file], counts = reader.schema(file), reader.units(file)
+                schema, counts = reader.schema(file), reader.units(file)
             except GenctrError as error:
                 problems.append(str(error).replace("\n", ";"))
                 continue
+            twice = {name for name in schema.names if schema.names.count(name) > 1}
+            problems += [f"column {name!r} is there twice in {file}" for name in sorted(twice)]
+            schemas[file] = pa.schema([column for column in schema if column.name not in twice])
             rows += sum(counts)
             units += [(reader, file, unit, count) for unit, count in enumerate(counts) if count]
         days.append(DayState(day, rows, len(files), success))
@@ -167,16 +170,12 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
     uncounted: dict[str, str] = {}
     rows_read = 0
     for reader, file, unit, _ in (units[at] for at in chosen):
-        for batch in _first(reader, file, unit, schemas[file].names, each):
-            rows_read += batch.num_rows
-            for name, array in zip(batch.schema.names, batch.columns, strict=True):
-                if name in uncounted:
-                    continue
-                try:
-                    columns[name].add(array)
-                except UNCOUNTABLE as error:
-                    reason = str(error).replace("\n", "; ")
-                    uncounted[name] = f"column {name!r} cannot be counted to its end: {reason}; in {file}"
+        try:
+            for batch in _first(reader, file, unit, schemas[file].names, each):
+                rows_read += batch.num_rows
+                _count(batch, columns, uncounted, file)
+        except BadInput as error:
+            problems.append(str(error).replace("\n", ";"))
     return Report(
         path=path,
         layout=layout,
@@ -202,8 +201,10 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
     if info.type == pyarrow.fs.FileType.NotFound:
         raise BadInput("there is no such file or folder", file=path)
     days: dict[str, tuple[list[str], bool]] = {}
-    below = sorted(entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file)
-    for entry in below:
+    inside = sorted(
+        entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file
+    )
+    for entry in inside:
         *folders, name = entry[len(inner) :].strip("/").split("/")
         day = folders[0] if folders else ""
         if any(part.startswith((".", "_")) for part in folders):
@@ -212,11 +213,11 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
         if name == SUCCESS and len(folders) < 2:
             days[day] = files, True
         elif _format(name) and not name.startswith((".", "_")):
-            files.append(path + entry[len(inner) :])
+            files.append(below(path, entry[len(inner) :].strip("/")))
     own, marked = days.pop("", ([], False))
     days = {day: state for day, state in days.items() if state[0] or state[1]}
     if own:
-        return "", {path.rsplit("/", 1)[-1]: (own, marked)}
+        return "", {info.base_name: (own, marked)}
     keys = {day.partition("=")[0] for day in days if "=" in day}
     named = len(keys) == 1 and all("=" in day for day in days)
     layout = f"{keys.pop()}={{day}}" if named else "{day}"
@@ -224,6 +225,7 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
 
 
 def _format(name: str) -> str:
+    name = name.partition("?")[0] if "://" in name else name
     return next((form for ending, form in ENDINGS.items() if name.endswith(ending)), "")
 
 
@@ -237,6 +239,18 @@ def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
     each = max(1, limit // count)
     read = sum(min(rows[at], each) for at in chosen)
     return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
+
+
+def _count(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
+    """Add a batch to the tallies; a column that cannot be counted is told once and left."""
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if name in uncounted:
+            continue
+        try:
+            columns[name].add(array)
+        except UNCOUNTABLE as error:
+            reason = str(error).replace("\n", "; ")
+            uncounted[name] = f"column {name!r} cannot be counted to its end: {reason}; in {file}"
 
 
 def _first(reader: Reader, file: str, unit: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:

@@ -47,6 +47,12 @@ def plain(path: str) -> str:
     return (filesystem(path)[1] if path.startswith("file://") else path).rstrip("/")
 
 
+def below(folder: str, name: str) -> str:
+    """A path below a folder, the URI of which may end in a query."""
+    path, question, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    return (f"{path.rstrip('/')}/{name}" if name else path) + question + query
+
+
 class ArrowHandler(PathHandler):
     """Serves `PATHS` from Arrow's filesystems.
 

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
 
-from data.arrays import without_views
+from data.arrays import workable
 from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
@@ -79,9 +79,11 @@ class ParquetReader:
         with _told(path):
             footer = self._metadata(path)
         known: dict[str, int] = {}
-        for column, name in enumerate(footer.schema.names):
+        for column in range(footer.num_columns):
             found = [footer.row_group(unit).column(column).statistics for unit in range(footer.num_row_groups)]
-            flat = footer.schema.column(column).max_repetition_level == 0
+            leaf = footer.schema.column(column)
+            # The path, for a member of a struct may be called as another column is.
+            name, flat = leaf.path, leaf.max_repetition_level == 0
             if flat and all(own is not None and own.has_null_count for own in found):
                 known[name] = sum(own.null_count for own in found)
         return known
@@ -89,7 +91,7 @@ class ParquetReader:
     def schema(self, path: str) -> pa.Schema:
         """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return _without_views(self._metadata(path).schema.to_arrow_schema())
+            return _workable(self._metadata(path).schema.to_arrow_schema())
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
@@ -108,7 +110,7 @@ class ParquetReader:
             ):
                 whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
                 for batch in _from_row(start, whole):
-                    yield batch.cast(_without_views(batch.schema))
+                    yield batch.cast(_workable(batch.schema))
 
     def _metadata(self, path: str) -> Any:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -155,7 +157,7 @@ class CsvReader:
             if column not in schema.names:
                 raise BadInput("reader option types: no such column", file=path, column=column,
                                hint=nearest(column, schema.names))  # fmt: skip
-        return pa.schema({name: self._types.get(name, schema.field(name).type) for name in schema.names})
+        return pa.schema([(column.name, self._types.get(column.name, column.type)) for column in schema])
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The file from row `start`; what is before it is parsed and dropped."""
@@ -177,7 +179,8 @@ class CsvReader:
                 source,
                 # One thread: Arrow then says in which row a mistake is.
                 read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter),
+                # A line break in a quoted value is none of the file's, wherever a block ends.
+                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types, include_columns=columns, null_values=self._nulls, strings_can_be_null=True
                 ),
@@ -197,8 +200,8 @@ def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         start = max(0, start - batch.num_rows)
 
 
-def _without_views(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([column.with_type(without_views(column.type)) for column in schema])
+def _workable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(workable(column.type)) for column in schema])
 
 
 def _parquet_footer(path: str, size: int, mtime_ns: int) -> Any:
@@ -224,12 +227,10 @@ def _told(path: str, unit: int | None = None) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         _fetch(path)
-        raise BadInput(
-            f"unreadable data: {error}",
-            file=path,
-            row_group=unit,
-            hint="write the file again, or set data.bad_files to quarantine to train without it",
-        ) from error
+        typed = "say the column's type in data.reader_options, as types: {price: double}; its first rows suggest another one"
+        again = "write the file again, or set data.bad_files to quarantine to train without it"
+        hint = typed if "CSV conversion error" in str(error) else again
+        raise BadInput(f"unreadable data: {error}", file=path, row_group=unit, hint=hint) from error
 
 
 def _fetch(path: str) -> None:

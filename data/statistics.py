@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data.arrays import integers_of, is_bytes, is_list, is_text, nulls, values_of
-from data.errors import GenctrError
+from data.errors import BadInput, GenctrError
 from data.paths import PATHS, write_whole
 from data.schema import AnyField, AnyIds, NumberField, Schema
 
@@ -136,7 +136,7 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
         for own in schema.fields:
             table = _owner(schema, own).name
             if table in counters:
-                counters[table][1].add(_elements(batch.column(own.column)))
+                counters[table][1].add(_elements(batch.column(own.column)), own.column)
             elif own.name in sums:
                 sums[own.name].add(_finite(batch.column(own.column)))
             elif own.name in samples:
@@ -156,10 +156,19 @@ class _Counter:
         self._counts: pa.Table | None = None
         self._fresh: list[pa.Table] = []
         self._fresh_rows = 0
+        self._text: bool | None = None
 
-    def add(self, ids: pa.Array) -> None:
+    def add(self, ids: pa.Array, column: str) -> None:
         if pa.types.is_null(ids.type):
             return
+        if self._text not in (None, is_text(ids.type)):
+            raise BadInput(
+                f"column {column!r} holds integers on some of the days that are fitted, and strings on others",
+                column=column,
+                expected="one type, so that an id is the same on all days",
+                hint="convert the column, or fit days that have one type: data.fit",
+            )
+        self._text = is_text(ids.type)
         if pa.types.is_dictionary(ids.type):
             ids = ids.dictionary.take(ids.indices)
         ids = ids.drop_null()

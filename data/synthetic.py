@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from data.days import write_day
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, below, filesystem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -286,13 +286,13 @@ def write(
         maker = DayMaker(world=world, day=day, plan=plan, past=past)
         if day >= 0:
             group = max(1_000, min(65_536, plan.rows // 9))
-            write_day(f"{out.rstrip('/')}/day={plan.name}", maker.tables(), row_group_rows=group)
+            write_day(below(out, f"day={plan.name}"), maker.tables(), row_group_rows=group)
             manifest["days"][plan.name] = maker.summary()
         else:
             for _ in maker.tables():
                 pass
         past = maker.events_after()
-    with PATHS.open(f"{out.rstrip('/')}/synthetic.json", "w") as file:
+    with PATHS.open(below(out, "synthetic.json"), "w") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
     return manifest
 

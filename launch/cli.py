@@ -213,13 +213,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
             raise GenctrError(f"{arguments.schema} is there already\n  next: delete it, or name another file")
         with open(arguments.schema, "x", encoding="utf-8") as file:
             file.write(report.schema_yaml())
-        print(f"schema to start from: {arguments.schema}")
+        print(f"schema to start from: {arguments.schema}", file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    import yaml
-
+    from data.document import read_value
     from data.importers import run_import
 
     options = {}
@@ -227,7 +226,7 @@ def _import(arguments: argparse.Namespace) -> int:
         name, equals, value = override.partition("=")
         if not equals:
             raise GenctrError(f"--set {override!r}: write OPTION=VALUE")
-        options[name] = yaml.safe_load(value)
+        options[name] = read_value(value, f"--set {override!r}")
     report = run_import(arguments.name, arguments.source, arguments.out, options)
     print(f"{report.rows} rows in {len(report.days)} days in {arguments.out}")
     return 0
@@ -302,14 +301,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _diagnose(arguments: argparse.Namespace) -> int:
     from pipeline.build import build, load_run
-    from pipeline.diagnose import diagnose
+    from pipeline.diagnose import days_to_show, diagnose
     from pipeline.world import launched, world
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
-        days = _days(arguments.days) if arguments.days else job.source.validation_days or job.source.train_days[-1:]
+        days = _days(arguments.days) if arguments.days else days_to_show(job)
         report = diagnose(job, days, quiet=arguments.quiet)
         if here.first:
             print(report)

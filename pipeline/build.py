@@ -23,7 +23,7 @@ from data.document import Section, write_document
 from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
-from data.paths import PATHS
+from data.paths import PATHS, below
 from data.readers import Reader
 from data.schema import AnyIds, NumberField, Schema, VectorField
 from data.statistics import FILE, Statistics, fit
@@ -273,7 +273,7 @@ class Job:
 
     def best_reachable(self) -> dict[str, float]:
         """The best AUC any model could have on each day, where the log is synthetic and knows; else nothing."""
-        path = f"{self.config.data.root}/synthetic.json"
+        path = below(self.config.data.root, "synthetic.json")
         if not PATHS.exists(path):
             return {}
         with PATHS.open(path, "r") as file:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from data.document import finite
 from data.paths import PATHS, write_whole
 from models.diagnostics import correlation, singular_values
 from pipeline.build import Job
@@ -65,12 +66,18 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         PATHS.mkdirs(folder)
         spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
         found = {"step": step, "days": list(days), **told, "spectra": spectra}
-        write_whole(f"{folder}/diagnosis.json", json.dumps(found, indent=1))
+        write_whole(f"{folder}/diagnosis.json", json.dumps(finite(found), indent=1, allow_nan=False))
         from pipeline.plots import draw  # matplotlib takes a second to load
 
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None
         draw(folder, spectra=spectra, correlation=r, told=told, log=read_log(job.folder))
     return _report(told, f"{job.folder}/diagnosis")
+
+
+def days_to_show(job: Job) -> list[str]:
+    """The validation days, or the last day that was trained: days without an end say only the first."""
+    trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
+    return job.source.validation_days or trained[-1:] or job.source.train_days[-1:]
 
 
 def _report(told: dict[str, Any], folder: str) -> str:

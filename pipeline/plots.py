@@ -9,6 +9,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from numpy.typing import NDArray
 
 from data.paths import PATHS
 
@@ -55,33 +56,48 @@ def draw(
 def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
     looks = [event for event in log if event["event"] == "diagnosed"]
     pretraining = [event for event in log if event["event"] == "train" and "fields" in event]
-    panels = [("rankme", looks), ("rms", looks)] if looks else []
-    panels += [(metric, pretraining) for metric in ("loss", "weight", "difficulty") if _has(pretraining, metric)]
+    fields = [name for name in _names(pretraining, "fields") if name != "all"]
+    panels = {
+        "RankMe / most": {name: _curve(looks, name, "rankme_share") for name in ("emb", "generated", "raw")},
+        "table rms / first": {name: _drift(_curve(looks, "tables", name, "rms")) for name in _names(looks, "tables")},
+        **{
+            metric: {name: _curve(pretraining, "fields", name, metric) for name in fields}
+            for metric in ("loss", "weight", "difficulty")
+        },
+    }
+    panels = {metric: {name: own for name, own in curves.items() if len(own)} for metric, curves in panels.items()}
+    panels = {metric: curves for metric, curves in panels.items() if curves}
     if not panels:
         return
     figure, rows = plt.subplots(len(panels), 1, figsize=(7, 2.6 * len(panels)), layout="constrained", squeeze=False)
-    for axes, (metric, events) in zip(rows[:, 0], panels, strict=True):
-        steps = [event["step"] for event in events]
-        if metric == "rms":
-            for name, first in events[0]["tables"].items():
-                drift = [event["tables"].get(name, {}).get("rms", np.nan) / max(first["rms"], 1e-12) for event in events]
-                axes.plot(steps, drift, label=name)
-        elif metric == "rankme":
-            for name in ("emb", "generated", "raw"):
-                if name in events[0]:
-                    axes.plot(steps, [event[name]["rankme_share"] for event in events], marker=".", label=name)
-        else:
-            for name in events[0]["fields"]:
-                values = [event["fields"][name].get(metric) for event in events]
-                if name != "all" and values[0] is not None:
-                    axes.plot(steps, [np.nan if value is None else value for value in values], label=name)
-        axes.set(xlabel="step", ylabel={"rankme": "RankMe / most", "rms": "table rms / first"}.get(metric, metric))
+    for axes, (metric, curves) in zip(rows[:, 0], panels.items(), strict=True):
+        for name, own in curves.items():
+            axes.plot(own[:, 0], own[:, 1], label=name, marker="." if metric.startswith("RankMe") else None)
+        axes.set(xlabel="step", ylabel=metric)
         axes.legend(fontsize=6, ncols=3)
     _save(figure, f"{folder}/history")
 
 
-def _has(events: Sequence[Mapping[str, Any]], metric: str) -> bool:
-    return bool(events) and any(metric in own for own in events[0]["fields"].values())
+def _names(events: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """What some event has below this key; not all stages have the same."""
+    return list(dict.fromkeys(name for event in events for name in event[key]))
+
+
+def _curve(events: Sequence[Mapping[str, Any]], *path: str) -> NDArray[np.float64]:
+    """(N, 2) the steps whose event has a number there, ascending, and the number: of a step told twice, the later."""
+    told: dict[int, float] = {}
+    for event in events:
+        found: Any = event
+        for key in path:
+            found = found.get(key, {})
+        if isinstance(found, float):  # a number that is not finite is null
+            told[event["step"]] = found
+    return np.array(sorted(told.items()), dtype=np.float64).reshape(-1, 2)
+
+
+def _drift(curve_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The numbers over the first of them."""
+    return curve_N2 / np.array([1, max(curve_N2[0, 1], 1e-12)]) if len(curve_N2) else curve_N2
 
 
 def _save(figure: Any, path: str) -> None:

@@ -56,8 +56,10 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
         steps: rounds of unveiling; 0: as many as there are values in a row.
 
     Raises:
-        GenctrError: no such field, noise by replacement, or fewer rows in the log.
+        GenctrError: no two rows to draw or less than no step; no such field, noise by replacement, or fewer rows in the log.
     """
+    if rows < 2 or steps < 0:
+        raise GenctrError(f"--rows {rows}, --steps {steps}: expected 2 rows or more, and 0 steps or more")
     task = job.task
     assert isinstance(task, PretrainTask)
     model = task.model

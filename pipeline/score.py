@@ -18,7 +18,7 @@ from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.ids import AdmittedIds, seed_of
-from data.paths import PATHS, filesystem, write_whole
+from data.paths import PATHS, below, filesystem, write_whole
 from data.readers import Reader
 from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
@@ -147,7 +147,7 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     if files.get_file_info(inner).type == pyarrow.fs.FileType.Directory:
         found = files.get_file_info(pyarrow.fs.FileSelector(inner))
         names = sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.File)
-        paths = [f"{data.rstrip('/')}/{name}" for name in names if not name.startswith(("_", "."))]
+        paths = [below(data, name) for name in names if not name.startswith(("_", "."))]
     if not paths:
         raise BadInput("there is no file to score", file=data, hint="give a file, or a folder with files in it")
     PATHS.mkdirs(f"{out}/")

@@ -21,7 +21,7 @@ from data.importers.frappe import Frappe
 from data.importers.kuairand import KuaiRand
 from data.importers.movielens import MovieLens
 from data.importers.raw import RawFile
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, below, filesystem
 
 
 class Importer(Protocol):
@@ -80,7 +80,7 @@ def run_import(name: str, source: str, out: str, options: Mapping[str, Any] = Ma
     files, inner = filesystem(out)
     if files.get_file_info(pyarrow.fs.FileSelector(inner, allow_not_found=True)):
         raise GenctrError(
-            f"{out} is not empty{'' if PATHS.exists(_below(out, 'import.json')) else ', and not a finished import'}"
+            f"{out} is not empty{'' if PATHS.exists(below(out, 'import.json')) else ', and not a finished import'}"
             "\n  next: name a new folder, or delete this one"
         )
     files.create_dir(inner, recursive=True)
@@ -91,9 +91,9 @@ def run_import(name: str, source: str, out: str, options: Mapping[str, Any] = Ma
         with tempfile.TemporaryDirectory(prefix=".scratch-", dir=beside) as scratch:
             for day, tables in importer.days(Path(scratch)):
                 days[day] = 0
-                write_day(_below(out, f"day={day}"), _counted(tables, days, day))
+                write_day(below(out, f"day={day}"), _counted(tables, days, day))
         report = ImportReport(dict(sorted(days.items())), sum(days.values()))
-        with PATHS.open(_below(out, "import.json"), "w") as file:
+        with PATHS.open(below(out, "import.json"), "w") as file:
             file.write(json.dumps(_provenance(name, options, importer, report), indent=1) + "\n")
     except BaseException:
         for day in days:
@@ -127,7 +127,3 @@ def _provenance(name: str, options: Mapping[str, Any], importer: Importer, repor
         "days": report.days,
         "source": [file.record() for file in importer.files],
     }
-
-
-def _below(root: str, name: str) -> str:
-    return f"{root.rstrip('/')}/{name}"

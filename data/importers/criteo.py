@@ -31,11 +31,11 @@ class Criteo:
     """
 
     def __init__(self, source: str, *, days: int = 7, start: str = "2013-10-01") -> None:
-        if days < 1:
-            raise GenctrError(f"days: expected 1 or more, got {days}")
+        if not isinstance(days, int) or days < 1:
+            raise GenctrError(f"days: expected 1 or more, got {days!r}")
         try:
             self._start = date.fromisoformat(start)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise GenctrError(f"start: {start!r} is no date: {error}") from error
         self._days = days
         self.files = [RawFile(path) for path in find(source, ["train.txt", "train.txt.gz", "day_*"], FORM)]

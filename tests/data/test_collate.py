@@ -314,6 +314,16 @@ def test_rows_that_are_wrong_in_different_columns_are_all_left_out() -> None:
     assert batch.tally.skipped.tolist() == [3, 0]
 
 
+def test_times_too_fine_for_python_are_told_by_their_number() -> None:
+    now = pa.array([1_790_000_000_000_000_009], pa.timestamp("ns"))
+    times = pa.array([[1_790_000_000_000_000_001]], pa.list_(pa.timestamp("ns")))
+
+    with pytest.raises(BadInput, match=r"the list of times has 1 values(.|\n)*expected: one time for every event of 'past'"):
+        collate(
+            {"past": [[1, 2]], "when": times, "now": now}, {**SEQUENCE, "time": "when"}, time={"column": "now", "unit": "ns"}
+        )
+
+
 def test_a_missing_column_is_told_with_the_nearest_one() -> None:
     with pytest.raises(BadInput, match="column 'a' is missing") as caught:
         collate({"aa": [1]})

@@ -433,6 +433,8 @@ def test_an_import_never_mixes_with_what_is_there(tmp_path: Path) -> None:
         ("criteoo", {}, "did you mean 'criteo'"),
         ("criteo", {"day": 3}, "no option 'day'; did you mean 'days'"),
         ("criteo", {"days": 0}, "days: expected 1 or more"),
+        ("criteo", {"days": "two"}, "days: expected 1 or more, got 'two'"),
+        ("criteo", {"start": 2014}, "start: 2014 is no date"),
         ("criteo", {"start": "2013-13-01"}, "'2013-13-01' is no date"),
         ("criteo", {"days": 9}, "too few for 9 days"),
         ("movielens", {"days": "weekly"}, "expected calendar or a number"),

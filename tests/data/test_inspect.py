@@ -6,18 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from torch import nn
 
 from data.days import write_day
 from data.document import read_document
 from data.errors import BadInput, GenctrError
-from data.guess import ColumnFacts, Guess
+from data.guess import TORCH, ColumnFacts, Guess
 from data.inspect import DistinctSketch, Report, inspect
 from data.schema import IdField, Schema, SequenceField
 from data.synthetic import write
@@ -131,6 +134,19 @@ def test_a_log_a_day_and_a_file_are_told_apart(tmp_path: Path) -> None:
     assert (file.layout, file.rows, file.days[0].success) == ("", 3, None)
 
 
+def test_a_uri_may_end_in_a_query(tmp_path: Path) -> None:
+    write_day(str(tmp_path / "day=1"), [pa.table({"a": [1]}), pa.table({"a": [2]})])
+
+    for uri, rows in {
+        f"file://{tmp_path}": 2,
+        f"file://{tmp_path}/day=1": 2,
+        f"file://{tmp_path}/day=1/part-00000.parquet": 1,
+    }.items():
+        report = inspect(f"{uri}?use=it")
+
+        assert (report.rows, report.problems, report.format) == (rows, (), "parquet")
+
+
 def test_days_that_are_not_complete_or_empty_are_shown_as_such(tmp_path: Path) -> None:
     write_day(str(tmp_path / "dt=1"), [pa.table({"a": [1]})])
     write_day(str(tmp_path / "dt=2"), [pa.table({"a": [1]})])
@@ -170,6 +186,27 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path
     assert "column 'b' is in 1 of 2 files" in missing
     assert "column 'a' changes its type: int64 in" in changed
     assert "problem: " in report.text()
+
+
+def test_what_turns_out_bad_while_it_is_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,b\n" + "1,\n" * 400_000 + "2,late\n")
+    (tmp_path / "2.csv").write_text("a,b\n3,x\n")
+
+    report = inspect(str(tmp_path))
+
+    assert "invalid value 'late'" in report.problems[0]
+    assert report.columns[0].high == 3
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_column_that_is_there_twice_is_a_problem_and_the_others_are_counted(ending: str, tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1, 2]), pa.array([3, 4]), pa.array([5, 6])], names=["a", "b", "a"])
+    {"parquet": pq.write_table, "csv": pyarrow.csv.write_csv}[ending](table, tmp_path / f"1.{ending}")
+
+    report = inspect(str(tmp_path))
+
+    assert report.problems == (f"column 'a' is there twice in {tmp_path}/1.{ending}",)
+    assert [facts.name for facts in report.columns] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -344,6 +381,77 @@ def test_columns_with_impossible_names_get_a_field_name_and_keep_their_column(tm
     schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
 
     assert [(own.name, own.column) for own in schema.fields] == [("user_id", "user id"), ("on", "on"), ("_2nd", "2nd")]
+
+
+def test_columns_whose_names_become_the_same_get_fields_of_their_own(tmp_path: Path) -> None:
+    columns = {
+        "user id": ["a", "b"],
+        "user_id": ["a", "c"],
+        "用户": ["a", "b"],
+        "商品": ["a", "c"],
+        "seen-商品": [["a", "c"] * 3] * 2,
+    }
+    pq.write_table(pa.table({**columns, "type": [1, 2], "clicked": [0, 1]}), tmp_path / "1.parquet")
+
+    schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
+
+    named = {own.column: own.name for own in schema.fields}
+    assert named.keys() == {*columns, "type"}
+    assert (named["user_id"], named["user id"], named["type"]) == ("user_id", "user_id_2", "type_2")
+    assert schema.fields[4].model_dump()["table"] in (named["user_id"], named["商品"])
+
+
+def test_no_field_is_called_as_torch_calls_its_own() -> None:
+    assert {name for name in dir(nn.ModuleDict()) if name.isalpha() and name.islower()} == TORCH
+
+
+@pytest.mark.parametrize("values", [[-1, 1, 1], ["no", "yes", "yes"]])
+def test_a_label_that_is_not_0_and_1_is_no_feature(values: list[Any], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"label": values, "user": [1, 2, 2]}), tmp_path / "1.parquet")
+
+    schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
+
+    assert [own.name for own in schema.fields] == ["user"]
+
+
+def test_the_label_lends_no_table(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"target": [0, 1], "user": [1, 2], "hist_flags": [[0, 1] * 4] * 2}), tmp_path / "1.parquet")
+
+    schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
+
+    assert [(own.name, own.kind) for own in schema.fields] == [("user", "id"), ("hist_flags", "sequence")]
+
+
+@pytest.mark.parametrize("times", [[1_790_000_000], [1_790_000_000_000_000]])
+def test_times_of_events_in_another_unit_are_not_compared(times: list[int], tmp_path: Path) -> None:
+    rows = pa.table(
+        {"time_ms": [1_790_000_000_000, 1_790_000_000_007], "item": [1, 2], "hist": [[1], [2]], "hist_ts": [times, times]}
+    )
+    guesses = guess_of(tmp_path, **dict(zip(rows.column_names, rows.columns, strict=True)))
+
+    assert "time" not in guesses["hist"].entry
+    assert guesses["hist_ts"].why == "times of events, but not in the unit of time_ms"
+
+
+def test_a_time_that_is_never_there_is_no_time(tmp_path: Path) -> None:
+    hours = pa.array([1_790_000_000, 1_790_003_600], pa.timestamp("s", "Asia/Shanghai"))
+    guesses = guess_of(tmp_path, deleted_at=pa.nulls(2, pa.timestamp("us")), shown_at=hours, click=[0, 1])
+
+    assert guesses["deleted_at"].why == "never more than one value"
+    assert guesses["shown_at"].why == "from 2026-09-21 14:13 to 2026-09-21 15:13 UTC"
+
+
+def test_what_no_field_can_hold_is_said_as_such(tmp_path: Path) -> None:
+    guesses = guess_of(
+        tmp_path,
+        price=pa.array([Decimal("1.50"), Decimal("2.25")]),
+        both=pa.array([{"a": 1}, {"a": 2}]),
+        half=pa.array([1.0, 2.5], pa.float32()).cast(pa.float16()),
+    )
+
+    assert guesses["price"].why == "no kind of field holds decimal128(3, 2)"
+    assert guesses["both"].why == "no kind of field holds struct<a: int64>"
+    assert guesses["half"].why == "its values could not be counted"
 
 
 def test_without_a_label_the_schema_is_valid_and_asks_for_one(tmp_path: Path) -> None:

@@ -134,6 +134,12 @@ def test_lists_and_vectors_are_read_as_arrow_has_them(tmp_path: Path) -> None:
     assert batch.to_pydict() == {"tags": [[1, 2], []], "image": [[1.0, 2.0], [3.0, 4.0]]}
 
 
+def test_nulls_of_a_column_are_not_those_of_a_struct_with_a_member_of_that_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"price": [1.0, 2.0], "bid": [{"price": None}, {"price": 1.0}]}), tmp_path / "a")
+
+    assert ParquetReader().nulls(str(tmp_path / "a")) == {"price": 0, "bid.price": 1}
+
+
 def test_views_are_read_as_what_arrow_can_work_with(tmp_path: Path) -> None:
     views = {
         "text": pa.array(["a", None, "b"], pa.string_view()),
@@ -194,6 +200,30 @@ def test_blank_lines_are_no_rows_wherever_reading_begins(tmp_path: Path) -> None
 
     assert CsvReader().units(str(path)) == (3,)
     assert [read_csv(CsvReader(), path, "a", start=row)["a"] for row in range(4)] == [[1, 3, 5], [3, 5], [5], []]
+
+
+def test_a_line_break_in_quotes_is_no_end_of_a_row_wherever_a_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n" + "".join(f'{n},"two\nlines {n}"\n' for n in range(100_000)))
+
+    assert CsvReader().units(str(path)) == (100_000,)
+    assert read_csv(CsvReader(), path, "a", "b", start=99_999) == {"a": [99_999], "b": ["two\nlines 99999"]}
+
+
+def test_a_column_that_is_there_twice_is_in_the_schema_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,a\n1,2,3\n")
+
+    assert CsvReader().units(str(path)) == (1,)
+    assert CsvReader().schema(str(path)).names == ["a", "b", "a"]
+
+
+def test_a_value_unlike_the_first_ones_asks_for_a_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a\n" + "1\n" * 600_000 + "1.5\n")
+
+    with pytest.raises(BadInput, match=r"invalid value '1.5'(.|\n)*next: say the column's type"):
+        read_csv(CsvReader(), path, "a")
 
 
 def test_nulls_are_what_the_options_say(tmp_path: Path) -> None:

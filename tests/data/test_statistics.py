@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.errors import GenctrError
+from data.errors import BadInput, GenctrError
 from data.schema import Schema
 from data.statistics import Statistics, fit
 
@@ -43,6 +43,14 @@ def test_ids_that_are_too_rare_are_left_out() -> None:
     found = fit(schema({**ITEM, "min_count": 2}), batches(item=["b", "a", "c", "b", "a", "b"]))
 
     assert found.vocabularies["item"].to_pylist() == ["b", "a"]
+
+
+def test_integers_on_one_day_and_strings_on_the_next_are_told() -> None:
+    days = [*batches(item=[1, 2]), *batches(item=[None, None]), *batches(item=["1", "2"])]
+
+    with pytest.raises(BadInput, match=r"column 'item' holds integers on some of the days") as caught:
+        fit(schema(ITEM), days)
+    assert caught.value.column == "item"
 
 
 def test_fields_that_share_a_table_are_counted_together() -> None:

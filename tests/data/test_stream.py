@@ -236,6 +236,35 @@ def test_a_day_may_mix_integer_widths(tmp_path: Path) -> None:
     assert sorted(row for step in steps(day) for row in step.ids) == [1, 1, 2, 2, 3, 3]
 
 
+class Narrow:
+    """One unit of 400 rows, a dictionary of 100 strings to every batch of as many: what pandas makes of categories; and a view,
+    as polars has strings."""
+
+    def units(self, path: str) -> tuple[int, ...]:
+        return (400,)
+
+    def schema(self, path: str) -> pa.Schema:
+        return pa.schema({"id": pa.dictionary(pa.int8(), pa.string()), "view": pa.string_view()})
+
+    def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
+        for first in range(0, 400, 100):
+            words = pa.array([f"word {n}" for n in range(first, first + 100)])
+            ids = pa.DictionaryArray.from_arrays(pa.array(range(100), pa.int8()), words)
+            yield pa.record_batch({"id": ids, "view": words.cast(pa.string_view())}).slice(max(0, start - first))
+
+
+def test_dictionaries_of_few_words_and_views_of_a_reader_are_shuffled_too(tmp_path: Path) -> None:
+    (tmp_path / "day=2026-11-20").mkdir()
+    (tmp_path / "day=2026-11-20" / "_SUCCESS").touch()
+    (tmp_path / "day=2026-11-20" / "a").touch()
+    day = Days(str(tmp_path), reader=Narrow()).open("2026-11-20", ["id", "view"])
+
+    made = DayStream(day, Narrow(), columns=["id", "view"], collate=collate, batch_rows=200, lanes=1, shuffle_rows=400)
+    ids = [id_ for step in made.batches(made.start()) for id_ in step.ids]  # type: ignore[attr-defined]
+
+    assert sorted(map(str, ids)) == sorted(f"word {n}" for n in range(400))
+
+
 def test_a_value_that_does_not_fit_the_type_of_the_day_is_told(tmp_path: Path) -> None:
     """Between them, unsigned and signed numbers of 64 bits have only the signed ones."""
     folder = tmp_path / f"day={DAY}"

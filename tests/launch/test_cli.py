@@ -124,10 +124,11 @@ def test_inspect_never_writes_over_a_schema(config: Path, tmp_path: Path) -> Non
     assert (tmp_path / "mine.yaml").read_text() == "mine"
 
 
-def test_inspect_prints_json_for_machines(config: Path) -> None:
-    done = genctr("inspect", config.parent / "log" / f"day={DAYS[0]}", "--json")
+def test_inspect_prints_json_for_machines(config: Path, tmp_path: Path) -> None:
+    done = genctr("inspect", config.parent / "log" / f"day={DAYS[0]}", "--json", "--schema", tmp_path / "own.yaml")
 
     assert done.code == 0
+    assert "own.yaml" in done.err
     assert "user_id" in json.dumps(json.loads(done.out))
 
 
@@ -153,6 +154,16 @@ def test_an_imported_public_set_trains_with_its_ready_config(tmp_path: Path) -> 
     assert (imported.code, imported.out) == (0, f"140 rows in 3 days in {tmp_path / 'log'}\n")
     assert done.code == 0, done.err
     assert "180 rows trained in 2 steps" in done.out
+
+
+def test_an_option_of_an_import_may_be_a_date(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("\t".join(["1", *["2"] * 13, *["ab"] * 26]) + "\n")
+    options = ("--set", "days=1", "--set", "start=2014-01-01")
+
+    done = genctr("import", "criteo", "--from", tmp_path / "train.txt", "--out", tmp_path / "log", *options)
+
+    assert done.code == 0, done.err
+    assert (tmp_path / "log" / "day=2014-01-01" / "_SUCCESS").exists()
 
 
 # --- mistakes ---

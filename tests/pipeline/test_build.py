@@ -302,6 +302,8 @@ def test_what_a_kill_leaves_of_the_config_is_the_old_one_or_the_new_one(
 def test_the_best_reachable_auc_is_the_synthetic_logs_own_and_absent_elsewhere(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run") as job:
         assert list(job.best_reachable()) == list(DAYS)
+    with built(config, tmp_path / "uri", f"data.root=file://{config.parent}/log?use=it") as job:
+        assert list(job.best_reachable()) == list(DAYS)
     with built(config, tmp_path / "run", f"data.root={tmp_path}") as job:
         assert job.best_reachable() == {}
 

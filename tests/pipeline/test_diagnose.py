@@ -9,6 +9,7 @@ import torch
 
 from pipeline.build import Job
 from pipeline.config import load
+from pipeline.diagnose import days_to_show
 from pipeline.watch import sight_of, tables_told
 from pipeline.world import World
 from tests.helpers import on_ranks
@@ -66,6 +67,25 @@ def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
     for name in ("spectrum", "correlation", "fields", "history"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"{name}.svg").read_text()
+
+
+def test_without_validation_days_the_last_day_that_was_trained_is_looked_at(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:
+        assert days_to_show(job) == [DAYS[0]]
+        for day in (DAYS[0], DAYS[1], f"{DAYS[0]}+1"):  # rows that came late are no day
+            job.log.write("trained", 1, {"day": day})
+
+        assert days_to_show(job) == [DAYS[1]]
+
+
+def test_what_an_optimizer_without_memory_cannot_tell_is_null(config: Path, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", "tables.optimizer=sgd", "train.diagnose_every_steps=0")
+    done = genctr("diagnose", tmp_path / "run", "--quiet")
+
+    assert done.code == 0, done.err
+    text = (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text()
+    told = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {own["moved"] for own in told["tables"].values()} == {None}
 
 
 def test_a_model_that_has_diverged_is_told(config: Path, tmp_path: Path) -> None:

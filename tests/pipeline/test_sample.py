@@ -83,7 +83,13 @@ def test_the_command_prints_a_line_per_field(out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(("--given", "nobody"), "no such field or task"), (("--days", "2026-12-01"), "2026-12-01")]
+    ("words", "told"),
+    [
+        (("--given", "nobody"), "no such field or task"),
+        (("--days", "2026-12-01"), "2026-12-01"),
+        (("--rows", "1"), "--rows 1, --steps 0: expected 2 rows or more"),
+        (("--steps", "-1"), "--steps -1: expected"),
+    ],
 )
 def test_what_cannot_be_drawn_is_told(out: Path, words: tuple[str, ...], told: str) -> None:
     done = genctr("sample", out, *words, "--quiet")
