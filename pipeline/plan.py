@@ -145,8 +145,7 @@ def make_plan(
         except PlannerError as error:
             problem = error
         else:
-            assert planner._best_plan is not None
-            return Made(plan, planner._best_plan)
+            return Made(plan, planner._best_plan or [])  # none without tables
     raise DoesNotFit(f"the tables cannot be spread over {cluster.ranks} ranks\n{problem}")
 
 
@@ -164,7 +163,7 @@ def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, 
             yield {**wishes, **whole}
         yield dict(wishes)
         return
-    for kernels in range(1, max(len(wish.kernels) for wish in wishes.values()) + 1):
+    for kernels in range(1, max((len(wish.kernels) for wish in wishes.values()), default=1) + 1):
         yield {name: replace(wish, kernels=wish.kernels[:kernels]) for name, wish in wishes.items()}
 
 

@@ -114,6 +114,14 @@ def test_what_does_not_fit_is_told_with_what_would(tmp_path: Path) -> None:
     assert fits["--set tables.precision=fp16"]  # 37.8 GiB a rank
     assert fits["--set tables.kernel=fused_uvm_caching"]
     assert fits["--ranks 72 --hosts 9"]  # 5.16e12 bytes are 66.8 GiB on each of 72
+def test_a_run_without_tables_is_planned(tmp_path: Path) -> None:
+    for device in (CPU, H100):
+        [paper] = planned(tmp_path, Ask(device, 2, 1), fields=[{"name": "price", "kind": "number"}])
+
+        assert paper.fits
+        assert (paper.needed, paper.tables) == (0, {})
+
+
 
 
 def test_what_is_advised_fits(tmp_path: Path) -> None:
