@@ -16,7 +16,7 @@ from pipeline.config import RunConfig, Stage
 from pipeline.devices import Device
 from pipeline.model import META
 from pipeline.network import Network, features_of, measure, task_of
-from pipeline.plan import Cluster, DoesNotFit, Made, SavedPlan, TablePlan, Wish, make_plan, table_plans, tables_of
+from pipeline.plan import Cluster, DoesNotFit, Made, SavedPlan, TablePlan, Wish, make_plan, remembered, table_plans, tables_of
 from pipeline.pretrain import PretrainTask
 from pipeline.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
 from pipeline.task import RankTask
@@ -300,8 +300,7 @@ class _Planner:
         found = {}
         for _, name, weight in tables_of(task):
             rows, width = weight.shape
-            moments = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": width}.get(wishes[name].optimizer, 2 * width)
-            found[name] = weight.numel() * weight.element_size() + 4 * moments * rows
+            found[name] = weight.numel() * weight.element_size() + 4 * remembered(wishes[name].optimizer, width) * rows
         return found
 
     def _times(self, made: Made, config: RunConfig, ask: Ask) -> Times:

@@ -50,13 +50,40 @@ def test_a_table_is_counted_with_its_optimizer(tmp_path: Path, settings: tuple[s
     assert paper.fits
 
 
-def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path) -> None:
-    [paper] = planned(tmp_path, Ask(CPU, 2, 1), fields=[{**FIELDS[0], "rows": 10**7}])
+@pytest.mark.parametrize(
+    ("device", "settings", "row"),  # [bytes] of a row: its numbers, and what its optimizer remembers of it
+    [
+        (CPU, (), 8 * 4 + 4),
+        (CPU, ("tables.precision=fp16",), 8 * 2 + 4),
+        (CPU, ("tables.optimizer=lazy_adam",), 3 * 8 * 4),
+        (CPU, ("tables.optimizer=adam",), 4 * 8 * 4),  # and the copy that moves it
+        (H100, ("tables.precision=fp16",), 8 * 2 + 4),
+        (H100, ("tables.precision=fp16", "tables.optimizer=lazy_adam"), 8 * 2 + 2 * 8 * 4),
+        (H100, ("tables.precision=fp16", "tables.optimizer=adagrad"), 8 * 2 + 8 * 4),
+        (H100, ("tables.kernel=fused_uvm",), 8 * 4 + 4),
+        (H100, ("tables.kernel=fused_uvm", "tables.optimizer=lazy_adam", "tables.precision=fp16"), 8 * 2 + 2 * 8 * 4),
+    ],
+)
+def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path, device, settings, row) -> None:
+    [paper] = planned(tmp_path, Ask(device, 2, 1), *settings, fields=[{**FIELDS[0], "rows": 10**7}])
 
-    held = sum(line.memory for line in paper.ranks)
+    held = sum(line.memory + line.ddr for line in paper.ranks)
     batch = 65536 * (8 + 8 * 4)  # an id in, a vector out
-    assert paper.needed == 10**7 * (8 * 4 + 4)
+    assert paper.needed == 10**7 * row
     assert paper.needed < held <= paper.needed + 2 * batch
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cached"),  # [bytes] of a row's cache on the card: a fifth of its numbers, and what finds them
+    [("fused_uvm", 0), ("fused_uvm_caching", 0.2 * (8 * 4 + 16) + 4)],
+)
+def test_the_moments_of_rows_in_main_memory_are_on_the_card(tmp_path: Path, kernel: str, cached: float) -> None:
+    """Where FBGEMM has one number a row."""
+    [paper] = planned(tmp_path, Ask(H100, 1, 1), f"tables.kernel={kernel}", fields=[{**FIELDS[0], "rows": 10**8}])
+
+    [line] = paper.ranks
+    assert line.ddr == 10**8 * 8 * 4
+    assert line.memory == pytest.approx(10**8 * (4 + cached), rel=0.02)
 
 
 def test_the_network_and_its_rows_leave_less_room(tmp_path: Path) -> None:
