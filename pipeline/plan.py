@@ -365,7 +365,8 @@ class SavedPlan:
             if getattr(self, key) != value
         ]
         if wrong:
-            raise _another(path, wrong, ranks, hosts)
+            card = self.name if self.device == device else "CARD"
+            raise _another(path, wrong, "cpu" if device == "cpu" else card, ranks, hosts)
 
     def tables(self, path: str, stage: str, model: nn.Module, wishes: Mapping[str, Wish]) -> ShardingPlan:
         """The plan of one stage, as DistributedModelParallel takes it.
@@ -384,7 +385,7 @@ class SavedPlan:
                 other = own.differences(name, found[name][1], wishes[name], ranks=self.ranks, hosts=self.hosts)
                 wrong += other or _holes(name, own, self.ranks)
         if wrong:
-            raise _another(path, wrong, self.ranks, self.hosts)
+            raise _another(path, wrong, self.name, self.ranks, self.hosts)
         plan: dict[str, Any] = {}
         for name, (place, _) in found.items():
             module = plan.setdefault(place, EmbeddingModuleShardingPlan())
@@ -441,9 +442,9 @@ def _holes(name: str, own: TablePlan, ranks: int) -> list[str]:
     ]
 
 
-def _another(path: str, wrong: list[str], ranks: int, hosts: int) -> GenctrError:
+def _another(path: str, wrong: list[str], device: str, ranks: int, hosts: int) -> GenctrError:
     shown = "\n".join(f"  {line}" for line in wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
     return GenctrError(
         f"train.plan: {path} was made for another job\n{shown}\n"
-        f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --save {path}"
+        f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --device {device} --save {path}"
     )
