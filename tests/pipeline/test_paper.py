@@ -114,6 +114,19 @@ def test_a_vocabulary_of_no_size_is_named(tmp_path: Path) -> None:
         planned(tmp_path, Ask(CPU, 1, 1), known={"other": 3})
 
 
+def test_a_guess_of_no_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GenctrError, match=r"^--vocab-rows tba: no vocabulary is called so; did you mean 'tab'\?$"):
+        planned(tmp_path, Ask(CPU, 1, 1, {"tba": 10**9, "": 5}), known={"other": 3})
+
+
+def test_a_run_without_tables_is_planned(tmp_path: Path) -> None:
+    for device in (CPU, H100):
+        [paper] = planned(tmp_path, Ask(device, 2, 1), fields=[{"name": "price", "kind": "number"}])
+
+        assert paper.fits
+        assert (paper.needed, paper.tables) == (0, {})
+
+
 def test_ranks_that_no_job_could_have_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GenctrError, match=r"^10 ranks do not divide by 4 hosts\n  expected: .* such as 8 or 12$"):
         planned(tmp_path, Ask(H100, 10, 4))
@@ -141,14 +154,6 @@ def test_what_does_not_fit_is_told_with_what_would(tmp_path: Path) -> None:
     assert fits["--set tables.precision=fp16"]  # 37.8 GiB a rank
     assert fits["--set tables.kernel=fused_uvm_caching"]
     assert fits["--ranks 72 --hosts 9"]  # 5.16e12 bytes are 66.8 GiB on each of 72
-def test_a_run_without_tables_is_planned(tmp_path: Path) -> None:
-    for device in (CPU, H100):
-        [paper] = planned(tmp_path, Ask(device, 2, 1), fields=[{"name": "price", "kind": "number"}])
-
-        assert paper.fits
-        assert (paper.needed, paper.tables) == (0, {})
-
-
 
 
 def test_what_is_advised_fits(tmp_path: Path) -> None:
@@ -182,13 +187,39 @@ def test_half_the_bytes_are_advised_to_a_cpu_whose_optimizer_can(tmp_path: Path)
     ]
 
 
-def test_single_tables_settings_are_changed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        (
+            "tables.only={user: {optimizer: lazy_adam}}",
+            "--set tables.optimizer=rowwise_adagrad --set tables.only.user.optimizer=rowwise_adagrad",
+        ),
+        (
+            "stages=[{name: a}, {name: b, tables: {optimizer: lazy_adam, only: {user: {optimizer: adagrad}}}}]",
+            "--set tables.optimizer=rowwise_adagrad --set stages.1.tables.optimizer=rowwise_adagrad"
+            " --set stages.1.tables.only.user.optimizer=rowwise_adagrad",
+        ),
+    ],
+)
+def test_what_is_advised_changes_stages_and_single_tables_too(tmp_path: Path, said: str, settings: str) -> None:
     fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
-    only = "tables.only={user: {optimizer: lazy_adam}}"
-    [paper] = planned(tmp_path, Ask(CPU, 1, 1), only, fields=fields)
+    paper = planned(tmp_path, Ask(CPU, 1, 1), said, fields=fields)[-1]
+    again = planned(tmp_path, Ask(CPU, 1, 1), said, *settings.replace("--set ", "").split(), fields=fields)[-1]
 
-    assert paper.advice[0].settings == "--set tables.optimizer=rowwise_adagrad"
-    assert paper.advice[0].fits
+    assert not paper.fits
+    assert (paper.advice[0].settings, paper.advice[0].fits) == (settings, True)
+    assert again.fits
+
+
+def test_more_hosts_are_advised_with_the_lanes_they_need(tmp_path: Path) -> None:
+    """Three hosts of four: of 65536 rows 16 lanes have as many each."""
+    small = find_device("cpu", HardwareConfig(ddr_gib=1))
+    fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
+    [paper] = planned(tmp_path, Ask(small, 4, 1), "data.lanes=4", fields=fields)
+    [more] = planned(tmp_path, Ask(small, 12, 3), "data.lanes=16", fields=fields)
+
+    assert paper.advice[-1].settings == "--ranks 12 --hosts 3 --set data.lanes=16"
+    assert more.fits
 
 
 def test_the_times_of_a_step_follow_the_facts(tmp_path: Path) -> None:
