@@ -23,7 +23,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
 class Dropout(nn.Dropout):
     """Dropout that does not wait for its random numbers on a CPU.
 
-    out = x * kept / (1 - p)        kept ~ Bernoulli(1 - p), p to the nearest 2^-16
+    out = x * kept / (1 - p)        kept ~ Bernoulli(1 - p), p to the nearest 2^-16, one at least
 
     torch's own kernel draws one Bernoulli number per element, one after another: on [4096, 400] that takes longer than the
     matrix product before it. Here a draw of 64 bits decides about four elements. Either way torch's generator makes them.
@@ -38,7 +38,8 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         scale = torch.empty_like(x)
-        torch.lt(draws[: x.numel()].view(x.shape), round((1 - self.p) * 2**16) - 2**15, out=scale)
+        kept = min(round((1 - self.p) * 2**16), 2**16 - 1)  # of the 2^16 draws
+        torch.lt(draws[: x.numel()].view(x.shape), kept - 2**15, out=scale)
         return x * scale.mul_(1 / (1 - self.p))
 
 

@@ -223,9 +223,10 @@ class Job:
 
         A denoiser's look-ups depend on what it hides, those of managed tables on the step before: no pipeline can know them a
         batch ahead.
+        Without tables nothing travels.
         A pipeline that reads ahead puts itself into the model, which nothing else can call before it is taken out.
         """
-        name = self.config.train.pipeline
+        name = self.config.train.pipeline if self.source.features.tables else "base"
         if name == "auto":
             knows = not self.config.model.denoises and self.ids is None
             name = "sparse_dist" if self.world.device.type == "cuda" and knows else "base"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torchrec.distributed.planner.stats import _calculate_critical_path
 
+from data.document import nearest
 from data.errors import GenctrError
 from data.schema import AnyIds, Schema
 from pipeline.build import build_spread, build_table_options, check_stage, stage_schema
@@ -16,7 +17,7 @@ from pipeline.config import RunConfig, Stage
 from pipeline.devices import Device
 from pipeline.model import META
 from pipeline.network import Network, features_of, measure, task_of
-from pipeline.plan import Cluster, DoesNotFit, Made, SavedPlan, TablePlan, Wish, make_plan, table_plans, tables_of
+from pipeline.plan import Cluster, DoesNotFit, Made, SavedPlan, TablePlan, Wish, make_plan, remembered, table_plans, tables_of
 from pipeline.pretrain import PretrainTask
 from pipeline.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
 from pipeline.task import RankTask
@@ -179,12 +180,13 @@ def on_paper(
         GenctrError: ranks that no job could have, settings that the device cannot keep, or tables whose size nobody has said.
     """
     _check_ranks(config, ask)
+    _check_guesses(schema, ask)
     stages = config.resolved()
     papers = []
     for stage in stages:
         check_stage(stage, torch.device(ask.device.kind))
         sized = _sized(stage_schema(schema, stage, stages), known, ask.vocabularies)
-        papers.append(_Planner(stage, sized, ask, network or measure(stage, sized)).paper())
+        papers.append(_Planner(config, stage, sized, ask, network or measure(stage, sized)).paper())
     return papers
 
 
@@ -209,6 +211,13 @@ def _check_ranks(config: RunConfig, ask: Ask) -> None:
             )
 
 
+def _check_guesses(schema: Schema, ask: Ask) -> None:
+    vocabularies = [own.name for own in schema.fields if isinstance(own, AnyIds) and own.ids == "vocab"]
+    for name in filter(None, ask.vocabularies):
+        if name not in vocabularies:
+            raise GenctrError(f"--vocab-rows {name}: no vocabulary is called so; {nearest(name, vocabularies)}")
+
+
 def _sized(schema: Schema, known: Mapping[str, int], guessed: Mapping[str, int]) -> Schema:
     """The schema with vocabularies as tables of so many rows."""
     tables = [own.name for own in schema.fields if isinstance(own, AnyIds) and own.table is None and own.ids == "vocab"]
@@ -231,8 +240,8 @@ def _sized(schema: Schema, known: Mapping[str, int], guessed: Mapping[str, int])
 class _Planner:
     """Plans one stage, as it is and with changes."""
 
-    def __init__(self, stage: Stage, schema: Schema, ask: Ask, network: Network) -> None:
-        self._stage, self._ask, self._network = stage, ask, network
+    def __init__(self, run: RunConfig, stage: Stage, schema: Schema, ask: Ask, network: Network) -> None:
+        self._run, self._stage, self._ask, self._network = run, stage, ask, network
         self._features = features_of(schema, pooled=not stage.config.model.denoises)
 
     def paper(self) -> Paper:
@@ -300,8 +309,7 @@ class _Planner:
         found = {}
         for _, name, weight in tables_of(task):
             rows, width = weight.shape
-            moments = {"sgd": 0, "rowwise_adagrad": 1, "adagrad": width}.get(wishes[name].optimizer, 2 * width)
-            found[name] = weight.numel() * weight.element_size() + 4 * moments * rows
+            found[name] = weight.numel() * weight.element_size() + 4 * remembered(wishes[name].optimizer, width) * rows
         return found
 
     def _times(self, made: Made, config: RunConfig, ask: Ask) -> Times:
@@ -324,10 +332,12 @@ class _Planner:
         """What would fit, each change by itself."""
         config, ask = self._stage.config, self._ask
         for what, key, value in _changes(config, ask.device):
-            yield self._try(what, f"--set tables.{key}={value}", _with(config, key, value), ask)
+            settings = " ".join(f"--set {place}={value}" for place in _places(self._run, key))
+            yield self._try(what, settings, _with(config, key, value), ask)
         for hosts in self._more_hosts(config):
             more = Ask(ask.device, ask.ranks // ask.hosts * hosts, hosts, ask.vocabularies)
-            found = self._try(f"{hosts} hosts", f"--ranks {more.ranks} --hosts {hosts}", config, more)
+            settings = f"--ranks {more.ranks} --hosts {hosts}{_lanes(config, more.ranks)}"
+            found = self._try(f"{hosts} hosts", settings, config, more)
             if found.fits:
                 yield found
                 return
@@ -368,6 +378,25 @@ def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]
         yield "tables in main memory", "kernel", "fused_uvm"
     if any(own.kernel != "key_value" for own in tables):
         yield "tables on disk, a part of them on the card (planned only)", "kernel", "key_value"
+
+
+def _places(run: RunConfig, key: str) -> Iterator[str]:
+    """Where a run says `key` of all its tables, and where of the tables of one stage or of a single one."""
+    yield f"tables.{key}"
+    said: list[tuple[str, Mapping[str, Any]]] = [("tables", {"only": run.tables.only})]
+    said += [(f"stages.{at}.tables", stage.tables) for at, stage in enumerate(run.stages)]
+    for place, tables in said:
+        if key in tables:
+            yield f"{place}.{key}"
+        yield from (f"{place}.only.{name}.{key}" for name, own in tables.get("only", {}).items() if key in own)
+
+
+def _lanes(config: RunConfig, ranks: int) -> str:
+    """What gives every rank a lane, for the command line."""
+    if ranks <= config.data.lanes:
+        return ""
+    rows = config.train.batch_rows
+    return f" --set data.lanes={next((lanes for lanes in range(ranks, rows + 1) if rows % lanes == 0), ranks)}"
 
 
 def _with(config: RunConfig, key: str, value: str) -> RunConfig:

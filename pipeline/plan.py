@@ -11,12 +11,17 @@ from torch import nn
 from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharding_spec.api import EnumerableShardingSpec
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
+from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import (
     HardwareConfig,
     KernelConfig,
     PlannerError,
     ShardingOption,
+    Storage,
     Topology,
     TopologyFactory,
     TrainerConfig,
@@ -145,8 +150,7 @@ def make_plan(
         except PlannerError as error:
             problem = error
         else:
-            assert planner._best_plan is not None
-            return Made(plan, planner._best_plan)
+            return Made(plan, planner._best_plan or [])  # none without tables
     raise DoesNotFit(f"the tables cannot be spread over {cluster.ranks} ranks\n{problem}")
 
 
@@ -164,22 +168,59 @@ def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, 
             yield {**wishes, **whole}
         yield dict(wishes)
         return
-    for kernels in range(1, max(len(wish.kernels) for wish in wishes.values()) + 1):
+    for kernels in range(1, max((len(wish.kernels) for wish in wishes.values()), default=1) + 1):
         yield {name: replace(wish, kernels=wish.kernels[:kernels]) for name, wish in wishes.items()}
 
 
 def _planner(model: nn.Module, wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int) -> EmbeddingShardingPlanner:
     rows = {name: parameter.shape[0] for _, name, parameter in tables_of(model)}
-    halves = [rows[name] for name, wish in wishes.items() if wish.precision == "fp16" and wish.optimizer == "rowwise_adagrad"]
-    # TorchRec takes the fp32 moment of a fp16 row for fp16.
-    cluster = replace(cluster, memory=max(cluster.memory - 2 * sum(halves) // cluster.ranks, 0))
+    topology, batch_size = cluster.topology(), math.ceil(batch_rows / cluster.ranks)
+    constraints = {name: _constraints(wish, cluster, rows[name]) for name, wish in wishes.items()}
+    estimators = [EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints)]
     return EmbeddingShardingPlanner(
-        topology=cluster.topology(),
-        batch_size=math.ceil(batch_rows / cluster.ranks),
-        constraints={name: _constraints(wish, cluster, rows[name]) for name, wish in wishes.items()},
+        topology=topology,
+        batch_size=batch_size,
+        enumerator=EmbeddingEnumerator(topology, batch_size, constraints, [*estimators, _Bytes(topology, constraints, wishes)]),
+        constraints=constraints,
         storage_reservation=FixedPercentageStorageReservation(percentage=0.0),  # the caller has left room already
         stats=[],
     )
+
+
+def remembered(optimizer: str, columns: int) -> int:
+    """[numbers] of fp32 that an optimizer keeps of a row; adam's third ones are the copy of the table with which it moves."""
+    return {"sgd": 0, "rowwise_adagrad": 1, "adagrad": columns, "lazy_adam": 2 * columns, "adam": 3 * columns}[optimizer]
+
+
+class _Bytes(EmbeddingStorageEstimator):
+    """TorchRec's estimate of every shard's bytes, but with what its optimizer remembers as FBGEMM has it.
+
+    TorchRec takes moments for as wide as the rows and puts them where these are. They are fp32, and of a table in main memory
+    those with one number a row are on the card. It does not know adam's copy.
+    """
+
+    def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints], wishes: Mapping[str, Wish]) -> None:
+        super().__init__(topology, constraints)
+        self._wishes, self._cuda = wishes, topology.compute_device == "cuda"
+
+    def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: Any) -> None:
+        """Say every shard its bytes."""
+        super().estimate(sharding_options, sharder_data_map)
+        for option in sharding_options:
+            for shard in option.shards:
+                shard.storage += self._moved(self._wishes[option.name], option.compute_kernel, *shard.size)
+
+    def _moved(self, wish: Wish, kernel: str, rows: int, columns: int) -> Storage:
+        numbers = rows * remembered(wish.optimizer, columns)
+        theirs = min(numbers, 2 * rows * columns) * (2 if wish.precision == "fp16" else 4)
+        on_card = self._cuda and (kernel in ("fused", "key_value") or wish.optimizer == "rowwise_adagrad")
+        share = {"fused": float(self._cuda), "fused_uvm_caching": wish.cache}.get(kernel, 0.0)
+        in_main = not self._cuda or kernel in ("fused_uvm", "fused_uvm_caching")
+        return Storage(
+            hbm=4 * numbers * on_card - round(share * theirs),
+            ddr=4 * numbers * (not on_card) - theirs * in_main,
+            ssd=-theirs * (kernel == "key_value"),
+        )
 
 
 def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraints:
@@ -324,7 +365,8 @@ class SavedPlan:
             if getattr(self, key) != value
         ]
         if wrong:
-            raise _another(path, wrong, ranks, hosts)
+            card = self.name if self.device == device else "CARD"
+            raise _another(path, wrong, "cpu" if device == "cpu" else card, ranks, hosts)
 
     def tables(self, path: str, stage: str, model: nn.Module, wishes: Mapping[str, Wish]) -> ShardingPlan:
         """The plan of one stage, as DistributedModelParallel takes it.
@@ -343,7 +385,7 @@ class SavedPlan:
                 other = own.differences(name, found[name][1], wishes[name], ranks=self.ranks, hosts=self.hosts)
                 wrong += other or _holes(name, own, self.ranks)
         if wrong:
-            raise _another(path, wrong, self.ranks, self.hosts)
+            raise _another(path, wrong, self.name, self.ranks, self.hosts)
         plan: dict[str, Any] = {}
         for name, (place, _) in found.items():
             module = plan.setdefault(place, EmbeddingModuleShardingPlan())
@@ -400,9 +442,9 @@ def _holes(name: str, own: TablePlan, ranks: int) -> list[str]:
     ]
 
 
-def _another(path: str, wrong: list[str], ranks: int, hosts: int) -> GenctrError:
+def _another(path: str, wrong: list[str], device: str, ranks: int, hosts: int) -> GenctrError:
     shown = "\n".join(f"  {line}" for line in wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
     return GenctrError(
         f"train.plan: {path} was made for another job\n{shown}\n"
-        f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --save {path}"
+        f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --device {device} --save {path}"
     )

@@ -47,6 +47,12 @@ def test_dropout_keeps_the_share_it_should_and_the_mean_of_what_it_is_given(p):
     torch.testing.assert_close(grad, out / 2)
 
 
+def test_a_dropout_that_is_next_to_none_keeps_next_to_all():
+    out = Dropout(1e-6)(torch.ones(1 << 12))
+
+    assert (out != 0).sum() >= (1 << 12) - 3
+
+
 def test_dropout_draws_for_every_element_on_its_own_and_again_from_the_same_seed():
     torch.manual_seed(1)
     first = Dropout(0.5)(torch.ones(1 << 18)).sign() * 2 - 1

@@ -50,13 +50,40 @@ def test_a_table_is_counted_with_its_optimizer(tmp_path: Path, settings: tuple[s
     assert paper.fits
 
 
-def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path) -> None:
-    [paper] = planned(tmp_path, Ask(CPU, 2, 1), fields=[{**FIELDS[0], "rows": 10**7}])
+@pytest.mark.parametrize(
+    ("device", "settings", "row"),  # [bytes] of a row: its numbers, and what its optimizer remembers of it
+    [
+        (CPU, (), 8 * 4 + 4),
+        (CPU, ("tables.precision=fp16",), 8 * 2 + 4),
+        (CPU, ("tables.optimizer=lazy_adam",), 3 * 8 * 4),
+        (CPU, ("tables.optimizer=adam",), 4 * 8 * 4),  # and the copy that moves it
+        (H100, ("tables.precision=fp16",), 8 * 2 + 4),
+        (H100, ("tables.precision=fp16", "tables.optimizer=lazy_adam"), 8 * 2 + 2 * 8 * 4),
+        (H100, ("tables.precision=fp16", "tables.optimizer=adagrad"), 8 * 2 + 8 * 4),
+        (H100, ("tables.kernel=fused_uvm",), 8 * 4 + 4),
+        (H100, ("tables.kernel=fused_uvm", "tables.optimizer=lazy_adam", "tables.precision=fp16"), 8 * 2 + 2 * 8 * 4),
+    ],
+)
+def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path, device, settings, row) -> None:
+    [paper] = planned(tmp_path, Ask(device, 2, 1), *settings, fields=[{**FIELDS[0], "rows": 10**7}])
 
-    held = sum(line.memory for line in paper.ranks)
+    held = sum(line.memory + line.ddr for line in paper.ranks)
     batch = 65536 * (8 + 8 * 4)  # an id in, a vector out
-    assert paper.needed == 10**7 * (8 * 4 + 4)
+    assert paper.needed == 10**7 * row
     assert paper.needed < held <= paper.needed + 2 * batch
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cached"),  # [bytes] of a row's cache on the card: a fifth of its numbers, and what finds them
+    [("fused_uvm", 0), ("fused_uvm_caching", 0.2 * (8 * 4 + 16) + 4)],
+)
+def test_the_moments_of_rows_in_main_memory_are_on_the_card(tmp_path: Path, kernel: str, cached: float) -> None:
+    """Where FBGEMM has one number a row."""
+    [paper] = planned(tmp_path, Ask(H100, 1, 1), f"tables.kernel={kernel}", fields=[{**FIELDS[0], "rows": 10**8}])
+
+    [line] = paper.ranks
+    assert line.ddr == 10**8 * 8 * 4
+    assert line.memory == pytest.approx(10**8 * (4 + cached), rel=0.02)
 
 
 def test_the_network_and_its_rows_leave_less_room(tmp_path: Path) -> None:
@@ -85,6 +112,19 @@ def test_a_vocabulary_of_no_size_is_named(tmp_path: Path) -> None:
         GenctrError, match=r"^tab: a vocabulary has no size before it is fitted\n.*--out DIR.*--vocab-rows tab=1000000"
     ):
         planned(tmp_path, Ask(CPU, 1, 1), known={"other": 3})
+
+
+def test_a_guess_of_no_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GenctrError, match=r"^--vocab-rows tba: no vocabulary is called so; did you mean 'tab'\?$"):
+        planned(tmp_path, Ask(CPU, 1, 1, {"tba": 10**9, "": 5}), known={"other": 3})
+
+
+def test_a_run_without_tables_is_planned(tmp_path: Path) -> None:
+    for device in (CPU, H100):
+        [paper] = planned(tmp_path, Ask(device, 2, 1), fields=[{"name": "price", "kind": "number"}])
+
+        assert paper.fits
+        assert (paper.needed, paper.tables) == (0, {})
 
 
 def test_ranks_that_no_job_could_have_are_refused(tmp_path: Path) -> None:
@@ -147,13 +187,39 @@ def test_half_the_bytes_are_advised_to_a_cpu_whose_optimizer_can(tmp_path: Path)
     ]
 
 
-def test_single_tables_settings_are_changed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "settings"),
+    [
+        (
+            "tables.only={user: {optimizer: lazy_adam}}",
+            "--set tables.optimizer=rowwise_adagrad --set tables.only.user.optimizer=rowwise_adagrad",
+        ),
+        (
+            "stages=[{name: a}, {name: b, tables: {optimizer: lazy_adam, only: {user: {optimizer: adagrad}}}}]",
+            "--set tables.optimizer=rowwise_adagrad --set stages.1.tables.optimizer=rowwise_adagrad"
+            " --set stages.1.tables.only.user.optimizer=rowwise_adagrad",
+        ),
+    ],
+)
+def test_what_is_advised_changes_stages_and_single_tables_too(tmp_path: Path, said: str, settings: str) -> None:
     fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
-    only = "tables.only={user: {optimizer: lazy_adam}}"
-    [paper] = planned(tmp_path, Ask(CPU, 1, 1), only, fields=fields)
+    paper = planned(tmp_path, Ask(CPU, 1, 1), said, fields=fields)[-1]
+    again = planned(tmp_path, Ask(CPU, 1, 1), said, *settings.replace("--set ", "").split(), fields=fields)[-1]
 
-    assert paper.advice[0].settings == "--set tables.optimizer=rowwise_adagrad"
-    assert paper.advice[0].fits
+    assert not paper.fits
+    assert (paper.advice[0].settings, paper.advice[0].fits) == (settings, True)
+    assert again.fits
+
+
+def test_more_hosts_are_advised_with_the_lanes_they_need(tmp_path: Path) -> None:
+    """Three hosts of four: of 65536 rows 16 lanes have as many each."""
+    small = find_device("cpu", HardwareConfig(ddr_gib=1))
+    fields = [{**FIELDS[0], "rows": 20_000_000, "dim": 128}]
+    [paper] = planned(tmp_path, Ask(small, 4, 1), "data.lanes=4", fields=fields)
+    [more] = planned(tmp_path, Ask(small, 12, 3), "data.lanes=16", fields=fields)
+
+    assert paper.advice[-1].settings == "--ranks 12 --hosts 3 --set data.lanes=16"
+    assert more.fits
 
 
 def test_the_times_of_a_step_follow_the_facts(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_plan_for_other_ranks_is_refused_before_a_row_is_read(config: Path, tm
 
     assert told == (
         f"train.plan: {path} was made for another job\n  ranks: the plan has 2, this job 1\n"
-        f"  next: genctr plan RUN.yaml --ranks 1 --hosts 1 --save {path}"
+        f"  next: genctr plan RUN.yaml --ranks 1 --hosts 1 --device cpu --save {path}"
     )
     assert not (tmp_path / "run").exists()
 
@@ -125,6 +125,14 @@ def test_a_plan_for_another_topology_is_refused(config: Path, tmp_path: Path) ->
         "hosts: the plan has 8, this job 1",
     ):
         assert line in told
+    assert "--ranks 1 --hosts 1 --device cpu --save" in told, "or it would be planned for train.hardware.device again"
+
+
+def test_a_refused_plan_of_a_card_names_the_card(config: Path, tmp_path: Path) -> None:
+    path = str(save(config, tmp_path / "plan.json", change=lambda values: values.update(device="cuda", name="h200")))
+    for kind, ranks, card in (("cuda", 8, "h200"), ("cpu", 1, "cpu")):
+        with pytest.raises(GenctrError, match=f"--ranks {ranks} --hosts 1 --device {card} --save"):
+            SavedPlan.load(path).check_cluster(path, device=kind, ranks=ranks, hosts=1)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +165,7 @@ def test_a_plan_of_other_tables_is_refused_line_by_line(config: Path, tmp_path: 
     told = refused(config, path, tmp_path / "run")
 
     assert f"\n  {line}" in told
-    assert told.endswith(f"next: genctr plan RUN.yaml --ranks 1 --hosts 1 --save {path}")
+    assert told.endswith(f"next: genctr plan RUN.yaml --ranks 1 --hosts 1 --device cpu --save {path}")
 
 
 def test_a_plan_without_the_stage_is_refused(config: Path, tmp_path: Path) -> None:

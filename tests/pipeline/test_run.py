@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from data.cursor import Cursor
 from data.errors import GenctrError
@@ -16,7 +17,7 @@ from pipeline.evaluate import evaluate
 from pipeline.run import judge, restore_best, run
 from pipeline.trainer import TrainState
 from tests.integration.jobs import assert_every_row_once, assert_same_bits, events
-from tests.tiny import DAYS, built, train, write_log
+from tests.tiny import DAYS, SCHEMA, built, train, write_log
 
 FIRST, SECOND, VALIDATION, TEST = DAYS
 START = TrainState(0, 0, Cursor(1, FIRST, 0, 2))
@@ -218,6 +219,20 @@ def test_a_day_is_scored_by_a_model_and_vocabularies_that_have_seen_none_of_its_
 
 
 # --- stopping and going on ---
+
+
+@pytest.mark.parametrize("pipeline", ["base", "sparse_dist"])
+def test_a_run_without_tables_is_stopped_and_goes_on_to_the_same_bits(config: Path, tmp_path: Path, pipeline: str) -> None:
+    schema = yaml.safe_load(SCHEMA.read_text())
+    schema["fields"] = [field for field in schema["fields"] if field["kind"] in ("number", "vector")]
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
+    common = (f"schema={tmp_path}/schema.yaml", f"train.pipeline={pipeline}")
+
+    for out, *stop in (("whole",), ("stopped", "train.max_steps=5"), ("stopped",)):
+        done = train(config, tmp_path / out, *common, *stop)
+        assert done.code == 0, done.err
+
+    assert_same_bits(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_max_steps_stops_inside_a_day_and_raising_it_goes_on_to_the_same_bits(
