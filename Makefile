@@ -44,7 +44,7 @@ demo: setup
 	$(VENV)/bin/genctr train launch/configs/demo.yaml --out runs/demo
 
 test: setup
-	$(VENV)/bin/python -m pytest -m 'not slow and not gpu' --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -m 'not slow and not gpu' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(VENV)/bin/ruff check .
