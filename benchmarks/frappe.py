@@ -219,22 +219,23 @@ def main() -> None:
     grid = grid_of(arguments.grid, arguments.seeds, read(arguments.results), arguments.decoders)
     run_grid("launch/configs/frappe.yaml", grid, results=arguments.results, jobs=arguments.jobs, keep=keep)
     lines = read(arguments.results)
-    print("\n| run | seeds | test AUC | published | logloss | published | against plain | epochs |\n" + "|---" * 8 + "|")
+    against = "sfg" if arguments.grid == "arms" else "plain"
+    print(f"\n| run | seeds | test AUC | published | logloss | published | against {against} | epochs |\n" + "|---" * 8 + "|")
     for name in dict.fromkeys(cell.name for cell in grid):
         rows = {line["seed"]: line for line in lines if line["name"] == name}
         if not rows:
             continue
         decoder = name.split()[0]
-        plain = "twin none none" if decoder == "twin" else f"{decoder} plain{' paced' * name.endswith(' paced')}"
-        base = {line["seed"]: line for line in lines if line["name"] == plain}
+        other = "twin none none" if decoder == "twin" else f"{decoder} {against}{' paced' * name.endswith(' paced')}"
+        base = {line["seed"]: line for line in lines if line["name"] == other}
         known = PUBLISHED.get(decoder) if name.endswith("plain") else PUBLISHED_TWIN if name == BEST_TWIN else None
         auc, logloss = (f"{value:.4f}" for value in known) if known else ("-", "-")
-        against = "-" if name == plain else paired(rows, base, "auc")
+        difference = "-" if name == other else paired(rows, base, "auc")
         epochs = round(mean(row["epochs"] for row in rows.values()))
         figures = [spread([row[key] for row in rows.values()]) for key in ("auc", "logloss")]
         label = f"{name} {best_gamma(lines, decoder)}" if name.endswith("tuned") else name
         label = f"{name} {best_pace(lines, decoder, name.split()[1])}" if name.endswith("paced") else label
-        print(f"| {label} | {len(rows)} | {figures[0]} | {auc} | {figures[1]} | {logloss} | {against} | {epochs} |")
+        print(f"| {label} | {len(rows)} | {figures[0]} | {auc} | {figures[1]} | {logloss} | {difference} | {epochs} |")
 
 
 if __name__ == "__main__":
