@@ -77,11 +77,6 @@ class Answer:
 Gate: TypeAlias = Callable[[Evidence, Limit], Answer]
 
 
-def _between(name: str, number: float | None, limit: Limit, *, missing: str) -> Answer:
-    low, high = limit if isinstance(limit, tuple) else (None, limit)
-    return _bounded(name, number, low, high, missing)
-
-
 def _bounded(name: str, number: float | None, low: float | None, high: float | None, missing: str) -> Answer:
     if number is None:
         return Answer(name, None, True, low, high, missing)
@@ -134,14 +129,14 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
 def calibration(evidence: Evidence, limit: Limit) -> Answer:
     """Mean prediction over mean label of the new model."""
     number = evidence.fresh.get("candidate", {}).get("calibration")
-    return _between("calibration", number, _pair("calibration", limit), missing="too few rows")
+    return _bounded("calibration", number, *_pair("calibration", limit), "too few rows")
 
 
 def rows(evidence: Evidence, limit: Limit) -> Answer:
     """Is the day as large as its like?"""
     usual = median(evidence.earlier_rows) if evidence.earlier_rows else 0
     number = evidence.rows / usual if usual else None
-    return _between("rows", number, _pair("rows", limit), missing="no days before, or none with rows")
+    return _bounded("rows", number, *_pair("rows", limit), "no days before, or none with rows")
 
 
 def nulls(evidence: Evidence, limit: Limit) -> Answer:
@@ -154,13 +149,13 @@ def nulls(evidence: Evidence, limit: Limit) -> Answer:
     if not changes:
         return Answer("nulls", None, True, None, _single("nulls", limit), "no days before, or files that count no nulls")
     worst = max(changes, key=lambda column: changes[column])
-    answer = _between("nulls", changes[worst], _single("nulls", limit), missing="")
+    answer = _bounded("nulls", changes[worst], None, _single("nulls", limit), "")
     return Answer(answer.gate, answer.number, answer.ok, answer.low, answer.high, f"column {worst}")
 
 
 def psi(evidence: Evidence, limit: Limit) -> Answer:
     """Have the scores moved?"""
-    return _between("psi", evidence.fresh.get("psi"), _single("psi", limit), missing="no serving model to compare with")
+    return _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), "no serving model to compare with")
 
 
 def effective_rank(evidence: Evidence, limit: Limit) -> Answer:
@@ -177,7 +172,7 @@ def finite(evidence: Evidence, limit: Limit) -> Answer:
 
 def parity(evidence: Evidence, limit: Limit) -> Answer:
     """Does the bundle say what the trainer said? (law 8)"""
-    return _between("parity", evidence.parity, _single("parity", limit), missing="")
+    return _bounded("parity", evidence.parity, None, _single("parity", limit), "")
 
 
 GATES: dict[str, Gate] = {
