@@ -17,8 +17,8 @@ from data.batch import Batch, Tally
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
-from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, VocabIds, Words, distinct, fingerprints, mix, spread
-from data.schema import AnyField, IdsField, Label, NumberField, SequenceField
+from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, Words, distinct, fingerprints, id_kind, mix, spread
+from data.schema import AnyField, AnyIds, IdsField, Label, NumberField, SequenceField
 
 Columns = Mapping[str, pa.Array]
 Floats = NDArray[np.float32]
@@ -93,17 +93,19 @@ class Collate:
                 batch = batch.filter(pa.array(~bad.mask))
 
     def _check(self, columns: pa.Schema, file: str) -> None:
-        """Are the columns what the schema says, and what the vocabularies were fitted on?"""
+        """Are the columns what the schema says, and the ids what they were when the run began?"""
         self._schema.check(columns, file)
         for field in [*self._bags, *self._sequences]:
-            table = self.features.maps.get(field.name)
+            if not isinstance(field, AnyIds):
+                continue
             kind = element_type(columns.field(field.column).type)
-            if isinstance(table, VocabIds) and not table.fits(kind):
+            known = self.features.statistics.kind(self._schema.owner(field).name)
+            if known is not None and id_kind(kind) not in (None, known):
                 raise BadInput(
                     f"column {field.column!r} holds {kind}",
                     file=file,
                     column=field.column,
-                    expected="the type its vocabulary was fitted on: integers or strings, as then",
+                    expected=f'{known}, as when the run began: 7 and "7" are two ids, and none would be known any more',
                     hint="convert the column, or start a new run on days that have this type.",
                 )
 

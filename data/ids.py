@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -117,7 +117,7 @@ class VocabIds:
 
     def __call__(self, ids: pa.Array, out: Ints | None = None) -> Ints:
         """The table row of every id, which must be of the vocabulary's type."""
-        assert self.fits(ids.type)
+        assert not len(self._values) or id_kind(ids.type) in (None, id_kind(self._values.type))
         ids, back = distinct(ids)
         rows = np.empty(len(ids), dtype=np.int64) if out is None or back is not None else out
         if len(self._prints):
@@ -133,10 +133,6 @@ class VocabIds:
         if ids.null_count:
             rows[nulls(ids)] = MISSING
         return rows if back is None else spread(rows, back, out)
-
-    def fits(self, kind: pa.DataType) -> bool:
-        """Are ids of this type comparable with the vocabulary: integers with integers, strings with strings?"""
-        return not len(self._values) or bool(pa.types.is_null(kind)) or is_text(kind) == is_text(self._values.type)
 
     def _settle(self, ids: pa.Array, rows: Ints) -> None:
         """An unseen string may have the hash of a seen one: compare the strings themselves."""
@@ -309,6 +305,11 @@ def spread(rows: Ints, back: pa.Array, out: Ints | None = None, *, missing: int 
         indices = np.where(nulls(back), len(rows), indices)
         rows = np.append(rows, missing)
     return np.take(rows, indices, out=out, mode="clip")  # "raise" would buffer `out`
+
+
+def id_kind(kind: pa.DataType) -> Literal["integers", "strings"] | None:
+    """What ids of this type are, for 7 and "7" are two ids; None: nothing but nulls."""
+    return None if pa.types.is_null(kind) else "strings" if is_text(kind) else "integers"
 
 
 def fingerprints(ids: pa.Array) -> Ints:

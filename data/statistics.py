@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data.arrays import integers_of, is_bytes, is_list, is_text, nulls, values_of
+from data.arrays import element_type, integers_of, is_bytes, is_list, is_text, nulls, values_of
 from data.errors import BadInput, GenctrError
+from data.ids import id_kind
 from data.paths import PATHS, write_whole
 from data.schema import AnyField, AnyIds, NumberField, Schema
 
@@ -38,11 +39,13 @@ class Statistics:
         vocabularies: table -> its ids, the most frequent first, equally frequent ones by value.
         moments: standardised number -> mean and deviation.
         edges: bucketed number -> the inner edges of its buckets, ascending, float64.
+        kinds: table -> what its ids are, "integers" or "strings", because 7 and "7" are two ids; None: nothing but nulls yet.
     """
 
     vocabularies: dict[str, pa.Array] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     edges: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    kinds: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls) -> "Statistics":
@@ -64,6 +67,16 @@ class Statistics:
         """The fields that something was fitted for."""
         return {*self.vocabularies, *self.moments, *self.edges}
 
+    def are_enough_for(self, schema: Schema) -> bool:
+        """Whether everything was fitted, and the ids of every table looked at."""
+        tables = {schema.owner(own).name for own in schema.fields if isinstance(own, AnyIds)}
+        return self.names(schema) <= self.fitted and tables <= self.kinds.keys()
+
+    def kind(self, table: str) -> str | None:
+        """What the ids of a table are: those of its vocabulary, else those of the day they were looked at; None: not known."""
+        vocabulary = self.vocabularies.get(table)
+        return id_kind(vocabulary.type) if vocabulary else self.kinds.get(table)
+
     def save(self, folder: str) -> None:
         """Store as `statistics.json` and one Parquet file a vocabulary; the JSON is written last, so it means: whole.
 
@@ -78,6 +91,7 @@ class Statistics:
             "vocabularies": {name: len(values) for name, values in self.vocabularies.items()},
             "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
             "edges": {name: own.tolist() for name, own in self.edges.items()},
+            "kinds": self.kinds,
         }
         write_whole(f"{folder}/{FILE}", json.dumps(document, indent=1))
 
@@ -108,7 +122,23 @@ class Statistics:
             vocabularies=vocabularies,
             moments={name: Moments(*pair) for name, pair in document["moments"].items()},
             edges={name: np.asarray(values, dtype=np.float64) for name, values in document["edges"].items()},
+            kinds=document.get("kinds", {}),
         )
+
+
+def id_columns(schema: Schema) -> list[str]:
+    """The columns with ids."""
+    return list(dict.fromkeys(own.column for own in schema.fields if isinstance(own, AnyIds)))
+
+
+def id_kinds(schema: Schema, columns: pa.Schema) -> dict[str, str | None]:
+    """What the ids of every table are in these columns, which the schema accepts."""
+    kinds: dict[str, str | None] = {}
+    for own in schema.fields:
+        if isinstance(own, AnyIds):
+            table = schema.owner(own).name
+            kinds[table] = kinds.get(table) or id_kind(element_type(columns.field(own.column).type))
+    return kinds
 
 
 def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SAMPLE_ROWS, seed: int = 0) -> Statistics:

@@ -26,7 +26,7 @@ from data.frequencies import Frequencies
 from data.paths import PATHS, below
 from data.readers import Reader
 from data.schema import AnyIds, NumberField, Schema, VectorField
-from data.statistics import FILE, Statistics, fit
+from data.statistics import FILE, Statistics, fit, id_columns, id_kinds
 from data.stream import DayStream
 from models.decoders import DECODERS
 from models.diffusion.candidates import CandidateSampler, TableCounts
@@ -486,7 +486,15 @@ def _options(config: TableConfig) -> TableOptions:
     )
 
 
-def _batches(days: Days, reader: Reader, names: list[str], schema: Schema) -> Iterator[pa.RecordBatch]:
+def _fit(config: RunConfig, schema: Schema, names: Sequence[str]) -> Statistics:
+    """What has to be known of the log before training, from these days; what kind of ids a table has, from the first."""
+    reader = build_reader(config.data.format, config.data.reader_options)
+    days = build_days(config.data, reader)
+    kinds = id_kinds(schema, days.open(names[0], id_columns(schema), accept=schema.check).schema)
+    return replace(fit(schema, _batches(days, reader, names, schema), seed=config.seed), kinds=kinds)
+
+
+def _batches(days: Days, reader: Reader, names: Sequence[str], schema: Schema) -> Iterator[pa.RecordBatch]:
     columns = Statistics.columns(schema)
     if not columns:
         return
@@ -522,10 +530,7 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> No
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
-        reader = build_reader(config.data.format, config.data.reader_options)
-        fitted = _bucketed(schema, stages)
-        batches = _batches(build_days(config.data, reader), reader, fit_days(config), fitted)
-        fit(fitted, batches, seed=config.seed).save(f"{folder}/statistics")
+        _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages:
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
@@ -548,16 +553,20 @@ def _count(source: Source, path: str) -> None:
 
 
 def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:
-    """Fit the fields that a grown schema has and the stored statistics have not, on the newest day: no other may have them."""
+    """Fit what a grown schema has and the stored statistics have not, on the newest day: no other may have it."""
     known = Statistics.load(f"{folder}/statistics")
-    missing = Statistics.names(schema) - known.fitted
-    if not missing:
+    if known.are_enough_for(schema):
         return
-    reader = build_reader(config.data.format, config.data.reader_options)
-    days = build_days(config.data, reader)
-    fitted = schema.reading([field.name for field in schema.fields if field.name in missing])
-    new = fit(fitted, _batches(days, reader, [days.list()[-1]], fitted), seed=config.seed)
-    merged = Statistics(known.vocabularies | new.vocabularies, known.moments | new.moments, known.edges | new.edges)
+    days = build_days(config.data, build_reader(config.data.format, config.data.reader_options)).list()
+    if not days:
+        raise GenctrError(
+            f"{config.data.root} has no complete day, and what is new in the schema has to be fitted on one\n"
+            "  next: write a day, or take back what is new"
+        )
+    new = _fit(config, schema, days[-1:])
+    merged = Statistics(
+        new.vocabularies | known.vocabularies, new.moments | known.moments, new.edges | known.edges, new.kinds | known.kinds
+    )
     merged.save(f"{folder}/statistics")
 
 

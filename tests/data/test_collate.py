@@ -336,10 +336,20 @@ def test_strings_where_numbers_are_expected_are_told() -> None:
         collate({"n": ["1.5"]}, NUMBER)
 
 
-def test_ids_of_another_type_than_the_vocabulary_are_told() -> None:
+@pytest.mark.parametrize("statistics", [Statistics(vocabularies={"a": pa.array([1])}), Statistics(kinds={"a": "integers"})])
+def test_ids_of_another_kind_than_the_run_began_with_are_told(statistics: Statistics) -> None:
+    field = {"name": "a", "kind": "id", **({} if statistics.vocabularies else {"ids": "hash", "rows": 9})}
     with pytest.raises(BadInput, match="column 'a' holds string") as caught:
-        collate({"a": ["1"]}, {"name": "a", "kind": "id"}, statistics=Statistics(vocabularies={"a": pa.array([1])}))
-    assert "the type its vocabulary was fitted on" in str(caught.value)
+        collate({"a": ["1"]}, field, statistics=statistics)
+    assert "expected: integers, as when the run began" in str(caught.value)
+    assert collate({"a": [1]}, field, statistics=statistics).bags.values()[0] > 0
+    assert collate({"a": [None]}, field, statistics=statistics).bags.values().tolist() == [0]
+
+
+def test_ids_whose_kind_is_not_known_may_be_of_any() -> None:
+    field = {"name": "a", "kind": "id", "ids": "hash", "rows": 9}
+    for values in ([1], ["1"]):
+        collate({"a": values}, field, statistics=Statistics(kinds={"a": None}))
 
 
 # --- the tally ---

@@ -24,6 +24,7 @@ from data.ids import (
     VocabIds,
     check_growth,
     fingerprints,
+    id_kind,
     mix,
     rows_before,
     seed_of,
@@ -227,10 +228,11 @@ def test_a_vocabulary_whose_hashes_collide_is_refused(monkeypatch: pytest.Monkey
         VocabIds(values=pa.array(["red", "tan"]))
 
 
-def test_a_vocabulary_of_integers_does_not_fit_strings() -> None:
-    assert VocabIds(values=pa.array([1])).fits(pa.int8())
-    assert VocabIds(values=pa.array([1])).fits(pa.null())
-    assert not VocabIds(values=pa.array([1])).fits(pa.string())
+def test_what_kind_of_ids_a_type_holds() -> None:
+    integers, strings = (pa.int8(), pa.bool_()), (pa.string_view(), pa.binary(), pa.dictionary(pa.int8(), pa.large_string()))
+    assert {id_kind(kind) for kind in integers} == {"integers"}
+    assert {id_kind(kind) for kind in strings} == {"strings"}
+    assert id_kind(pa.null()) is None
 
 
 def test_an_empty_vocabulary_knows_nothing() -> None:

@@ -4,6 +4,7 @@ Run: pytest tests/data/test_statistics.py
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from data.errors import BadInput, GenctrError
 from data.schema import Schema
-from data.statistics import Statistics, fit
+from data.statistics import Statistics, fit, id_columns, id_kinds
 
 
 def schema(*fields: dict[str, Any]) -> Schema:
@@ -138,10 +139,36 @@ def test_only_what_has_to_be_fitted_is_read() -> None:
     assert Statistics.columns(schema(plain, ITEM, {**PRICE, "column": "cents"}, AGE)) == ["item", "cents", "age"]
 
 
+def test_the_kind_of_a_tables_ids_is_that_of_any_column_that_says_it() -> None:
+    user = {"name": "user", "kind": "id", "ids": "hash", "rows": 10}
+    friends = {"name": "friends", "kind": "ids", "table": "user"}
+    types = pa.schema({"user": pa.null(), "friends": pa.list_(pa.string()), "item": pa.int32(), "age": pa.int8()})
+    own = schema(user, friends, ITEM, AGE)
+
+    assert id_columns(own) == ["user", "friends", "item"]
+    assert id_kinds(own, types) == {"user": "strings", "item": "integers"}
+    assert id_kinds(schema(user), types) == {"user": None}
+
+
+def test_a_vocabulary_says_itself_what_kind_its_ids_are() -> None:
+    fitted = Statistics(vocabularies={"a": pa.array(["x"]), "b": pa.array([], pa.int64())}, kinds={"a": None, "b": "strings"})
+
+    assert [fitted.kind(table) for table in ("a", "b", "c")] == ["strings", "strings", None]
+
+
+def test_what_is_new_in_a_schema_is_missing() -> None:
+    user = {"name": "user", "kind": "id", "ids": "hash", "rows": 10}
+    known = Statistics(vocabularies={"item": pa.array([1])}, kinds={"item": "integers"})
+
+    assert known.are_enough_for(schema(ITEM))
+    assert not known.are_enough_for(schema(ITEM, user))
+    assert not known.are_enough_for(schema(ITEM, AGE))
+
+
 def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
     tag = {"name": "tag", "kind": "ids", "ids": "vocab"}
     columns = {"item": [1, 1, 2], "price": [0.1, 0.2, 0.4], "age": [1, 2, 3], "tag": [["x"], None, ["y", "x"]]}
-    fitted = fit(schema(ITEM, PRICE, AGE, tag), batches(**columns))
+    fitted = replace(fit(schema(ITEM, PRICE, AGE, tag), batches(**columns)), kinds={"item": "integers", "tag": None})
 
     fitted.save(f"{tmp_path}/run/statistics")
     loaded = Statistics.load(f"{tmp_path}/run/statistics")
@@ -150,6 +177,7 @@ def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
     assert loaded.moments == fitted.moments
     assert {name: edges.tolist() for name, edges in loaded.edges.items()} == {"age": fitted.edges["age"].tolist()}
     assert loaded.fitted == {"item", "price", "age", "tag"}
+    assert loaded.kinds == fitted.kinds
 
 
 def test_a_disk_that_fills_while_they_are_stored_again_leaves_the_old_ones(

@@ -143,6 +143,24 @@ def test_a_bad_file_stops_the_run_and_the_mended_day_goes_on_to_the_same_bits(
     assert_same_bits(unbroken, out)
 
 
+def test_ids_that_are_strings_from_one_day_on_are_not_taken_for_new_ones(
+    config: Path, root: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    """The users are hashed: nothing but their type says that they are the same."""
+    out, day = tmp_path / "run", root / f"day={SECOND}"
+    for file in day.glob("*.parquet"):
+        rewrite(file, "user_id", lambda values: list(map(str, values)), pa.string())
+
+    assert_told(
+        train(config, out, f"data.root={root}", *IN_ORDER), "column 'user_id' holds string", f"file {day}", "integers, as"
+    )
+
+    assert [event["day"] for event in events(out, "trained")] == [FIRST]
+    shutil.copytree(config.parent / "log" / day.name, day, dirs_exist_ok=True)
+    assert train(config, out, f"data.root={root}", *IN_ORDER).code == 0
+    assert_same_bits(unbroken, out)
+
+
 def test_a_damaged_page_stops_the_run_where_it_is_and_what_was_trained_before_it_is_kept(
     config: Path, root: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -84,6 +85,20 @@ def test_a_new_field_and_a_removed_one(config: Path, tmp_path: Path) -> None:
     assert any("user_id" in name for name in grown["kept"])
     assert len({entry["schema"] for entry in ledger(out) if entry["event"] == "trained"}) == 2
     assert "category" in tables(out)
+
+
+def test_new_fields_that_share_a_vocabulary_are_counted_together(config: Path, tmp_path: Path) -> None:
+    """It belongs to a sequence with attention, which cannot be read without the other."""
+
+    def alter(_: dict, schema: dict) -> None:
+        seen = {"name": "seen", "kind": "sequence", "column": "history", "time": "history_time_ms", "length": 20}
+        seen |= {"ids": "vocab", "pool": "attention"}
+        schema["fields"] += [seen, {"name": "shown", "kind": "id", "column": "item_id", "table": "seen"}]
+
+    grow_and_compare(config, tmp_path / "run", alter)
+    newest = pq.read_table(config.parent / "log" / f"day={FOURTH}", columns=["item_id"], partitioning=None)
+    vocabulary = pq.read_table(tmp_path / "run" / "statistics" / "vocabulary.seen.parquet")["id"].to_pylist()
+    assert set(newest["item_id"].to_pylist()) <= set(vocabulary)
 
 
 def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_path: Path) -> None:
