@@ -160,7 +160,8 @@ def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
     for own in columns:
         if own is label:
             why = f"0 and 1, {own.mean:.1%} are 1, and the name says so"
-            guess = Guess("label", why, {"column": own.name})
+            task = _identifier(own.name)
+            guess = Guess("label", why, {"column": own.name, **({"task": task} if task != own.name else {})})
         elif own is time:
             unit = _unit(own)
             guess = Guess(

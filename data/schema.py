@@ -211,8 +211,8 @@ class Label(Section):
     column: str
     """The column with 0 or 1 (or false and true) in every row."""
 
-    task: Name = Field(default_factory=lambda values: values["column"])
-    """What the task is called in logs and reports. Left out: as the column."""
+    task: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
+    """What the task is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
 
     where: str | None = None
     """Only rows where this column is 1 (or true) count for the task; in the others the label may be missing."""

@@ -383,6 +383,15 @@ def test_columns_with_impossible_names_get_a_field_name_and_keep_their_column(tm
     assert [(own.name, own.column) for own in schema.fields] == [("user_id", "user id"), ("on", "on"), ("_2nd", "2nd")]
 
 
+def test_a_label_with_an_impossible_name_gets_a_task_and_keeps_its_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": [1, 2], "is.click": [0, 1]}), tmp_path / "1.parquet")
+
+    schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
+
+    assert [(own.column, own.task) for own in schema.targets] == [("is.click", "is_click")]
+    assert Schema.model_validate(schema.model_dump()) == schema
+
+
 def test_columns_whose_names_become_the_same_get_fields_of_their_own(tmp_path: Path) -> None:
     columns = {
         "user id": ["a", "b"],

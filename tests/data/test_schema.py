@@ -131,6 +131,7 @@ PAST = {"name": "past", "kind": "sequence", "length": 3}
         ({"fields": []}, "at least 1"),
         ({"label": None}, "expected either label or labels"),
         ({"label": None, "labels": []}, "at least 1"),
+        ({"label": {"column": "is.click"}}, "task\n  String should match pattern"),
         ({"labels": [{"column": "z"}]}, "expected either label or labels"),
         ({"label": None, "labels": [{"column": "z"}, {"column": "z"}]}, "same task"),
         ({"fields": [ID, ID]}, "two fields are called 'a'"),
