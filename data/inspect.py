@@ -335,7 +335,8 @@ class _Tally:
         self._examples: list[str] = []
 
     def add(self, array: pa.Array) -> None:
-        self._kind = self._kind or array.type
+        if self._kind is None or pa.types.is_null(self._kind):  # a file of nothing but nulls does not say what others hold
+            self._kind = array.type
         self._rows += len(array)
         self._nulls += array.null_count
         if is_list(array.type):

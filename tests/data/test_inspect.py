@@ -392,6 +392,15 @@ def test_a_label_with_an_impossible_name_gets_a_task_and_keeps_its_column(tmp_pa
     assert Schema.model_validate(schema.model_dump()) == schema
 
 
+def test_a_file_of_nothing_but_nulls_does_not_say_what_the_others_hold(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"click": [0, 1], "tags": pa.nulls(2), "price": pa.nulls(2)}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"click": [0, 1], "tags": [[1, 2], [3]], "price": [0.25, 1.5]}), tmp_path / "2.parquet")
+
+    guesses = inspect(str(tmp_path)).guesses
+
+    assert (guesses["tags"].kind, guesses["price"].kind) == ("ids", "number")
+
+
 def test_columns_whose_names_become_the_same_get_fields_of_their_own(tmp_path: Path) -> None:
     columns = {
         "user id": ["a", "b"],
