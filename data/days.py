@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -159,8 +160,10 @@ class Days:
 
     def below_root(self, path: str) -> str:
         """A file's name below the root of the log: what stays the same when the log is moved."""
+        if "://" not in path:
+            return path.removeprefix(self._root).lstrip("/")
         path, root = path.partition("?")[0], self._root.partition("?")[0]
-        return path.removeprefix(root).lstrip("/")
+        return unquote(path.removeprefix(root).lstrip("/"))
 
     def open(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -48,8 +49,11 @@ def plain(path: str) -> str:
 
 
 def below(folder: str, name: str) -> str:
-    """A path below a folder, the URI of which may end in a query."""
-    path, question, query = folder.partition("?") if "://" in folder else (folder, "", "")
+    """A path below a folder, the URI of which may end in a query. In a URI the name is escaped: stores undo it."""
+    path, question, query = folder, "", ""
+    if "://" in folder:
+        path, question, query = folder.partition("?")
+        name = quote(name, safe="/=+,:@")
     return (f"{path.rstrip('/')}/{name}" if name else path) + question + query
 
 

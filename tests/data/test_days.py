@@ -93,6 +93,20 @@ def test_a_folder_may_be_given_as_a_uri(folder: Path) -> None:
     assert next(READER.read(day.files[0].path, 0, ["id"], 0)).num_rows == 2
 
 
+def test_names_that_a_uri_cannot_have_are_names_all_the_same(folder: Path) -> None:
+    hour = folder / "hour=00%3A00"
+    hour.mkdir()
+    (folder / "1.parquet").rename(hour / "größe 1?.parquet")
+    local, store = days(folder.parent), Days(folder.parent.as_uri(), reader=READER)
+
+    day = store.open(DAY, ["id"])
+
+    assert day.rows == 8
+    assert sum(batch.num_rows for file in day.files for batch in READER.read(file.path, 0, ["id"], 0)) == 7
+    assert store.sizes(DAY) == local.sizes(DAY)
+    assert f"day={DAY}/hour=00%3A00/größe 1?.parquet" in local.sizes(DAY)
+
+
 def test_a_layout_without_a_day_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GenctrError, match=r"layout 'day=2026': expected \{day\} once"):
         days(tmp_path, layout="day=2026")
