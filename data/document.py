@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -191,6 +192,7 @@ def _override(values: dict[str, Any], override: str) -> Place:
         place = (*place, step)
         if isinstance(here, dict) and here.get(step) is None:
             here[step] = {}
+        here[step] = copy(here[step])  # YAML's aliases are one object: the other places keep theirs
         here = here[step]
     step = _step(here, last, place, override)
     here[step] = value

@@ -239,6 +239,15 @@ def test_an_override_wins_over_the_file(drawing: str) -> None:
     assert (read.title, read.paper.shapes[1], read.named["sun"].radius) == ("Mine", Square(kind="side", side=5), 1)
 
 
+def test_an_override_leaves_the_other_places_of_an_anchor_alone(tmp_path: Path) -> None:
+    shapes = "[&one {kind: side, side: 3}, *one]"
+    (tmp_path / "drawing.yaml").write_text(f"title: Twins\npaper: {{shapes: {shapes}}}\n")
+
+    drawing = read_document(str(tmp_path / "drawing.yaml"), Drawing, ["paper.shapes.0.side=4"])
+
+    assert [own.side for own in drawing.paper.shapes if isinstance(own, Square)] == [4, 3]
+
+
 def test_of_two_overrides_of_one_key_the_last_wins(drawing: str) -> None:
     assert read_document(drawing, Drawing, ["title=a", "title=b"]).title == "b"
 
