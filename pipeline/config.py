@@ -17,7 +17,7 @@ class DataConfig(Section):
     """Where the log is, which days are for what, and how they are read."""
 
     root: str
-    """Folder or URI (file, s3, or a scheme a company registered) that holds the days."""
+    """Folder or URI (file, s3, gs, abfs or hdfs) that holds the days."""
 
     days: str | tuple[str, ...]
     """The days to train, in order: `2026-11-01..2026-11-20`, or a list of day names."""
