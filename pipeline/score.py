@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -135,25 +136,25 @@ def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
 
 
 def score_folder(scorer: Scorer, data: str, out: str) -> int:
-    """Score a file, or every file of a folder, into a Parquet file each, which is there when it is whole.
+    """Score a file, or every file in a folder and below it, into a Parquet file each, which is there when it is whole.
 
     Returns:
         [rows] scored.
     """
     settings = scorer.bundle.manifest["reader"]
     reader = build_reader(settings["format"], settings["options"])
-    files, inner = filesystem(data)
-    paths = [data]
-    if files.get_file_info(inner).type == pyarrow.fs.FileType.Directory:
-        found = files.get_file_info(pyarrow.fs.FileSelector(inner))
-        names = sorted(info.base_name for info in found if info.type == pyarrow.fs.FileType.File)
-        paths = [below(data, name) for name in names if not name.startswith(("_", "."))]
+    files, inner = filesystem(data.rstrip("/"))
+    info = files.get_file_info(inner)
+    paths = {info.base_name: data}
+    if info.type == pyarrow.fs.FileType.Directory:
+        found = files.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True))
+        names = sorted(own.path[len(inner) :].strip("/") for own in found if own.type == pyarrow.fs.FileType.File)
+        paths = {name: below(data, name) for name in names if not re.search(r"(^|/)[_.]", name)}
     if not paths:
         raise BadInput("there is no file to score", file=data, hint="give a file, or a folder with files in it")
-    PATHS.mkdirs(f"{out}/")
     rows = 0
-    for path in paths:
-        name = path.rpartition("/")[2].partition("?")[0]
+    for name, path in paths.items():
+        PATHS.mkdirs(f"{out}/{name}".rpartition("/")[0])
         scores = io.BytesIO()
         nothing = _told({task: torch.empty(0) for task in scorer.bundle.tasks}, scorer.bundle.tasks, 0)
         with pq.ParquetWriter(scores, nothing.schema) as writer:

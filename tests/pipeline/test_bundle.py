@@ -268,6 +268,16 @@ def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Pa
     assert one["is_click_logit"].to_pylist() == other["is_click_logit"].to_pylist()
 
 
+def test_a_day_of_folders_is_scored_as_it_lies(bundle: Path, config: Path, tmp_path: Path) -> None:
+    file = next((config.parent / "log" / f"day={DAY}").glob("*.parquet"))
+    for name in ("hour=00/a.parquet", "hour=01/a.parquet", "hour=01/_temporary/b.parquet"):
+        (tmp_path / "day" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "day" / name)
+    assert genctr("score", bundle, "--data", tmp_path / "day", "--out", tmp_path / "out").code == 0
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.parquet"))
+    assert written == ["hour=00/a.parquet.scores.parquet", "hour=01/a.parquet.scores.parquet"]
+
+
 def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, config: Path) -> None:
     """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
 
