@@ -157,9 +157,9 @@ def _held_before(parent: str | None, table: str) -> Tensor | None:
 
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
     """The first good rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
-    rows = job.world.agree(lambda: _first_rows(job, day).to_pylist())
-    table = pa.Table.from_pylist(rows, schema=day.schema)
-    collated, kept = _collated(job, day, table if job.world.first else table.slice(0, 0))
+    found: list[pa.Table] = []
+    job.world.agree(lambda: found.append(_first_rows(job, day)))  # the other ranks have no rows, and fail if it does
+    collated, kept = _collated(job, day, found[0] if found else day.schema.empty_table())
     model = job.sharded.model
     model.eval()
     with torch.no_grad():

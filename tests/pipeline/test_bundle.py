@@ -278,6 +278,24 @@ def test_a_day_of_folders_is_scored_as_it_lies(bundle: Path, config: Path, tmp_p
     assert written == ["hour=00/a.parquet.scores.parquet", "hour=01/a.parquet.scores.parquet"]
 
 
+def test_times_that_python_does_not_have_travel_with_the_bundle(tmp_path: Path) -> None:
+    """A nanosecond, for one."""
+    config = write_daily(tmp_path, days=1)
+
+    def exactly(times: pa.Array) -> pa.Array:
+        return pa.array(times.to_numpy() * 10**6 + 1).cast(pa.timestamp("ns", "UTC"))
+
+    for file in (tmp_path / "log" / "day=2026-11-01").glob("*.parquet"):
+        table = pq.read_table(file, partitioning=None).combine_chunks()
+        past = table["history_time_ms"].chunk(0)
+        events = pa.ListArray.from_arrays(past.offsets, exactly(past.values))
+        columns = {"time_ms": exactly(table["time_ms"].chunk(0)), "history_time_ms": events}
+        for name, column in columns.items():
+            table = table.set_column(table.column_names.index(name), name, column)
+        pq.write_table(table, file)
+    assert Scorer(Bundle(str(trained(config, tmp_path / "run")))).parity() <= 1e-6
+
+
 def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, config: Path) -> None:
     """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
 
