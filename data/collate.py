@@ -408,7 +408,7 @@ class _BadRows(Exception):
         value = columns[self.column][at]
         try:
             has = f"has {len(value)} {self.measure}" if self.measure else f"is {value.as_py()!r}"
-        except ValueError:  # a list of times in nanoseconds, which Python does not have
+        except (ValueError, OverflowError):  # a list of times that Python does not have: nanoseconds, the year 10000
             has = f"has {len(value)} values"
         return BadInput(
             f"{self.what} {has}",
