@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -425,11 +426,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     config, _ = load_run(arguments.run)
     stages = config.resolved()
+    last = replace(stages[-1], fields=())  # which fields it reads may have changed since, and what it read is stored
 
     @cache
     def source_of(digest: str) -> "Source":
         schema = read_document(f"{arguments.run}/schemas/{digest}.yaml", Schema)
-        return build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
+        return build_source(last.config, stage_schema(schema, last, stages), arguments.run)
 
     checkpoints = Checkpoints(f"{arguments.run}/checkpoints", keep=1, asynchronous=False)
     mark = checkpoints.latest()

@@ -607,9 +607,11 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
         for path in filter(PATHS.exists, counted):
             PATHS.rm(path)
+    stages = config.resolved()
+    read = stage_schema(schema, stages[-1], stages)
     PATHS.mkdirs(folder)
     PATHS.mkdirs(f"{folder}/schemas/")
-    _store(f"{folder}/schemas/{digest(schema)}.yaml", schema)  # what days before a change were read with
+    _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
     _store(f"{folder}/schema.yaml", schema)
     _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
 

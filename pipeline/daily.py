@@ -279,7 +279,7 @@ class Daily:
             quarantined = self._quarantined(day)
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
-            facts["schema"] = digest(job.schema)
+            facts["schema"] = digest(job.source.schema)
             if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
                 raise NeedsPerson(
                     f"day {name} is half trained with another schema\n  next: finish it with the schema it was begun with"
@@ -467,7 +467,7 @@ class Daily:
             return {}
         counts: dict[str, int] = {}
         known = [reader.nulls(file.path) for file in day.files]
-        for column in self._job.schema.columns():
+        for column in self._job.source.schema.columns():
             if all(column in own for own in known):
                 counts[column] = sum(own[column] for own in known)
         return {column: count / day.rows for column, count in counts.items()}

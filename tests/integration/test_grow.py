@@ -272,3 +272,16 @@ def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Pat
     first = tables(tmp_path / "run")["user_id"].clone()
     assert daily(config, tmp_path / "run", "--until", SECOND, *words).code in (0, 3)
     assert torch.allclose(tables(tmp_path / "run")["user_id"], first / 2, atol=1e-12)
+
+
+def test_a_stage_reads_other_fields_later_and_days_are_proven_with_those_of_then(config: Path, tmp_path: Path) -> None:
+    out, fields = tmp_path / "run", ["user_id", "item_id", "price"]
+    words = ["--set", f"stages=[{{name: rank, fields: [{', '.join(fields)}]}}]"]
+    done = daily(config, out, "--until", FIRST, *words)
+    assert done.code in (0, 3), done.err
+    assert genctr("verify", out).code == 0
+    words = ["--set", f"stages=[{{name: rank, fields: [{', '.join(fields)}, tab]}}]"]
+    done = daily(config, out, "--until", SECOND, *words, *confirmed(daily(config, out, *words)))
+    assert done.code in (0, 3), done.err
+    done = genctr("verify", out)
+    assert done.code == 0, done.err
