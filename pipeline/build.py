@@ -157,10 +157,7 @@ class Job:
             f"{folder}/checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
         )
         self.log = RunLog(folder)
-        if at is None:
-            mark = self.checkpoints.latest()
-            at = 0 if mark is None else self.checkpoints.read_meta(mark)["state"]["stage"]
-        self.enter(at)
+        self.enter(_under_way(self.checkpoints) if at is None else at)
 
     @property
     def stage(self) -> Stage:
@@ -317,8 +314,15 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
         check_stage(stage, world.device)
         if planned:
             _check_plan(stage, world)
-    world.agree(lambda: _prepare(folder, config, schema, world))
-    return Job(config, schema, folder, world, at, planned=planned)
+    begun = _under_way(Checkpoints(f"{folder}/checkpoints", keep=1, asynchronous=False)) if at is None else at
+    world.agree(lambda: _prepare(folder, config, schema, world, begun))
+    return Job(config, schema, folder, world, begun, planned=planned)
+
+
+def _under_way(checkpoints: Checkpoints) -> int:
+    """The stage that the newest checkpoint stands in, or the first."""
+    mark = checkpoints.latest()
+    return 0 if mark is None else int(checkpoints.read_meta(mark)["state"]["stage"])
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:
@@ -522,8 +526,8 @@ def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
-def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> None:
-    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before training."""
+def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> None:
+    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before stage `at` trains."""
     try:
         _claim(folder, config, schema)
     except OSError as error:
@@ -532,7 +536,7 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> No
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
-    for stage in stages:
+    for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
         if stage.task == "pretrain":
             _count(source, _frequencies(folder, stage))

@@ -285,3 +285,16 @@ def test_a_stage_reads_other_fields_later_and_days_are_proven_with_those_of_then
     assert done.code in (0, 3), done.err
     done = genctr("verify", out)
     assert done.code == 0, done.err
+
+
+def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "model.paradigm=diffusion", "--set", "model.options={}"]
+    assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
+    for file in (config.parent / "log").glob("day=*/*.parquet"):
+        if FIRST not in str(file):
+            table = pq.read_table(file, partitioning=None)
+            pq.write_table(table.append_column("extra", table["category"]), file)
+    change(config, lambda _, schema: schema["fields"].append({"name": "extra", "kind": "id", "ids": "vocab"}))
+    done = daily(config, out, "--until", SECOND, *words, *confirmed(daily(config, out, *words)))
+    assert done.code in (0, 3), done.err
+    assert states(out).keys() == {FIRST, SECOND}
