@@ -520,6 +520,21 @@ def test_verify_says_which_rows_were_not_trained_or_twice(config: Path, out: Pat
     assert f"{next(iter(entry['files']))} was trained in another part of the day too" in done.err
 
 
+def test_verify_leaves_out_what_one_night_has_left_out_and_the_next_would_not(config: Path, out: Path) -> None:
+    bad, other = files(config, FIRST)[:2]
+    bad.write_bytes(b"PAR1")
+    rows = pq.read_table(other, partitioning=None)
+    labels = pa.array([None, *rows["is_click"].to_pylist()[1:]], rows.schema.field("is_click").type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("is_click"), "is_click", labels), other)
+    words = settings("data.bad_files=quarantine", "data.bad_rows=skip")
+    assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
+    assert daily(config, out, "--until", FIRST).code == 75
+    assert_proven(out)
+    good = other.read_bytes()
+    other.write_bytes(good[:100].ljust(len(good), b" "))
+    assert genctr("verify", out).code == 1
+
+
 @pytest.mark.parametrize("lines", [0, 3, -1])
 def test_verify_sees_a_ledger_that_lost_lines(config: Path, out: Path, lines: int) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
