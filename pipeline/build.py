@@ -315,7 +315,7 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
         if planned:
             _check_plan(stage, world)
     begun = _under_way(Checkpoints(f"{folder}/checkpoints", keep=1, asynchronous=False)) if at is None else at
-    world.agree(lambda: _prepare(folder, config, schema, world, begun))
+    config = world.agree(lambda: _prepare(folder, config, schema, world, begun))
     return Job(config, schema, folder, world, begun, planned=planned)
 
 
@@ -526,10 +526,14 @@ def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
-def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> None:
-    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before stage `at` trains."""
+def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> RunConfig:
+    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before stage `at` trains.
+
+    Returns:
+        the config as the folder has it: with what it has accepted before.
+    """
     try:
-        _claim(folder, config, schema)
+        config = _claim(folder, config, schema)
     except OSError as error:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     stages = config.resolved()
@@ -545,6 +549,7 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: i
                 build_task(stage, source, folder, world)
             except GenctrError as error:
                 raise GenctrError(f"stage {stage.name}: {error}") from error
+    return config
 
 
 def _count(source: Source, path: str) -> None:
@@ -605,12 +610,18 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
     return bool(changed) and not trained
 
 
-def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
-    """Store the resolved config; where a run has saved something, refuse what would make it another run."""
+def _claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
+    """Store the resolved config, and return it; where a run has saved something, refuse what would make it another run.
+
+    What was accepted once stays accepted: checkpoints from before may still be there to go on from.
+    """
     if check_changes(folder, config, schema):
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
         for path in filter(PATHS.exists, counted):
             PATHS.rm(path)
+    if PATHS.exists(f"{folder}/config.yaml"):
+        accept = dict.fromkeys([*load_run(folder)[0].daily.accept, *config.daily.accept])
+        config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
     stages = config.resolved()
     read = stage_schema(schema, stages[-1], stages)
     PATHS.mkdirs(folder)
@@ -618,6 +629,7 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
     _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
     _store(f"{folder}/schema.yaml", schema)
     _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+    return config
 
 
 def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:

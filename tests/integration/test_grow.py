@@ -298,3 +298,11 @@ def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_pat
     done = daily(config, out, "--until", SECOND, *words, *confirmed(daily(config, out, *words)))
     assert done.code in (0, 3), done.err
     assert states(out).keys() == {FIRST, SECOND}
+
+
+def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "model.options.hidden=[16]"]
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
+    done = daily(config, out, "--until", SECOND, *words)
+    assert done.code in (0, 3), done.err
