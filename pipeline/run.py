@@ -81,9 +81,10 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
     if job.config.daily.accept and not fits(job, mark):
         meta = job.checkpoints.read_meta(mark)
         job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
+        state = replace(TrainState.from_json(meta["state"]), best=None, stale=0)  # the best was another model
     else:
         meta = load(job, mark)
-    state = TrainState.from_json(meta["state"])
+        state = TrainState.from_json(meta["state"])
     if not state.cursor.row:  # a day that was not begun is cut as the config says now
         state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})

@@ -306,3 +306,16 @@ def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tm
     assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
     done = daily(config, out, "--until", SECOND, *words)
     assert done.code in (0, 3), done.err
+
+
+def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_path: Path) -> None:
+    """The best so far cannot be loaded into it."""
+    out = tmp_path / "run"
+    words = [f"data.days=[{FIRST}]", f"data.validation=[{SECOND}]", f"data.test=[{THIRD}]", "train.epochs=1"]
+    words += ["train.early_stop={metric: auc, patience: 9, min_delta: 1.0}", "train.score_first=false"]
+    settings = [word for own in words for word in ("--set", own)]
+    assert genctr("train", config, "--out", out, "--quiet", *settings).code == 0
+    settings += ["--set", "train.epochs=2", "--set", "model.options.hidden=[16]"]
+    accept = confirmed(genctr("train", config, "--out", out, "--quiet", *settings))
+    done = genctr("train", config, "--out", out, "--quiet", *settings, *accept)
+    assert done.code == 0, done.err
