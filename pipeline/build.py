@@ -593,7 +593,8 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
         return False
     changed = _changes(folder, config, schema)
     trained = PATHS.exists(f"{folder}/checkpoints")
-    mistaken = _mistaken(load_run(folder)[1], schema)
+    begun, begun_schema = load_run(folder)
+    mistaken = [*_moved_stages(begun, config), *_mistaken(begun_schema, schema)]
     if mistaken and trained:
         told = "\n".join(f"  {line}" for line in mistaken)
         raise GenctrError(
@@ -688,6 +689,14 @@ def _mistaken(before: Schema, now: Schema) -> list[str]:
         moved = [name for name in second if name in first and first.index(name) != second.index(name)]
         lines += [f"{kind} {name}: in another place" for name in moved]
     return list(dict.fromkeys(lines))
+
+
+def _moved_stages(begun: RunConfig, config: RunConfig) -> list[str]:
+    """What nobody can confirm of the stages, a line each: a checkpoint knows its own by its place."""
+    old, new = ([stage.name for stage in own.resolved()] for own in (begun, config))
+    moved = [name for name in new if name in old and old.index(name) != new.index(name)]
+    gone = [name for name in old[len(new) :] if name not in new]
+    return [*(f"stage {name}: in another place" for name in moved), *(f"stage {name}: gone" for name in gone)]
 
 
 def digest(schema: Schema) -> str:

@@ -319,3 +319,11 @@ def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_p
     accept = confirmed(genctr("train", config, "--out", out, "--quiet", *settings))
     done = genctr("train", config, "--out", out, "--quiet", *settings, *accept)
     assert done.code == 0, done.err
+
+
+def test_stages_at_other_places_cannot_be_confirmed(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "stages=[{name: before, data: {days: [2026-11-01]}}, {name: rank}]"]
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    done = daily(config, out, *words)
+    assert done.code == 2
+    assert "stage rank: in another place" in done.err
