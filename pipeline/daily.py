@@ -240,7 +240,8 @@ class Daily:
         stale = []
         for mark in job.checkpoints.marks():
             meta = job.checkpoints.read_meta(mark)
-            if meta["step"] > last["step"] and meta.get("ledger", {"n": 0})["n"] <= last["n"]:
+            # Those of stages before the last know no ledger, and hold no day of it.
+            if meta["step"] > last["step"] and "ledger" in meta and meta["ledger"]["n"] <= last["n"]:
                 stale.append(mark)
         job.checkpoints.drop(stale)
 

@@ -615,6 +615,17 @@ def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Pa
     assert_same_bits(whole, out)
 
 
+def test_a_pre_training_that_was_done_again_is_kept(config: Path, out: Path) -> None:
+    words = ["--until", FIRST, *settings("model.paradigm=diffusion", "model.options={}")]
+    assert daily(config, out, *words).code in (0, 3)
+    shutil.rmtree(out / "checkpoints")
+    assert daily(config, out, *words).code in (0, 3)
+    kept = (out / "checkpoints" / "pretrain.json").read_text()
+    assert daily(config, out, *words).code == 75
+    assert (out / "checkpoints" / "pretrain.json").read_text() == kept
+    assert (out / "checkpoints" / json.loads(kept)["mark"] / "checkpoint.json").exists()
+
+
 def test_what_a_killed_export_has_left_is_no_part_of_the_bundle(config: Path, out: Path, tmp_path: Path) -> None:
     assert daily(config, tmp_path / "whole", "--until", SECOND).code in (0, 3)
     for bundle in (tmp_path / "whole" / "published").glob("2026*"):
