@@ -104,9 +104,7 @@ class Daily:
         self._folder = publish_folder(last.daily.publish, job.folder)
         self._ledger: Ledger | None = None
         self._world.agree(self._read)
-        if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
-            raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
-        judge(Evidence(), self._config.gates)  # a gate that nobody knows is told now, not when a day has been trained
+        _check(last)
 
     def _read(self) -> None:
         self._ledger = Ledger(self._job.folder)
@@ -498,6 +496,17 @@ def _before(history: History, day: str) -> list[str]:
     return [name for name, own in history.days.items() if name not in gone and own.trained is not None]
 
 
+def _check(config: RunConfig) -> None:
+    """Refuse what no night can do, before a day is trained; `config`: of the last stage.
+
+    Raises:
+        GenctrError: days would not be trained once each, or nobody knows a gate.
+    """
+    if config.train.epochs != 1 or config.train.early_stop is not None or config.train.max_steps is not None:
+        raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+    judge(Evidence(), config.daily.gates)
+
+
 def last_day(config: RunConfig, until: str | None) -> str | None:
     """The last day to take up; None for all there are.
 
@@ -533,6 +542,7 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
     Args:
         config: of the last stage.
     """
+    _check(config)
     history = Ledger(folder, mend=False).history()
     actions: list[Action] = []
     while not actions or actions[-1].kind not in ("wait", "stop"):

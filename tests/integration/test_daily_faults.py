@@ -770,6 +770,13 @@ def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) 
     assert dry.code == 2
 
 
+@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}"])
+def test_a_dry_run_refuses_what_no_night_can_do(config: Path, out: Path, word: str) -> None:
+    dry, real = daily(config, out, "--dry-run", *settings(word)), daily(config, out, *settings(word))
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 2
+
+
 def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
     done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
     assert done.code == 0
