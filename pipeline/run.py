@@ -272,11 +272,15 @@ def restore_best(job: Job) -> int:
         The step it was saved at.
 
     Raises:
-        GenctrError: the run folder holds no checkpoint.
+        GenctrError: the run folder holds no checkpoint, or none of the model that the config has accepted since.
     """
     mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
+    if job.config.daily.accept and not fits(job, mark):  # scores of what begins anew would say nothing
+        raise GenctrError(
+            f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
+        )
     return TrainState.from_json(load(job, mark)["state"]).step
 
 

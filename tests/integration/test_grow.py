@@ -304,6 +304,7 @@ def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tm
     out, words = tmp_path / "run", ["--set", "model.options.hidden=[16]"]
     assert daily(config, out, "--until", FIRST).code in (0, 3)
     assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
+    assert "is not trained yet\n  next: train it first" in genctr("evaluate", out, "--days", FIRST, "--quiet").err
     done = daily(config, out, "--until", SECOND, *words)
     assert done.code in (0, 3), done.err
 
