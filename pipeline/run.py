@@ -128,6 +128,10 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     """Train what is left of the cursor's day; save; move the cursor on."""
     config = job.config.train
     day, epoch = state.cursor.day, state.cursor.epoch
+    if day not in job.source.train_days:
+        raise GenctrError(
+            f"{job.folder} stands in day {day}, which data.days has no longer\n  next: set it back, or give a new --out"
+        )
     if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})

@@ -328,3 +328,13 @@ def test_stages_at_other_places_cannot_be_confirmed(config: Path, tmp_path: Path
     done = daily(config, out, *words)
     assert done.code == 2
     assert "stage rank: in another place" in done.err
+
+
+def test_the_day_that_a_run_stands_in_cannot_be_left_out(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "train.max_steps=2", "--set", f"data.days=[{FIRST}, {SECOND}]"]
+    assert genctr("train", config, "--out", out, "--quiet", *words).code == 0
+    words = ["--set", "train.max_steps=null", "--set", f"data.days=[{SECOND}]"]
+    accept = confirmed(genctr("train", config, "--out", out, "--quiet", *words))
+    done = genctr("train", config, "--out", out, "--quiet", *words, *accept)
+    assert done.code == 2
+    assert f"stands in day {FIRST}, which data.days has no longer" in done.err
