@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -425,11 +426,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     config, _ = load_run(arguments.run)
     stages = config.resolved()
+    # What it read is stored; which fields it reads, and what it makes of bad files and rows, may have changed since.
+    last = replace(stages[-1], fields=())
 
     @cache
-    def source_of(digest: str) -> "Source":
+    def source_of(digest: str, bad_files: str) -> "Source":
         schema = read_document(f"{arguments.run}/schemas/{digest}.yaml", Schema)
-        return build_source(stages[-1].config, stage_schema(schema, stages[-1], stages), arguments.run)
+        data = last.config.data.model_copy(update={"bad_files": bad_files, "bad_rows": "skip"})
+        return build_source(last.config.model_copy(update={"data": data}), stage_schema(schema, last, stages), arguments.run)
 
     checkpoints = Checkpoints(f"{arguments.run}/checkpoints", keep=1, asynchronous=False)
     mark = checkpoints.latest()

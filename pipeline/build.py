@@ -123,7 +123,7 @@ class Job:
 
     Args:
         config, schema: the run's. folder: where it lives. world: its ranks.
-        at: the stage to stand in, counted from 0; None is where the newest checkpoint stands.
+        checkpoints: in the folder. at: the stage to stand in, counted from 0.
         planned: keep to the stage's saved plan, if it has one; it is of the training's ranks.
 
     Attributes:
@@ -145,7 +145,8 @@ class Job:
         schema: Schema,
         folder: str,
         world: World,
-        at: int | None = None,
+        checkpoints: Checkpoints,
+        at: int = 0,
         *,
         planned: bool = True,
     ) -> None:
@@ -153,13 +154,8 @@ class Job:
         self._planned = planned
         self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
         self.interrupt = Interrupt()
-        self.checkpoints = Checkpoints(
-            f"{folder}/checkpoints", keep=config.checkpoint.keep, asynchronous=config.checkpoint.asynchronous
-        )
+        self.checkpoints = checkpoints
         self.log = RunLog(folder)
-        if at is None:
-            mark = self.checkpoints.latest()
-            at = 0 if mark is None else self.checkpoints.read_meta(mark)["state"]["stage"]
         self.enter(at)
 
     @property
@@ -317,8 +313,22 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
         check_stage(stage, world.device)
         if planned:
             _check_plan(stage, world)
-    world.agree(lambda: _prepare(folder, config, schema, world))
-    return Job(config, schema, folder, world, at, planned=planned)
+    checkpoints = build_checkpoints(config, folder)
+    here = _under_way(checkpoints) if at is None else at
+    config = world.agree(lambda: _prepare(folder, config, schema, world, here))
+    return Job(config, schema, folder, world, checkpoints, here, planned=planned)
+
+
+def build_checkpoints(config: RunConfig, folder: str) -> Checkpoints:
+    """The checkpoints of a run. Collective."""
+    own = config.checkpoint
+    return Checkpoints(f"{folder}/checkpoints", keep=own.keep, asynchronous=own.asynchronous)
+
+
+def _under_way(checkpoints: Checkpoints) -> int:
+    """The stage that the newest checkpoint stands in, or the first."""
+    mark = checkpoints.latest()
+    return 0 if mark is None else int(checkpoints.read_meta(mark)["state"]["stage"])
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:
@@ -522,17 +532,21 @@ def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
-def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> None:
-    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before training."""
+def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> RunConfig:
+    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before stage `at` trains.
+
+    Returns:
+        the config as the folder has it: with what it has accepted before.
+    """
     try:
-        _claim(folder, config, schema)
+        config = _claim(folder, config, schema)
     except OSError as error:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
-    for stage in stages:
+    for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
         if stage.task == "pretrain":
             _count(source, _frequencies(folder, stage))
@@ -541,6 +555,7 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World) -> No
                 build_task(stage, source, folder, world)
             except GenctrError as error:
                 raise GenctrError(f"stage {stage.name}: {error}") from error
+    return config
 
 
 def _count(source: Source, path: str) -> None:
@@ -584,7 +599,8 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
         return False
     changed = _changes(folder, config, schema)
     trained = PATHS.exists(f"{folder}/checkpoints")
-    mistaken = _mistaken(load_run(folder)[1], schema)
+    begun, begun_schema = load_run(folder)
+    mistaken = [*_moved_stages(begun, config), *_mistaken(begun_schema, schema)]
     if mistaken and trained:
         told = "\n".join(f"  {line}" for line in mistaken)
         raise GenctrError(
@@ -601,17 +617,26 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
     return bool(changed) and not trained
 
 
-def _claim(folder: str, config: RunConfig, schema: Schema) -> None:
-    """Store the resolved config; where a run has saved something, refuse what would make it another run."""
+def _claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
+    """Store the resolved config, and return it; where a run has saved something, refuse what would make it another run.
+
+    What was accepted once stays accepted: checkpoints from before may still be there to go on from.
+    """
     if check_changes(folder, config, schema):
         counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
         for path in filter(PATHS.exists, counted):
             PATHS.rm(path)
+    if PATHS.exists(f"{folder}/config.yaml"):
+        accept = dict.fromkeys([*load_run(folder)[0].daily.accept, *config.daily.accept])
+        config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
+    stages = config.resolved()
+    read = stage_schema(schema, stages[-1], stages)
     PATHS.mkdirs(folder)
     PATHS.mkdirs(f"{folder}/schemas/")
-    _store(f"{folder}/schemas/{digest(schema)}.yaml", schema)  # what days before a change were read with
+    _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
     _store(f"{folder}/schema.yaml", schema)
     _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+    return config
 
 
 def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
@@ -670,6 +695,14 @@ def _mistaken(before: Schema, now: Schema) -> list[str]:
         moved = [name for name in second if name in first and first.index(name) != second.index(name)]
         lines += [f"{kind} {name}: in another place" for name in moved]
     return list(dict.fromkeys(lines))
+
+
+def _moved_stages(begun: RunConfig, config: RunConfig) -> list[str]:
+    """What nobody can confirm of the stages, a line each: a checkpoint knows its own by its place."""
+    old, new = ([stage.name for stage in own.resolved()] for own in (begun, config))
+    moved = [name for name in new if name in old and old.index(name) != new.index(name)]
+    gone = [name for name in old[len(new) :] if name not in new]
+    return [*(f"stage {name}: in another place" for name in moved), *(f"stage {name}: gone" for name in gone)]
 
 
 def digest(schema: Schema) -> str:

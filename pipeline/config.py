@@ -797,6 +797,11 @@ def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> N
         for day in days:
             if day in trained:
                 raise BadValue(f"{day} was trained by stage {trained[day]}: no score would be honest", *here, *place)
+    own = stage.config.data.days
+    for day in trained if stage.config.train.score_first else ():
+        if goes_on_to(own, day):
+            told = f"{day}, which is scored, was trained by stage {trained[day]}: begin with the last such day, or later"
+            raise BadValue(told, *here, "data", "days")
 
 
 def _scored(config: RunConfig) -> dict[tuple[str, str], list[str]]:

@@ -104,9 +104,7 @@ class Daily:
         self._folder = publish_folder(last.daily.publish, job.folder)
         self._ledger: Ledger | None = None
         self._world.agree(self._read)
-        if last.train.epochs != 1 or last.train.early_stop is not None or last.train.max_steps is not None:
-            raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
-        judge(Evidence(), self._config.gates)  # a gate that nobody knows is told now, not when a day has been trained
+        _check(last)
 
     def _read(self) -> None:
         self._ledger = Ledger(self._job.folder)
@@ -240,7 +238,8 @@ class Daily:
         stale = []
         for mark in job.checkpoints.marks():
             meta = job.checkpoints.read_meta(mark)
-            if meta["step"] > last["step"] and meta.get("ledger", {"n": 0})["n"] <= last["n"]:
+            # Those of stages before the last know no ledger, and hold no day of it.
+            if meta["step"] > last["step"] and "ledger" in meta and meta["ledger"]["n"] <= last["n"]:
                 stale.append(mark)
         job.checkpoints.drop(stale)
 
@@ -279,7 +278,7 @@ class Daily:
             quarantined = self._quarantined(day)
             nulls = self._world.agree(lambda: self._nulls(day))
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
-            facts["schema"] = digest(job.schema)
+            facts["schema"] = digest(job.source.schema)
             if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
                 raise NeedsPerson(
                     f"day {name} is half trained with another schema\n  next: finish it with the schema it was begun with"
@@ -467,7 +466,7 @@ class Daily:
             return {}
         counts: dict[str, int] = {}
         known = [reader.nulls(file.path) for file in day.files]
-        for column in self._job.schema.columns():
+        for column in self._job.source.schema.columns():
             if all(column in own for own in known):
                 counts[column] = sum(own[column] for own in known)
         return {column: count / day.rows for column, count in counts.items()}
@@ -495,6 +494,17 @@ def _before(history: History, day: str) -> list[str]:
     """What was trained before the first of `day` or a later one, in order."""
     gone = set(history.since(day))
     return [name for name, own in history.days.items() if name not in gone and own.trained is not None]
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse what no night can do, before a day is trained; `config`: of the last stage.
+
+    Raises:
+        GenctrError: days would not be trained once each, or nobody knows a gate.
+    """
+    if config.train.epochs != 1 or config.train.early_stop is not None or config.train.max_steps is not None:
+        raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+    judge(Evidence(), config.daily.gates)
 
 
 def last_day(config: RunConfig, until: str | None) -> str | None:
@@ -532,6 +542,7 @@ def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[
     Args:
         config: of the last stage.
     """
+    _check(config)
     history = Ledger(folder, mend=False).history()
     actions: list[Action] = []
     while not actions or actions[-1].kind not in ("wait", "stop"):

@@ -170,7 +170,7 @@ def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None
 
 def _first_rows(job: Job, day: Day) -> pa.Table:
     """The first few rows together of which training does not leave out all; without any, the last that were looked at."""
-    columns, reader = job.schema.columns(), job.source.reader
+    columns, reader = job.source.schema.columns(), job.source.reader
     units = ((file.path, unit) for file in day.files for unit, rows in enumerate(file.units) if rows)
     table = None
     for batch in (batch for path, unit in units for batch in reader.read(path, unit, columns, 0)):
@@ -186,7 +186,7 @@ def _first_rows(job: Job, day: Day) -> pa.Table:
 def _collated(job: Job, day: Day, table: pa.Table) -> tuple[Batch, pa.Table]:
     """The rows as a batch, and those that it has: bad ones may be left out."""
     batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], day.schema)]
-    batch = batches[0].select(job.schema.columns())
+    batch = batches[0].select(job.source.schema.columns())
     batch = batch.append_column(FILE_COLUMN, pa.array([0] * batch.num_rows, pa.int32()))
     batch = batch.append_column(ROW, pa.array(range(batch.num_rows), pa.int64()))
     collate = job.source.collate

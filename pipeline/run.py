@@ -81,9 +81,10 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
     if job.config.daily.accept and not fits(job, mark):
         meta = job.checkpoints.read_meta(mark)
         job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
+        state = replace(TrainState.from_json(meta["state"]), best=None, stale=0)  # the best was another model
     else:
         meta = load(job, mark)
-    state = TrainState.from_json(meta["state"])
+        state = TrainState.from_json(meta["state"])
     if not state.cursor.row:  # a day that was not begun is cut as the config says now
         state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
     job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
@@ -127,6 +128,10 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
     """Train what is left of the cursor's day; save; move the cursor on."""
     config = job.config.train
     day, epoch = state.cursor.day, state.cursor.epoch
+    if day not in job.source.train_days:
+        raise GenctrError(
+            f"{job.folder} stands in day {day}, which data.days has no longer\n  next: set it back, or give a new --out"
+        )
     if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
@@ -271,11 +276,15 @@ def restore_best(job: Job) -> int:
         The step it was saved at.
 
     Raises:
-        GenctrError: the run folder holds no checkpoint.
+        GenctrError: the run folder holds no checkpoint, or none of the model that the config has accepted since.
     """
     mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
+    if job.config.daily.accept and not fits(job, mark):  # scores of what begins anew would say nothing
+        raise GenctrError(
+            f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
+        )
     return TrainState.from_json(load(job, mark)["state"]).step
 
 

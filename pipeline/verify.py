@@ -27,7 +27,7 @@ class Proof:
 
 
 def verify(
-    source_of: Callable[[str], Source],
+    source_of: Callable[[str, str], Source],
     ledger: Ledger,
     newest: Mapping[str, Any] | None,
     folder: str,
@@ -37,8 +37,9 @@ def verify(
     """Read every trained day, and what serves; and hold the ledger against the newest checkpoint.
 
     Args:
-        source_of: what reads the log, by the digest of its schema. newest: the newest checkpoint's meta and step; None if there
-            is none. folder: of the bundles. say: hears of each day when done.
+        source_of: what reads the log, by the digest of its schema and what it does with bad files; it leaves out bad rows.
+        newest: the newest checkpoint's meta and step; None if there is none. folder: of the bundles. say: hears of each day
+            when done.
     """
     history = ledger.history()
     proof, since = Proof(), time.perf_counter()
@@ -47,7 +48,10 @@ def verify(
         if record.trained is None:
             continue
         schema = record.trained["schema"]
-        source = source_of(schema)
+        base = base_of(name)
+        # A night may have left out what the config would not now. Not said of all days: it has every file read twice.
+        bad = history.bad.get(base) or any((part.trained or {})["quarantined"] for part in history.parts(base))
+        source = source_of(schema, "quarantine" if bad else "stop")
         if schema not in there:
             there[schema] = set(source.days.list())
         wrong = _day(source, name, record.trained, there[schema])
@@ -103,8 +107,9 @@ def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str])
     try:
         opened = source.open(base)
         paths = {source.days.below_root(file.path): file for file in opened.files}
+        bad = {source.days.below_root(path): why for path, why in opened.quarantined.items()}
         if gone := [file for file in files if file not in paths]:
-            return [f"{gone[0]} is gone"]
+            return [bad.get(gone[0], f"{gone[0]} is gone").splitlines()[0]]
         day = opened.only(name, [paths[file].path for file in files])
         stream = source.stream(day)
         tally = sum((batch.tally for batch in stream.batches(stream.start())), Tally.zeros(len(day.files)))

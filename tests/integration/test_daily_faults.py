@@ -520,6 +520,21 @@ def test_verify_says_which_rows_were_not_trained_or_twice(config: Path, out: Pat
     assert f"{next(iter(entry['files']))} was trained in another part of the day too" in done.err
 
 
+def test_verify_leaves_out_what_one_night_has_left_out_and_the_next_would_not(config: Path, out: Path) -> None:
+    bad, other = files(config, FIRST)[:2]
+    bad.write_bytes(b"PAR1")
+    rows = pq.read_table(other, partitioning=None)
+    labels = pa.array([None, *rows["is_click"].to_pylist()[1:]], rows.schema.field("is_click").type)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("is_click"), "is_click", labels), other)
+    words = settings("data.bad_files=quarantine", "data.bad_rows=skip")
+    assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
+    assert daily(config, out, "--until", FIRST).code == 75
+    assert_proven(out)
+    good = other.read_bytes()
+    other.write_bytes(good[:100].ljust(len(good), b" "))
+    assert genctr("verify", out).code == 1
+
+
 @pytest.mark.parametrize("lines", [0, 3, -1])
 def test_verify_sees_a_ledger_that_lost_lines(config: Path, out: Path, lines: int) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
@@ -598,6 +613,17 @@ def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Pa
     again = [entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == FIRST][1]
     assert "difference" in again, "a model of one day does not take the place of a better one unasked"
     assert_same_bits(whole, out)
+
+
+def test_a_pre_training_that_was_done_again_is_kept(config: Path, out: Path) -> None:
+    words = ["--until", FIRST, *settings("model.paradigm=diffusion", "model.options={}")]
+    assert daily(config, out, *words).code in (0, 3)
+    shutil.rmtree(out / "checkpoints")
+    assert daily(config, out, *words).code in (0, 3)
+    kept = (out / "checkpoints" / "pretrain.json").read_text()
+    assert daily(config, out, *words).code == 75
+    assert (out / "checkpoints" / "pretrain.json").read_text() == kept
+    assert (out / "checkpoints" / json.loads(kept)["mark"] / "checkpoint.json").exists()
 
 
 def test_what_a_killed_export_has_left_is_no_part_of_the_bundle(config: Path, out: Path, tmp_path: Path) -> None:
@@ -740,6 +766,13 @@ def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) 
     assert daily(config, out, "--until", FIRST).code in (0, 3)
     words = settings("tables.lr=0.01")
     dry, real = daily(config, out, "--dry-run", *words), daily(config, out, *words)
+    assert (dry.code, dry.err) == (real.code, real.err)
+    assert dry.code == 2
+
+
+@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}"])
+def test_a_dry_run_refuses_what_no_night_can_do(config: Path, out: Path, word: str) -> None:
+    dry, real = daily(config, out, "--dry-run", *settings(word)), daily(config, out, *settings(word))
     assert (dry.code, dry.err) == (real.code, real.err)
     assert dry.code == 2
 

@@ -272,3 +272,69 @@ def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Pat
     first = tables(tmp_path / "run")["user_id"].clone()
     assert daily(config, tmp_path / "run", "--until", SECOND, *words).code in (0, 3)
     assert torch.allclose(tables(tmp_path / "run")["user_id"], first / 2, atol=1e-12)
+
+
+def test_a_stage_reads_other_fields_later_and_days_are_proven_with_those_of_then(config: Path, tmp_path: Path) -> None:
+    out, fields = tmp_path / "run", ["user_id", "item_id", "price"]
+    words = ["--set", f"stages=[{{name: rank, fields: [{', '.join(fields)}]}}]"]
+    done = daily(config, out, "--until", FIRST, *words)
+    assert done.code in (0, 3), done.err
+    assert genctr("verify", out).code == 0
+    words = ["--set", f"stages=[{{name: rank, fields: [{', '.join(fields)}, tab]}}]"]
+    done = daily(config, out, "--until", SECOND, *words, *confirmed(daily(config, out, *words)))
+    assert done.code in (0, 3), done.err
+    done = genctr("verify", out)
+    assert done.code == 0, done.err
+
+
+def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "model.paradigm=diffusion", "--set", "model.options={}"]
+    assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
+    for file in (config.parent / "log").glob("day=*/*.parquet"):
+        if FIRST not in str(file):
+            table = pq.read_table(file, partitioning=None)
+            pq.write_table(table.append_column("extra", table["category"]), file)
+    change(config, lambda _, schema: schema["fields"].append({"name": "extra", "kind": "id", "ids": "vocab"}))
+    done = daily(config, out, "--until", SECOND, *words, *confirmed(daily(config, out, *words)))
+    assert done.code in (0, 3), done.err
+    assert states(out).keys() == {FIRST, SECOND}
+
+
+def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "model.options.hidden=[16]"]
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
+    assert "is not trained yet\n  next: train it first" in genctr("evaluate", out, "--days", FIRST, "--quiet").err
+    done = daily(config, out, "--until", SECOND, *words)
+    assert done.code in (0, 3), done.err
+
+
+def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_path: Path) -> None:
+    """The best so far cannot be loaded into it."""
+    out = tmp_path / "run"
+    words = [f"data.days=[{FIRST}]", f"data.validation=[{SECOND}]", f"data.test=[{THIRD}]", "train.epochs=1"]
+    words += ["train.early_stop={metric: auc, patience: 9, min_delta: 1.0}", "train.score_first=false"]
+    settings = [word for own in words for word in ("--set", own)]
+    assert genctr("train", config, "--out", out, "--quiet", *settings).code == 0
+    settings += ["--set", "train.epochs=2", "--set", "model.options.hidden=[16]"]
+    accept = confirmed(genctr("train", config, "--out", out, "--quiet", *settings))
+    done = genctr("train", config, "--out", out, "--quiet", *settings, *accept)
+    assert done.code == 0, done.err
+
+
+def test_stages_at_other_places_cannot_be_confirmed(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "stages=[{name: before, data: {days: [2026-11-01]}}, {name: rank}]"]
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    done = daily(config, out, *words)
+    assert done.code == 2
+    assert "stage rank: in another place" in done.err
+
+
+def test_the_day_that_a_run_stands_in_cannot_be_left_out(config: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "run", ["--set", "train.max_steps=2", "--set", f"data.days=[{FIRST}, {SECOND}]"]
+    assert genctr("train", config, "--out", out, "--quiet", *words).code == 0
+    words = ["--set", "train.max_steps=null", "--set", f"data.days=[{SECOND}]"]
+    accept = confirmed(genctr("train", config, "--out", out, "--quiet", *words))
+    done = genctr("train", config, "--out", out, "--quiet", *words, *accept)
+    assert done.code == 2
+    assert f"stands in day {FIRST}, which data.days has no longer" in done.err

@@ -358,6 +358,11 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ),
         (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
         (
+            "train: {score_first: true}\nstages: [{name: a, data: {days: 2026-11-01..2026-11-02}}, "
+            "{name: b, data: {days: 2026-11-01..}}]\n",
+            "stages.1.data.days: 2026-11-02, which is scored, was trained by stage a: begin with the last such day, or later",
+        ),
+        (
             "model: {paradigm: hetegen, denoiser: {balance: dro, attention: query}}\n",
             "model.denoiser.attention: balance dro learns no difficulties to guide it",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.build import Job
+from pipeline.build import Job, build_checkpoints
 from pipeline.config import load
 from pipeline.diagnose import days_to_show
 from pipeline.watch import sight_of, tables_told
@@ -108,7 +108,7 @@ def test_a_run_without_a_checkpoint_is_told(config: Path, tmp_path: Path) -> Non
 def seen(rank: int, config: str, out: str, ranks: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the ranks have seen of one day, and of the tables."""
     run, schema = load(config, SFG)
-    job = Job(run, schema, out, World(rank=rank, ranks=ranks, device=torch.device("cpu")))
+    job = Job(run, schema, out, World(rank=rank, ranks=ranks, device=torch.device("cpu")), build_checkpoints(run, out))
     stream = job.source.stream(job.source.open(DAYS[0]))
     job.sharded.model.eval()
     job.task.model.watch = True

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import yaml
 
 from data.synthetic import write
-from pipeline.build import Job
+from pipeline.build import Job, build_checkpoints
 from pipeline.config import load
 from pipeline.pretrain import FieldMeters, PretrainTask
 from pipeline.task import StepOutput
@@ -152,7 +152,7 @@ def test_the_meters_add_up_over_ranks_and_go_on_where_they_were() -> None:
 
 def balanced(rank: int, config: str, out: str) -> list[list[float]]:
     run, schema = load(config, (*SMALL, "train.batch_rows=32"))
-    job = Job(run, schema, out, World(rank=rank, ranks=2, device=torch.device("cpu")))
+    job = Job(run, schema, out, World(rank=rank, ranks=2, device=torch.device("cpu")), build_checkpoints(run, out))
     return [output.seen["weight"].tolist() for _, output in steps(job)]
 
 
