@@ -313,9 +313,10 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
         check_stage(stage, world.device)
         if planned:
             _check_plan(stage, world)
+    config = world.agree(lambda: _claim(folder, config, schema))
     checkpoints = build_checkpoints(config, folder)
     here = _under_way(checkpoints) if at is None else at
-    config = world.agree(lambda: _prepare(folder, config, schema, world, here))
+    world.agree(lambda: _prepare(folder, config, schema, world, here))
     return Job(config, schema, folder, world, checkpoints, here, planned=planned)
 
 
@@ -532,16 +533,8 @@ def _bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
-def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> RunConfig:
-    """What is done once for all ranks: the folder is this run's, and holds what has to be counted before stage `at` trains.
-
-    Returns:
-        the config as the folder has it: with what it has accepted before.
-    """
-    try:
-        config = _claim(folder, config, schema)
-    except OSError as error:
-        raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
+def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> None:
+    """What is done once for all ranks: the folder holds what has to be counted before stage `at` trains."""
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
@@ -555,7 +548,6 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: i
                 build_task(stage, source, folder, world)
             except GenctrError as error:
                 raise GenctrError(f"stage {stage.name}: {error}") from error
-    return config
 
 
 def _count(source: Source, path: str) -> None:
@@ -622,20 +614,23 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
 
     What was accepted once stays accepted: checkpoints from before may still be there to go on from.
     """
-    if check_changes(folder, config, schema):
-        counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
-        for path in filter(PATHS.exists, counted):
-            PATHS.rm(path)
-    if PATHS.exists(f"{folder}/config.yaml"):
-        accept = dict.fromkeys([*load_run(folder)[0].daily.accept, *config.daily.accept])
-        config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
-    stages = config.resolved()
-    read = stage_schema(schema, stages[-1], stages)
-    PATHS.mkdirs(folder)
-    PATHS.mkdirs(f"{folder}/schemas/")
-    _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
-    _store(f"{folder}/schema.yaml", schema)
-    _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+    try:
+        if check_changes(folder, config, schema):
+            counted = [f"{folder}/{STATISTICS}", *(_frequencies(folder, stage) for stage in config.resolved())]
+            for path in filter(PATHS.exists, counted):
+                PATHS.rm(path)
+        if PATHS.exists(f"{folder}/config.yaml"):
+            accept = dict.fromkeys([*load_run(folder)[0].daily.accept, *config.daily.accept])
+            config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
+        stages = config.resolved()
+        read = stage_schema(schema, stages[-1], stages)
+        PATHS.mkdirs(folder)
+        PATHS.mkdirs(f"{folder}/schemas/")
+        _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
+        _store(f"{folder}/schema.yaml", schema)
+        _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+    except OSError as error:
+        raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     return config
 
 
