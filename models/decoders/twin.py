@@ -5,6 +5,7 @@ Source: TF4CTR (salmon1802/TF4CTR), the released code.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class TwinFocus(Decoder):
 
     Args:
         easy_hidden, hidden: the networks; easy_hidden is read by base mlp only. units: of the CIN.
-        dropout, batch_norm: of both, see `MLP`.
+        dropout, batch_norm: of both and of the networks that select, see `MLP`.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) unless base is mlp, second_BFE (B, F, D / 2) for ser -> (B, easy + hard + rest)
@@ -73,16 +74,16 @@ class TwinFocus(Decoder):
         self.needs_linear = base != "mlp"
         self.second_width = width // 2 if ssem == "ser" else 0
         easy_width = self.second_width or width
-        self.select = {"gm": _Gate, "moe": _Experts}[ssem](fields * width) if ssem in ("gm", "moe") else None
-        network = {"dropout": dropout, "batch_norm": batch_norm}
+        network: dict[str, Any] = {"dropout": dropout, "batch_norm": batch_norm}
+        self.select = {"gm": _Gate, "moe": _Experts}[ssem](fields * width, **network) if ssem in ("gm", "moe") else None
         self.hard_encoder = generate()
-        self.hard = MLP(fields * width, hidden=hidden, **network)  # type: ignore[arg-type]
+        self.hard = MLP(fields * width, hidden=hidden, **network)
         self.easy_encoder = generate(width=easy_width) if base in ("mlp", "deepfm") else None
         self.easy: nn.Module | None = None
         hard = features_of("tf", hidden)
         easy = 1
         if base == "mlp":
-            self.easy = MLP(fields * easy_width, hidden=easy_hidden, **network)  # type: ignore[arg-type]
+            self.easy = MLP(fields * easy_width, hidden=easy_hidden, **network)
             easy = features_of("tf", easy_hidden)
         elif base == "xdeepfm":
             cin = CIN(fields=fields, generate=lambda: generate(width=easy_width), units=units)
@@ -175,9 +176,9 @@ class TwinHead(nn.Module):
 class _Gate(nn.Module):
     """(g e, (1 - g) e), two (B, m): g looks at the very e it scales."""
 
-    def __init__(self, flat: int) -> None:
+    def __init__(self, flat: int, **network: Any) -> None:
         super().__init__()
-        self.mlp = MLP(flat, hidden=[max(flat // 4, 1)])
+        self.mlp = MLP(flat, hidden=[max(flat // 4, 1)], **network)
         self.last = linear(self.mlp.out_features, 1)
 
     def forward(self, emb_BX: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,12 +189,11 @@ class _Gate(nn.Module):
 class _Experts(nn.Module):
     """Two mixtures of two experts of e, two (B, m)."""
 
-    def __init__(self, flat: int) -> None:
+    def __init__(self, flat: int, **network: Any) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(MLP(flat, hidden=[max(flat // 2, 1), flat]) for _ in range(2))
-        self.gates = nn.ModuleList(
-            nn.Sequential(MLP(flat, hidden=[max(flat // 4, 1)]), linear(max(flat // 4, 1), 2)) for _ in "eh"
-        )
+        half, quarter = max(flat // 2, 1), max(flat // 4, 1)
+        self.experts = nn.ModuleList(MLP(flat, hidden=[half, flat], **network) for _ in range(2))
+        self.gates = nn.ModuleList(nn.Sequential(MLP(flat, hidden=[quarter], **network), linear(quarter, 2)) for _ in "eh")
 
     def forward(self, emb_BX: Tensor) -> tuple[Tensor, ...]:
         made_BX2 = torch.stack([expert(emb_BX) for expert in self.experts], dim=2)

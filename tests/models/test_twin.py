@@ -119,6 +119,39 @@ def test_the_experts_are_mixed_by_a_gate_of_each_encoder():
         torch.testing.assert_close(mixed, share[:, :1] * experts[0] + share[:, 1:] * experts[1])
 
 
+@pytest.mark.parametrize(
+    ("ssem", "dfm", "easy_hidden", "published"),
+    [
+        ("none", "wsf", [400], 539_732),
+        ("none", "cf", [400], 540_531),
+        ("none", "vf", [400, 400], 701_732),
+        ("none", "moef", [400, 400], 704_134),
+        ("none", "none", [400, 400], 700_930),
+        ("ser", "wsf", [400, 400], 711_996),
+        ("gm", "none", [400], 546_291),
+        ("gm", "cf", [400], 547_092),
+        ("moe", "none", [400], 605_574),
+        ("moe", "wsf", [400], 605_576),
+    ],
+)
+def test_frappes_models_have_the_numbers_that_the_released_logs_count(ssem, dfm, easy_hidden, published):
+    fields, width, values = 10, 16, 5383
+    generate = partial(Identity, fields=fields, width=width)
+    options = {"easy_hidden": easy_hidden, "hidden": [400, 400, 400], "dropout": 0.2, "batch_norm": True}
+    made = TwinFocus(fields=fields, width=width, generate=generate, ssem=ssem, dfm=dfm, **options)
+    parts = [*made.parameters(), *made.make_head(["label"]).parameters()]
+
+    assert sum(part.numel() for part in parts) + values * (width + made.second_width) == published
+
+
+@pytest.mark.parametrize("ssem", ["gm", "moe"])
+def test_what_selects_drops_hidden_units_while_training_as_the_encoders_do(ssem):
+    made, _ = twin(ssem=ssem, dropout=0.5)
+    flat = torch.randn(B, F * D)
+
+    assert not torch.equal(made.select(flat)[0], made.select(flat)[0])
+
+
 def test_separate_embeddings_halve_the_width_which_must_be_even():
     made, _ = twin(ssem="ser")
     assert made.second_width == D // 2
