@@ -68,7 +68,15 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
     except ValidationError as error:
         whereabouts = _Whereabouts(path, lines, places)
         # A default taken from another key fails only because that key failed: one mistake, told once.
-        told = [mistake for mistake in error.errors() if mistake["type"] != "default_factory_not_called"]
+        # And a list whose elements failed counts as too short.
+        failed = {mistake["loc"] for mistake in error.errors()}
+        parents = {loc[:end] for loc in failed for end in range(len(loc))}
+        told = [
+            mistake
+            for mistake in error.errors()
+            if mistake["type"] != "default_factory_not_called"
+            and not (mistake["type"] == "too_short" and mistake["loc"] in parents)
+        ]
         raise BadDocument("\n".join(_describe(mistake, model, values, whereabouts) for mistake in told)) from error
 
 
@@ -123,6 +131,10 @@ _NUMBERS = {
 }
 
 
+_TEXT = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
+"""What a key may be."""
+
+
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
     replaced = {"tag:yaml.org,2002:timestamp", *_NUMBERS}
     kept = {
@@ -154,7 +166,8 @@ def _yaml_mistake(path: str, error: yaml.YAMLError) -> str:
 
 
 def _lines(path: str, node: yaml.Node, place: Place, done: set[int]) -> Iterator[tuple[Place, int]]:
-    """The line of every key and list element; a key written twice is an error, not a silent choice of the last."""
+    """The line of every key and list element. A key written twice is an error, not a silent choice of the last; and so is one
+    that YAML does not read as text (no, on, 5)."""
     yield place, node.start_mark.line + 1
     if id(node) in done:  # an alias, perhaps of a node that holds it
         return
@@ -170,6 +183,10 @@ def _lines(path: str, node: yaml.Node, place: Place, done: set[int]) -> Iterator
                 where = _dotted((*place, key.value))
                 raise BadDocument(f"{path}, line {line}: {where}: written twice, first on line {seen[key.value]}")
             if isinstance(key, yaml.ScalarNode):
+                if key.tag not in _TEXT:
+                    where = _dotted((*place, key.value))
+                    told = f"YAML does not take this key for text: write {key.value!r}, with the quotes"
+                    raise BadDocument(f"{path}, line {line}: {where}: {told}")
                 seen[key.value] = line
                 yield from _lines(path, child, (*place, key.value), done)
                 yield (*place, key.value), line

@@ -220,6 +220,8 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
         return "", {info.base_name: (own, marked)}
     keys = {day.partition("=")[0] for day in days if "=" in day}
     named = len(keys) == 1 and all("=" in day for day in days)
+    if named and keys & {"hour", "hr", "hh"}:  # the folder is one day's
+        return "", {info.base_name: ([file for files, _ in days.values() for file in files], marked)}
     layout = f"{keys.pop()}={{day}}" if named else "{day}"
     return layout, {day.partition("=")[2] if named else day: state for day, state in days.items()}
 

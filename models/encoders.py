@@ -50,7 +50,8 @@ class FeatureGenerator(nn.Module):
 
     The other settings are the arms of the paper's ablations. A `target` other than all chooses `targets` fields of every row
     while training; the others keep their raw vectors, and the chosen ones may be hidden from the transform. In evaluation all
-    fields are generated from what is there (the paper does not say; this is ours).
+    fields are generated from what is there. These targets are our reading of the paper's words: the released code chooses
+    fields once a batch and keeps the products of these alone.
 
     Args:
         fields: F.

@@ -631,6 +631,12 @@ class StageConfig(Section):
     """What does not learn."""
 
     @model_validator(mode="after")
+    def _has_a_name_of_its_own(self) -> "StageConfig":
+        if self.name.startswith("day-"):
+            raise BadValue("names that begin with day- are those of checkpoints at a day's end: choose another", "name")
+        return self
+
+    @model_validator(mode="after")
     def _says_nothing_of_the_whole_run(self) -> "StageConfig":
         for section, key in (("data", "fit"), ("train", "ranks"), ("train", "device")):
             if key in getattr(self, section):
@@ -758,6 +764,8 @@ class RunConfig(Section):
             if self.tables.of(table).precision == "fp16":
                 told = "fp16 rounds small decays away: leave it out, or set tables.precision to fp32"
                 raise BadValue(told, "daily", "row_decay", table)
+        if self.daily.row_decay and self.stages and "tables" in self.stages[-1].freeze:
+            raise BadValue("the last stage freezes the tables: they cannot forget, leave it out", "daily", "row_decay")
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self

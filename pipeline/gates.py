@@ -4,7 +4,7 @@
 |---|---|---|
 | `auc`, `gauc`    | new model minus serving model, on the day's last rows | least; held if the 95 % interval is all below it |
 | `logloss`, `ne`  | the same | most; held if the 95 % interval is all above it |
-| `calibration`    | mean prediction / mean label of the new model on these rows | from … to |
+| `calibration`    | mean prediction / mean label of the new model on these rows | from … to; held if the 95 % interval is all outside |
 | `auc_floor`, `gauc_floor` | of the day before it trained, by the model of the day before; no if the day has none | least |
 | `ne_ceiling`     | the same | most |
 | `rows`           | the day's rows / the median of the days before | from … to |
@@ -128,8 +128,13 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
 
 def calibration(evidence: Evidence, limit: Limit) -> Answer:
     """Mean prediction over mean label of the new model."""
+    low, high = _pair("calibration", limit)
     number = evidence.fresh.get("candidate", {}).get("calibration")
-    return _bounded("calibration", number, *_pair("calibration", limit), "too few rows")
+    if number is None:
+        return Answer("calibration", None, True, low, high, "too few rows")
+    bottom, top = evidence.fresh.get("calibration", (number, number))
+    ok = top >= low and bottom <= high
+    return Answer("calibration", number, ok, low, high, f"95 % interval {bottom:.3f} … {top:.3f}")
 
 
 def rows(evidence: Evidence, limit: Limit) -> Answer:

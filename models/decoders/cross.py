@@ -25,9 +25,11 @@ class CrossNet(Decoder):
         regenerate: generate from what the layer before returned.
         weigh_generated: the paper's formula instead of the code's.
         bias: whether W_l x also adds a vector b_l, as DCN V2 has it and the released SFG code has not.
+        deep_head: a hidden layer before the head, relu(Linear(m, 2m)) of the m = F * D numbers, as the released SFG code has
+            for both of its paradigms; the usual CrossNet has none.
 
     Shape:
-        emb_BFD (B, F, D) -> (B, F * D)
+        emb_BFD (B, F, D) -> (B, m), or (B, 2m) with `deep_head`
     """
 
     def __init__(
@@ -41,16 +43,22 @@ class CrossNet(Decoder):
         regenerate: bool = False,
         weigh_generated: bool = False,
         bias: bool = False,
+        deep_head: bool = False,
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"crossnet: layers is {layers}; expected 1 or more")
-        self.out_features = fields * width
         self.encoders = nn.ModuleList(generate() for _ in range(layers))
         self.weights = nn.ModuleList(linear(fields * width, fields * width, bias=bias) for _ in range(layers))
         self.drop = Dropout(cross_dropout)
         self.regenerate = regenerate
         self.weigh_generated = weigh_generated
+        self._end(fields * width, deep=deep_head)
+
+    def _end(self, features: int, *, deep: bool) -> None:
+        """What stands before the head."""
+        self.last = MLP(features, hidden=[2 * features] if deep else [])
+        self.out_features = self.last.out_features
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two sides of the first layer's product."""
@@ -58,7 +66,12 @@ class CrossNet(Decoder):
         return gate_BX.view_as(emb_BFD), raw_BX.view_as(emb_BFD)
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
-        """Return the crossed rows, (B, F * D)."""
+        """Return the crossed rows, (B, out_features)."""
+        out_BX: Tensor = self.last(self.crossed(emb_BFD))
+        return out_BX
+
+    def crossed(self, emb_BFD: Tensor) -> Tensor:
+        """Return what the layers make of the rows, (B, F * D)."""
         x_BX = emb_BFD.flatten(1)  # X = F * D
         for layer in range(len(self.weights)):
             gate_BX, raw_BX = self._layer(layer, emb_BFD, x_BX)
@@ -76,13 +89,11 @@ class CrossNet(Decoder):
 class DCNV2(CrossNet):
     """Cross network and a network side by side; the network reads the raw vectors.
 
-    out = concat(CrossNet(emb), MLP(flat(emb)))        then, with `deep_head`, relu(Linear(m, 2m)) of the m numbers
+    out = concat(CrossNet(emb), MLP(flat(emb)))        with `deep_head` the hidden layer reads both
 
     Args:
-        layers, cross_dropout, regenerate, weigh_generated, bias: the cross part, see `CrossNet`.
+        layers, cross_dropout, regenerate, weigh_generated, bias, deep_head: see `CrossNet`.
         hidden, dropout, batch_norm: the network, see `MLP`.
-        deep_head: a hidden layer before the head, as the released SFG code has for both of its paradigms; the usual
-            DCN V2 has none.
 
     Shape:
         emb_BFD (B, F, D) -> (B, m), or (B, 2m) with `deep_head`; m = F * D + hidden[-1]
@@ -115,13 +126,11 @@ class DCNV2(CrossNet):
             bias=bias,
         )
         self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        both = fields * width + self.mlp.out_features
-        self.last = MLP(both, hidden=[2 * both] if deep_head else [])
-        self.out_features = self.last.out_features
+        self._end(fields * width + self.mlp.out_features, deep=deep_head)
 
     def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
         """Return the crossed row beside the network's last layer, (B, out_features)."""
-        both_BX: Tensor = self.last(torch.cat([super().forward(emb_BFD), self.mlp(emb_BFD.flatten(1))], dim=1))
+        both_BX: Tensor = self.last(torch.cat([self.crossed(emb_BFD), self.mlp(emb_BFD.flatten(1))], dim=1))
         return both_BX
 
 
@@ -130,7 +139,8 @@ class GDCN(DCNV2):
 
     x_{l+1} = dropout(x_l + generate_l(emb) * (W_l x_l + b_l) * sigmoid(V_l x_l))
 
-    The identity encoder gives GDCN-P; generating here is our own extension, no result of the SFG paper.
+    The identity encoder gives GDCN-P, but for the b_l, which start at 0 here and between 0 and 1 in the released code;
+    generating here is our own extension, no result of the SFG paper.
 
     Args:
         layers, cross_dropout, regenerate, bias: the cross part, see `CrossNet`.

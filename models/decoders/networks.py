@@ -195,6 +195,7 @@ class AutoInt(Decoder):
     out_f = relu(concat_h sum_g softmax_g(<Q_h x_f, K_h x_g> / sqrt(d)) V_h generated_g  +  R x_f)        x^0 = emb
 
     The values of the first layer are those of the generated vectors; with the identity encoder this is AutoInt.
+    FuxiCTR's has R only where the width changes, drops attention weights, and leaves the first-order sum to choice.
 
     Args:
         layers, heads: of the attention. attention_width: [columns] of a head, d. scale: whether scores are divided by sqrt(d).

@@ -114,7 +114,8 @@ class FmFM(Decoder):
     score = sum_f linear_f + sum_{i<j} <emb_i M_ij, generated_j>
 
     The generated vector is on the right, as in the released SFG code; `weigh_generated` is the paper's formula,
-    <generated_i M_ij, emb_j>. As matrices are learnt, the two are the same family.
+    <generated_i M_ij, emb_j>. As matrices are learnt, the two are the same family. Its first release gave this decoder's
+    encoder a bias, the later ones none; here there is none.
 
     Args:
         matrix: a D x D matrix per pair; otherwise its diagonal only, as the BARS benchmark has it.

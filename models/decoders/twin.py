@@ -34,6 +34,10 @@ class TwinFocus(Decoder):
         first-order terms. xdeepfm: easy is a CIN; the first-order sum joins the fused logit. Hard is always a network.
     Fusion (`dfm`): see `TwinHead`.
 
+    The released deepfm hands its factorisation machine the vectors of a row as one, which leaves it the first-order terms and a
+    number of the whole batch: its published score is of that, no score of this base. Its one number is a logit here; there a
+    learnt factor scales it first.
+
     Easy and hard are of rows; the balance of a denoiser is about fields. A generating encoder sits in front of each network and
     at the left of the products, as in the decoders these parts come from.
 

@@ -195,6 +195,21 @@ def test_a_key_written_twice_is_an_error(tmp_path: Path) -> None:
     assert refusal(path) == f"{path}, line 5: paper.scale: written twice, first on line 3"
 
 
+@pytest.mark.parametrize("key", ["no", "5", "on", "1e-3", "~"])
+def test_a_key_that_yaml_takes_for_something_else_is_told_with_its_line(key: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"title: x\nnamed:\n  sun: {{kind: circle, radius: 1}}\n  {key}: {{kind: circle, radius: 1}}\n")
+    quoted = written(tmp_path / "..", f"title: x\nnamed:\n  '{key}': {{kind: circle, radius: 1}}\n")
+
+    assert refusal(path) == f"{path}, line 4: named.{key}: YAML does not take this key for text: write {key!r}, with the quotes"
+    assert list(read_document(quoted, Drawing).named) == [key]
+
+
+def test_a_list_is_not_called_too_short_for_its_bad_elements(tmp_path: Path) -> None:
+    path = written(tmp_path, "title: x\npaper:\n  shapes:\n    - {kind: circel, radius: 1}\n")
+
+    assert refusal(path) == f"{path}, line 4: paper.shapes.0.kind: no 'circel'\n  did you mean 'circle'?"
+
+
 def test_what_is_not_yaml_is_told_with_its_line(tmp_path: Path) -> None:
     path = written(tmp_path, "title: x\npaper: [1, 2\n")
 

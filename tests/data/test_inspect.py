@@ -130,6 +130,12 @@ def test_a_log_a_day_and_a_file_are_told_apart(tmp_path: Path) -> None:
     day = inspect(str(tmp_path / "log/day=2026-11-01/"))
     assert (day.layout, day.rows, len(day.days)) == ("", 4, 1)
 
+    write_day(str(tmp_path / "hourly/dt=2026-11-01/hour=00"), [pa.table({"a": [1, 2]})])
+    write_day(str(tmp_path / "hourly/dt=2026-11-01/hour=01"), [pa.table({"a": [3]})])
+    hours = inspect(str(tmp_path / "hourly/dt=2026-11-01"))
+    assert (hours.layout, hours.rows, [day.name for day in hours.days]) == ("", 3, ["dt=2026-11-01"])
+    assert inspect(str(tmp_path / "hourly")).layout == "dt={day}"
+
     file = inspect(str(tmp_path / "log/day=2026-11-01/part-00000.parquet"))
     assert (file.layout, file.rows, file.days[0].success) == ("", 3, None)
 

@@ -142,6 +142,13 @@ def test_the_deep_head_of_dcnv2_is_one_hidden_layer_twice_as_wide():
     torch.testing.assert_close(dcnv2(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 6), 22.0 + 33 + 6 + 1))
 
 
+def test_the_deep_head_of_crossnet_reads_the_crossed_row():
+    crossnet = ones(CrossNet(fields=2, width=1, generate=Twice, layers=1, deep_head=True))
+
+    assert crossnet.out_features == 4
+    torch.testing.assert_close(crossnet(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 4), 22.0 + 33 + 1))
+
+
 def test_the_mlp_reads_the_generated_vectors():
     mlp = ones(MLPDecoder(fields=2, width=1, generate=Twice, hidden=[2]))
 

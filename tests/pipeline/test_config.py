@@ -132,6 +132,14 @@ def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
             "tables: {precision: fp16}\ndaily: {row_decay: {item_id: 0.99}}\n",
             "line 6: daily.row_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
         ),
+        (
+            "stages:\n  - {name: rank, freeze: [tables]}\ndaily: {row_decay: {item_id: 0.99}}\n",
+            "line 7: daily.row_decay: the last stage freezes the tables: they cannot forget, leave it out",
+        ),
+        (
+            "stages:\n  - {name: rank}\n  - {name: day-2}\n",
+            "line 7: stages.1.name: names that begin with day- are those of checkpoints at a day's end: choose another",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, added: str, told: str) -> None:

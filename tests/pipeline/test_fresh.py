@@ -38,6 +38,25 @@ def test_the_interval_covers_the_difference_about_as_often_as_it_says() -> None:
     assert covered >= 0.85 * tries
 
 
+def test_the_interval_of_calibration_covers_the_truth_about_as_often_as_it_says_and_narrows_with_the_rows() -> None:
+    covered, tries, widths = 0, 40, {}
+    for seed in range(tries):
+        generator = torch.Generator().manual_seed(seed)
+        for rows in (500, 8000):
+            logits = torch.randn(rows, generator=generator) - 2
+            labels = (torch.rand(rows, generator=generator) < logits.sigmoid()).float()  # calibrated: 1
+            low, high = compare(logits, None, labels, torch.ones(rows), None)["calibration"]
+            widths[rows] = high - low
+            covered += low <= 1 <= high
+    assert 0.88 * 2 * tries <= covered < 2 * tries
+    assert widths[8000] == pytest.approx(widths[500] / 4, rel=0.3)
+
+
+def test_rows_without_a_click_have_no_calibration_that_could_pass() -> None:
+    low, high = compare(torch.zeros(50), None, torch.zeros(50), torch.ones(50), None)["calibration"]
+    assert low == high == float("inf")
+
+
 def test_the_same_model_differs_by_nothing(rows) -> None:
     found = compare(rows["good"], rows["good"].clone(), rows["labels"], rows["weights"], rows["groups"])
     assert found["difference"]["auc"] == [0.0, 0.0, 0.0]

@@ -47,6 +47,15 @@ def test_calibration_lies_between(number: float, ok: bool) -> None:
     assert asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": number}}).ok == ok
 
 
+@pytest.mark.parametrize(
+    ("interval", "ok"), [((0.7, 0.94), False), ((0.7, 0.96), True), ((1.04, 9.0), True), ((1.06, 9.0), False)]
+)
+def test_calibration_that_chance_may_have_moved_holds_nothing(interval: tuple[float, float], ok: bool) -> None:
+    answer = asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": 0.9}, "calibration": interval})
+    assert answer.ok == ok
+    assert "95 %" in answer.note
+
+
 def test_floors_look_at_the_day_before_it_trained() -> None:
     scored = {"auc": 0.7, "gauc": 0.6, "ne": 0.9}
     assert asked("auc_floor", 0.69, scored=scored).ok
