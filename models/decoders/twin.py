@@ -180,9 +180,9 @@ class TwinHead(nn.Module):
 class _Gate(nn.Module):
     """(g e, (1 - g) e), two (B, m): g looks at the very e it scales."""
 
-    def __init__(self, flat: int, **network: Any) -> None:
+    def __init__(self, flat: int, *, dropout: float, batch_norm: bool) -> None:
         super().__init__()
-        self.mlp = MLP(flat, hidden=[max(flat // 4, 1)], **network)
+        self.mlp = MLP(flat, hidden=[max(flat // 4, 1)], dropout=dropout, batch_norm=batch_norm)
         self.last = linear(self.mlp.out_features, 1)
 
     def forward(self, emb_BX: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,8 +193,9 @@ class _Gate(nn.Module):
 class _Experts(nn.Module):
     """Two mixtures of two experts of e, two (B, m)."""
 
-    def __init__(self, flat: int, **network: Any) -> None:
+    def __init__(self, flat: int, *, dropout: float, batch_norm: bool) -> None:
         super().__init__()
+        network: dict[str, Any] = {"dropout": dropout, "batch_norm": batch_norm}
         half, quarter = max(flat // 2, 1), max(flat // 4, 1)
         self.experts = nn.ModuleList(MLP(flat, hidden=[half, flat], **network) for _ in range(2))
         self.gates = nn.ModuleList(nn.Sequential(MLP(flat, hidden=[quarter], **network), linear(quarter, 2)) for _ in "eh")
