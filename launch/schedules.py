@@ -117,8 +117,9 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
         {variables}
-        # A script that is requeued has done this before: each time it would be one night's job more.
-        night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
+        # A script that is requeued has done this before: each time it would be one night's job more. The time is put behind
+        # the date: date(1) refuses an hour that today has not, where clocks go forward, and Slurm takes one for the hour after.
+        night="$(date -d tomorrow +%Y-%m-%dT{hour:02}:{minute:02})"
         [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
         srun --ntasks=1 --cpus-per-task=2 {command} --quiet  # srun does not take it from above
         code=$?

@@ -143,6 +143,19 @@ def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) ->
     assert (tmp_path / "queued").read_text() == "once\n"
 
 
+@pytest.mark.parametrize("today", ["2027-03-20", "2027-03-27", "2027-03-28", "2027-10-31"])
+def test_slurm_queues_the_next_night_whatever_clocks_do(tmp_path: Path, today: str) -> None:
+    """In Berlin 02:15 is no time of 2027-03-28: date(1) refuses it, and without a next night there is never one again."""
+    days = {"2027-03-20": "21", "2027-03-27": "28", "2027-03-28": "29", "2027-10-31": "01"}
+    date = f'[ "$1" = -d ] || exit 9\nexec {shutil.which("date")} -d "{today} $2" "$3"'
+    for name, does in (("date", date), ("sbatch", f"echo $1 > {tmp_path}/queued"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    own = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TZ": "Europe/Berlin"}
+    subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=True)
+    assert re.fullmatch(rf"--begin=2027-\d\d-{days[today]}T02:15\n", (tmp_path / "queued").read_text())
+
+
 def test_slurm_is_a_script_of_bash() -> None:
     script = SCHEDULES["slurm"](**ASKED)
     done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
