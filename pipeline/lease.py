@@ -37,6 +37,7 @@ class Lease:
 
     Raises:
         Busy: on entering, another job is alive; on `check`, another job has taken over.
+        OSError: the lease cannot be read or written.
     """
 
     def __init__(self, folder: str, *, seconds: float) -> None:
@@ -107,12 +108,16 @@ class Lease:
                     self._lost.set()
 
     def _held(self) -> dict[str, Any] | None:
-        """Who holds the lease; None where nobody does, or nobody can tell."""
+        """Who holds the lease; None where nobody does, or what is there makes no sense.
+
+        Raises:
+            OSError: the store does not answer, or not to this user: that is no sign of a job having come or gone.
+        """
         try:
             with PATHS.open(self._path, "r") as file:
                 held = json.load(file)
             return held if {"token", "beat", "machine", "pid", "born"} <= set(held) else None
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def _write(self, beat: int) -> None:

@@ -107,6 +107,32 @@ def test_an_unreadable_lease_is_nobodys(tmp_path: Path) -> None:
         pass
 
 
+def unread(error: OSError):
+    """`PATHS.open` of who may write, and cannot read."""
+
+    def opened(path: str, mode: str):
+        if mode == "r":
+            raise error
+        return open(path, mode)
+
+    return opened
+
+
+def test_a_store_that_does_not_answer_has_given_the_run_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(str(tmp_path), seconds=60) as lease, monkeypatch.context() as outage:
+        outage.setattr("pipeline.lease.PATHS.open", unread(TimeoutError("the store did not answer")))
+        with pytest.raises(TimeoutError):
+            lease.check()
+
+
+def test_a_lease_that_may_not_be_read_is_somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = elsewhere(tmp_path)
+    monkeypatch.setattr("pipeline.lease.PATHS.open", unread(PermissionError("lease.json")))
+    with pytest.raises(PermissionError), Lease(str(tmp_path), seconds=60):
+        pass
+    assert json.loads((tmp_path / "lease.json").read_text()) == held
+
+
 def test_a_process_of_another_container_on_this_machine_is_not_looked_for_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
