@@ -32,7 +32,7 @@ from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
-from pipeline.ledger import DayRecord, History, Ledger, base_of, next_date
+from pipeline.ledger import DayRecord, History, Ledger, base_of, fold, next_date
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
@@ -141,6 +141,7 @@ class Daily:
                 "  next: give a new --out, which begins with the first day of the log"
             )
         self._told_of_lost_checkpoints(state)
+        self._score_again(state, restored)
         state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
         poll = self._config.poll_seconds
         while True:
@@ -179,6 +180,18 @@ class Daily:
                 sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
             gone = names[names.index(lost[0]) :]
             self._append("rewound", {"day": lost[0], "gone": gone, "why": why}, state.step)
+
+    def _score_again(self, state: TrainState, restored: Mapping[str, Any]) -> None:
+        """A day that goes on from its middle keeps the scores that this checkpoint has seen in the ledger, even if a later one
+        is lost and its day forgotten: the model of the day before, whose they are, cannot be asked again."""
+        name = state.cursor.day
+        if not state.cursor.row or "ledger" not in restored or self.history.days.get(name, DayRecord(name)).scored is not None:
+            return
+        seen = self._world.agree(lambda: fold(self._own.entries[: restored["ledger"]["n"]]))
+        scored = seen.days.get(name, DayRecord(name)).scored
+        if scored is not None:
+            values = {key: own for key, own in scored.items() if key not in ("n", "prev", "event")}
+            self._append("scored", values, scored["step"])
 
     def backfill(self, day: str, mark: str) -> None:
         """Go back to a checkpoint by its name or its pin's, to train again from `day` on.

@@ -604,6 +604,19 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert_same_bits(whole, out)
 
 
+def test_a_day_that_goes_on_from_its_middle_keeps_its_scores(config: Path, out: Path) -> None:
+    words = ["--until", SECOND, *settings("daily.gates={auc_floor: 1.0}")]
+    assert daily(config, out, *words).code == 3
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
+    shutil.rmtree(out / "checkpoints" / newest)
+    done = daily(config, out, *words)
+    assert "the newest there is stands in" in done.err
+    assert (done.code, states(out)[SECOND]) == (3, "held")
+    scored = [entry["tasks"] for entry in ledger(out) if entry["event"] == "scored"]
+    assert len(scored) == 2
+    assert scored[0] == scored[1], "by the model of the day before, which is not there any more"
+
+
 def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, whole: Path) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
     shutil.rmtree(out / "checkpoints")
