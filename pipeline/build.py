@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 
 from data.collate import Collate
 from data.days import Day, Days, parse_days
-from data.document import Section, write_document
+from data.document import write_document
 from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
@@ -626,9 +625,9 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
         read = stage_schema(schema, stages[-1], stages)
         PATHS.mkdirs(folder)
         PATHS.mkdirs(f"{folder}/schemas/")
-        _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
-        _store(f"{folder}/schema.yaml", schema)
-        _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+        write_document(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
+        write_document(f"{folder}/schema.yaml", schema)
+        write_document(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
     except OSError as error:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     return config
@@ -703,15 +702,6 @@ def _moved_stages(begun: RunConfig, config: RunConfig) -> list[str]:
 def digest(schema: Schema) -> str:
     """A name for what a schema says."""
     return hashlib.sha256(json.dumps(schema.model_dump(mode="json", by_alias=True), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _store(path: str, document: Section) -> None:
-    """Write a document whole or not at all. A store behind a scheme puts it whole by itself."""
-    if "://" in path:
-        write_document(path, document)
-        return
-    write_document(f"{path}.tmp", document)
-    os.replace(f"{path}.tmp", path)
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

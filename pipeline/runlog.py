@@ -41,7 +41,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.document import finite
 from data.errors import BadInput
-from data.paths import PATHS, plain
+from data.paths import PATHS, plain, write_whole
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
@@ -108,8 +108,7 @@ class RunLog:
 
     def _put(self) -> None:
         assert self._text is not None
-        with PATHS.open(self._path, "w") as stream:
-            stream.write(self._text)
+        write_whole(self._path, self._text)
         self._last_put = time.monotonic()
 
 

@@ -1,5 +1,6 @@
 """The log keeps every event it acknowledged, also through a kill, and is JSON to any reader."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -174,6 +175,32 @@ def test_a_store_that_cannot_append_gets_the_whole_log_now_and_then(tmp_path: Pa
 
     assert [event["step"] for event in read_log(folder)] == [*range(100), 99]
     assert os.listdir(tmp_path / "run") == ["log.jsonl"]
+
+
+def test_a_store_that_does_not_take_the_log_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(io.StringIO):
+        """An object is put when it is closed."""
+
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                raise TimeoutError("the store did not answer")
+
+    class Once(NoAppend):
+        def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
+            if mode == "w" and self.puts == 0:
+                self.puts = 1
+                return Refuses()
+            return super()._open(path, mode)
+
+    store = Once(f"once-{tmp_path.name}://", tmp_path)
+    PATHS.register_handler(store)
+    monkeypatch.setattr("data.paths.WAIT", 0.0)
+
+    RunLog(f"{store.prefix}run").write("train", 1, {})
+
+    assert store.puts == 2
+    assert [event["step"] for event in read_log(f"{store.prefix}run")] == [1]
 
 
 def test_every_event_of_the_table_is_written_by_the_job_and_no_other() -> None:
