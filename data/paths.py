@@ -31,13 +31,16 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or from the query part of the URI.
 
     Raises:
-        GenctrError: the URI names a store that Arrow does not know.
+        GenctrError: the URI names a store that Arrow does not know. OSError: the store does not answer; S3 is asked for the
+            region of the bucket.
     """
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
     try:
         return cast(tuple[pyarrow.fs.FileSystem, str], pyarrow.fs.FileSystem.from_uri(uri))
-    except (pa.ArrowException, OSError) as error:
+    except OSError as error:
+        raise OSError(f"cannot open {uri}: {error}") from error
+    except pa.ArrowException as error:
         known = ", ".join(PREFIXES)
         raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
 
