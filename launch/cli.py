@@ -353,7 +353,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     again = _days(arguments.backfill) if arguments.backfill else []
     until = again[-1] if again else arguments.until
     if arguments.dry_run:
-        return _print_plan(folder, config, schema, until)
+        return _print_plan(folder, config, schema, until, backfill=(again[0], arguments.mark) if again else None)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
@@ -385,14 +385,17 @@ def _daily(arguments: argparse.Namespace) -> int:
         return HELD if outcome.held and speaks else 0
 
 
-def _print_plan(folder: str, config: "RunConfig", schema: "Schema", until: str | None) -> int:
+def _print_plan(
+    folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
+) -> int:
     from pipeline.build import build_days, check_changes
     from pipeline.daily import plan
     from pipeline.model import build_reader
 
     check_changes(folder, config, schema)
     last = config.resolved()[-1].config
-    actions = plan(folder, last, build_days(last.data, build_reader(last.data.format, last.data.reader_options)), until)
+    days = build_days(last.data, build_reader(last.data.format, last.data.reader_options))
+    actions = plan(folder, last, days, until, backfill=backfill)
     for action in actions:
         print(f"{action.kind:6} {action.day:12} {action.why}")
     return 0 if len(actions) > 1 else 4 if actions[-1].kind == "stop" else NOTHING

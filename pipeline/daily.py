@@ -24,6 +24,7 @@ from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
+from pipeline.checkpoint import Checkpoints
 from pipeline.config import RunConfig
 from pipeline.decide import Action, decide
 from pipeline.evaluate import evaluate
@@ -199,19 +200,7 @@ class Daily:
         Raises:
             GenctrError: there is none of this name, or it does not end the day that was trained before `day`.
         """
-        checkpoints = self._job.checkpoints
-        mark = checkpoints.pins().get(mark, mark)
-        if mark not in checkpoints.marks():
-            known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
-            raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
-        cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
-        before = _before(self.history, day)
-        pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
-        if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
-            raise GenctrError(
-                f"checkpoint {mark} does not end the day before {day}: it stands in {cursor.day}\n"
-                f"  next: take {DAY_PIN}{before[-1] if before else '…'}, or another first day"
-            )
+        mark = _mark_before(self._job.checkpoints, self.history, day, mark)
         self.rewind(day, f"backfill from {mark}", mark)
 
     def rewind(self, day: str, why: str, mark: str | None = None) -> TrainState:
@@ -509,6 +498,27 @@ def _before(history: History, day: str) -> list[str]:
     return [name for name, own in history.days.items() if name not in gone and own.trained is not None]
 
 
+def _mark_before(checkpoints: Checkpoints, history: History, day: str, mark: str) -> str:
+    """The checkpoint of this name, or its pin's, that a backfill of `day` begins with.
+
+    Raises:
+        GenctrError: there is none of this name, or it does not end the day that was trained before `day`.
+    """
+    mark = checkpoints.pins().get(mark, mark)
+    if mark not in checkpoints.marks():
+        known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
+        raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
+    cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
+    before = _before(history, day)
+    pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
+    if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
+        raise GenctrError(
+            f"checkpoint {mark} does not end the day before {day}: it stands in {cursor.day}\n"
+            f"  next: take {DAY_PIN}{before[-1] if before else '…'}, or another first day"
+        )
+    return mark
+
+
 def _check(config: RunConfig) -> None:
     """Refuse what no night can do, before a day is trained; `config`: of the last stage.
 
@@ -549,15 +559,23 @@ def next_action(history: History, config: RunConfig, days: Days, until: str | No
     )
 
 
-def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
+def plan(
+    folder: str, config: RunConfig, days: Days, until: str | None, *, backfill: tuple[str, str] | None = None
+) -> list[Action]:
     """What a daily job would do, without doing it. Ends with what it would wait or stop for.
 
     Args:
-        config: of the last stage.
+        config: of the last stage. backfill: the first day to train again, and the checkpoint to begin with.
     """
     _check(config)
     history = Ledger(folder, mend=False).history()
     actions: list[Action] = []
+    if backfill is not None:
+        checkpoints = Checkpoints(f"{folder}/checkpoints", keep=1, asynchronous=False)
+        mark = _mark_before(checkpoints, history, *backfill)
+        actions.append(Action("rewind", backfill[0], f"backfill from {mark}"))
+        for name in history.since(backfill[0]):
+            del history.days[name]
     while not actions or actions[-1].kind not in ("wait", "stop"):
         action = next_action(history, config, days, last_day(config, until))
         actions.append(action)

@@ -723,7 +723,10 @@ def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: P
     done = daily(config, out, "--backfill", f"{FOURTH}..{FOURTH}", "--from", f"day-{SECOND}")
     assert done.code == 2
     assert f"day-{THIRD}" in done.err
-    assert daily(config, out, "--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}").code in (0, 3)
+    words = ("--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}")
+    planned = [line.split()[:2] for line in daily(config, out, *words, "--dry-run").out.splitlines()]
+    assert planned == [["rewind", THIRD], ["train", THIRD], ["train", FOURTH], ["wait", FOURTH]]
+    assert daily(config, out, *words).code in (0, 3)
     assert_same_bits(whole, out)
     assert_proven(out)
 
