@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -523,10 +524,16 @@ def _check(config: RunConfig) -> None:
     """Refuse what no night can do, before a day is trained; `config`: of the last stage.
 
     Raises:
-        GenctrError: days would not be trained once each, or nobody knows a gate.
+        GenctrError: days would not be trained once each, or are not named in their order, or nobody knows a gate.
     """
     if config.train.epochs != 1 or config.train.early_stop is not None or config.train.max_steps is not None:
         raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+    names = parse_days(config.data.days)
+    if moved := [name for before, name in pairwise(names) if name < before]:
+        raise GenctrError(
+            f"data.days: a daily job takes days up in the order of their names, and {moved[0]} is named after a later one: it "
+            "would never be trained\n  next: name the days in their order"
+        )
     judge(Evidence(), config.daily.gates)
 
 

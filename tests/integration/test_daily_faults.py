@@ -786,7 +786,7 @@ def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) 
     assert dry.code == 2
 
 
-@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}"])
+@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}", "data.days=[2026-11-03, 2026-11-01..]"])
 def test_a_dry_run_refuses_what_no_night_can_do(config: Path, out: Path, word: str) -> None:
     dry, real = daily(config, out, "--dry-run", *settings(word)), daily(config, out, *settings(word))
     assert (dry.code, dry.err) == (real.code, real.err)
