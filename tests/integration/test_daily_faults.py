@@ -488,6 +488,27 @@ def test_a_store_that_fails_one_call_in_ten_delays_and_loses_nothing(
     assert genctr("verify", f"flaky://{remote}/run").code == 0
 
 
+def test_a_model_that_serves_and_cannot_be_read_is_waited_for(
+    config: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the gates that compare would have nothing to ask, and let any model pass."""
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    opened = PATHS.open
+
+    def away(path: str, mode: str = "r", *rest: Any) -> Any:
+        if f"published/{FIRST}" in path and path.endswith(".safetensors"):
+            raise TimeoutError("the store did not answer")
+        return opened(path, mode, *rest)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(PATHS, "open", away)
+        done = daily(config, out, "--until", SECOND)
+    assert (done.code, states(out)[SECOND]) == (2, "scored")
+    assert "the store did not answer" in done.err
+    assert daily(config, out).code in (0, 3)
+    assert_same_outcome(whole, out)
+
+
 # --- what the job itself keeps ---
 
 
