@@ -123,6 +123,12 @@ def test_kubernetes_models_take_it() -> None:
     assert back == document, "the schema knows every key of it"
 
 
+def test_kubernetes_does_not_start_a_job_for_ever_that_runs_out_of_memory() -> None:
+    rules = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    ignored = [rule for rule in rules if rule["action"] == "Ignore"]
+    assert [list(rule) for rule in ignored] == [["action", "onPodConditions"]], "what is killed for memory exits with 137"
+
+
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2), (1, 1)])
 def test_kubernetes_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
     (tmp_path / "genctr").write_text(f"#!/bin/sh\n[ \"$2\" = 'conf/my run.yaml' ] && exit {code}\nexit 9\n")
