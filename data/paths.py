@@ -132,6 +132,10 @@ class Paths(PathManager):
         """Whether there is something."""
         return bool(patiently(path, lambda: super(Paths, self).exists(path)))
 
+    def isdir(self, path: str, **_: Any) -> bool:
+        """Whether it is a folder."""
+        return bool(patiently(path, lambda: super(Paths, self).isdir(path)))
+
     def ls(self, path: str, **_: Any) -> list[str]:
         """The names in a folder."""
         return cast(list[str], patiently(path, lambda: super(Paths, self).ls(path)))

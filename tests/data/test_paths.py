@@ -4,7 +4,7 @@ Run: pytest tests/data/test_paths.py
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,7 +99,10 @@ def test_an_unknown_store_is_told_with_the_known_ones() -> None:
     assert "s3://" in str(caught.value)
 
 
-def test_a_store_that_does_not_answer_is_known_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", [PATHS.exists, PATHS.isdir, PATHS.ls, PATHS.mkdirs, PATHS.rm, PATHS.open])
+def test_a_store_that_does_not_answer_is_known_and_asked_again(
+    call: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a bucket's region is, Arrow asks before anything else."""
     asked = []
 
@@ -110,7 +113,7 @@ def test_a_store_that_does_not_answer_is_known_and_asked_again(monkeypatch: pyte
     monkeypatch.setattr("data.paths.pyarrow.fs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=unanswered)))
     monkeypatch.setattr("data.paths.WAIT", 0.0)
     with pytest.raises(OSError, match="cannot open s3://logs/run: When resolving region"):
-        PATHS.exists("s3://logs/run")
+        call("s3://logs/run")
     assert asked == ["s3://logs/run"] * TRIES
 
 
