@@ -144,7 +144,7 @@ class Daily:
             )
         self._told_of_lost_checkpoints(state)
         self._score_again(state, restored)
-        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
+        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._parts)
         poll = self._config.poll_seconds
         while True:
             action = self._world.agree(lambda: self._decide(self._own.history()))

@@ -328,7 +328,10 @@ def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> No
     assert_proven(out)
 
 
-def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("paradigm", ["plain", "diffusion"])  # in its only stage, and in one before the last
+def test_a_job_that_was_taken_over_saves_nothing_more(
+    config: Path, out: Path, monkeypatch: pytest.MonkeyPatch, paradigm: str
+) -> None:
     theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
     after, enter, lost = Tallies.after, Lease.__enter__, []
     monkeypatch.setattr(Lease, "__enter__", lambda self: lost.append(self) or enter(self))
@@ -342,7 +345,9 @@ def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, m
         after(self, state, output)
 
     monkeypatch.setattr(Tallies, "after", asleep)
-    done = daily(config, out, "--until", FIRST, *settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1"))
+    words = settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1", f"model.paradigm={paradigm}")
+    words += settings("model.options={}") if paradigm == "diffusion" else []
+    done = daily(config, out, "--until", FIRST, *words)
     assert done.code == 5
     assert "process 1 on far has taken this run over" in done.err
     saved = sorted(path.parent.name for path in (out / "checkpoints").glob("*/checkpoint.json"))
