@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,9 +89,10 @@ class Source:
         """The days scored once, at the end."""
         return parse_days(self.config.data.test)
 
-    def open(self, day: str) -> Day:
-        """One day's files, checked as far as the config says."""
-        return self.days.open(day, self.schema.columns(), accept=self.schema.check, check=self.config.data.check)
+    def open(self, day: str, *, known: Collection[str] = ()) -> Day:
+        """One day's files, checked as far as the config says; `known`: those that were trained before, see `Days.open`."""
+        columns, check = self.schema.columns(), self.config.data.check
+        return self.days.open(day, columns, accept=self.schema.check, check=check, known=known)
 
     def stream(self, day: Day, *, epoch: int = 0, shuffle: bool = False) -> DayStream:
         """One day's batches for this rank.
@@ -251,9 +252,9 @@ class Job:
         task: RankTask | PretrainTask = self.sharded.model.module
         return task
 
-    def open(self, day: str, step: int) -> Day:
+    def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
-        opened = self.world.agree(lambda: self.source.open(day))
+        opened = self.world.agree(lambda: self.source.open(day, known=known))
         for path, why in opened.quarantined.items():
             self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
             if self.world.first:

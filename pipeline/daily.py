@@ -435,13 +435,14 @@ class Daily:
     def _open(self, name: str, record: DayRecord, action: Action, state: TrainState, restored: Mapping[str, Any]) -> Day:
         """The day's files: those it was begun with, the late ones, or all there are."""
         job = self._job
-        opened = job.open(base_of(name), state.step)
-        names = {job.source.days.below_root(file.path): file.path for file in opened.files}
         begun = state.cursor.day == name and state.cursor.row > 0
+        half = [file for file, _, _ in restored["files"]] if begun and "files" in restored else []
+        opened = job.open(base_of(name), state.step, known={*self.history.files(base_of(name)), *half})
+        names = {job.source.days.below_root(file.path): file.path for file in opened.files}
         if record.trained is not None:
             wanted = list(record.trained["files"])
-        elif begun and "files" in restored:
-            wanted = [file for file, _, _ in restored["files"]]
+        elif half:
+            wanted = half
         elif action.files:
             wanted = [own for own in action.files if own not in self._quarantined(opened)]
         elif "+" in name:

@@ -305,6 +305,14 @@ def test_files_of_types_that_do_not_go_together_hold_the_day(folder: Path, bad_f
     assert caught.value.file == f"{folder}/2.parquet"
 
 
+def test_of_two_files_with_the_same_content_the_one_that_was_trained_is_good(folder: Path) -> None:
+    (folder / "0.parquet").write_bytes((folder / "2.parquet").read_bytes())
+    log = days(folder.parent, bad_files="quarantine")
+
+    assert list(log.open(DAY, ["id"]).quarantined) == [f"{folder}/2.parquet"]
+    assert list(log.open(DAY, ["id"], known={f"day={DAY}/2.parquet"}).quarantined) == [f"{folder}/0.parquet"]
+
+
 def test_a_file_that_a_store_failed_to_give_once_is_not_put_in_quarantine(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -267,11 +267,13 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert_proven(out)
 
 
-@pytest.mark.parametrize("kind", ["unreadable", "the same as another", "without rows"])
+@pytest.mark.parametrize(
+    "kind", ["unreadable", "the same as another", "the same, of a name before the other's", "without rows"]
+)
 def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(config: Path, out: Path, kind: str) -> None:
     words = settings("data.bad_files=quarantine", "daily.late=append")
     assert daily(config, out, "--until", SECOND, *words).code in (0, 3)
-    late = config.parent / "log" / f"day={FIRST}" / "part-late.parquet"
+    late = config.parent / "log" / f"day={FIRST}" / ("a-late.parquet" if "before" in kind else "part-late.parquet")
     rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
     if kind == "unreadable":
         late.write_bytes(b"PAR1 and nothing else")
