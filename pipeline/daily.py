@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -544,7 +544,8 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
     Raises:
         GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
     """
-    if until is not None and next_date(until) is None and next_date(parse_days(config.data.days)[0]) is not None:
+    dates = next_date(parse_days(config.data.days)[0]) is not None
+    if until is not None and dates and next_date(until) is None and until != str(date.max):
         raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
