@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from data.errors import BadDocument
-from data.paths import PATHS
+from data.paths import PATHS, write_whole
 
 Place: TypeAlias = tuple[str | int, ...]
 """A key path: ("fields", 3, "rows")."""
@@ -89,11 +89,10 @@ def read_value(text: str, what: str) -> Any:
 
 
 def write_document(path: str, section: Section) -> None:
-    """Write a document with every default filled in; `read_document` gives back an equal object."""
+    """Write a document with every default filled in, whole or not at all; `read_document` gives back an equal object."""
     values = section.model_dump(mode="json", by_alias=True)
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    with PATHS.open(path, "w") as file:
-        file.write(text)
+    write_whole(path, text)
 
 
 def finite(value: Any) -> Any:

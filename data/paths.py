@@ -31,13 +31,16 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or from the query part of the URI.
 
     Raises:
-        GenctrError: the URI names a store that Arrow does not know.
+        GenctrError: the URI names a store that Arrow does not know. OSError: the store does not answer; S3 is asked for the
+            region of the bucket.
     """
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
     try:
         return cast(tuple[pyarrow.fs.FileSystem, str], pyarrow.fs.FileSystem.from_uri(uri))
-    except (pa.ArrowException, OSError) as error:
+    except OSError as error:
+        raise OSError(f"cannot open {uri}: {error}") from error
+    except pa.ArrowException as error:
         known = ", ".join(PREFIXES)
         raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
 
@@ -128,6 +131,10 @@ class Paths(PathManager):
     def exists(self, path: str, **_: Any) -> bool:
         """Whether there is something."""
         return bool(patiently(path, lambda: super(Paths, self).exists(path)))
+
+    def isdir(self, path: str, **_: Any) -> bool:
+        """Whether it is a folder."""
+        return bool(patiently(path, lambda: super(Paths, self).isdir(path)))
 
     def ls(self, path: str, **_: Any) -> list[str]:
         """The names in a folder."""

@@ -66,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _folder(text: str) -> str:
+    """A folder without the slash at its end, as shells and consoles write it: a store takes `run//ledger.jsonl` for no name."""
+    return text.rstrip("/") or text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="genctr", description="Daily training of generative click models on TorchRec.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -106,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--ranks", type=int, metavar="N", help="processes, one a card; default train.ranks")
     plan.add_argument("--hosts", type=int, default=1, metavar="N", help="machines, with as many ranks each")
     plan.add_argument("--device", metavar="NAME", help="h100, h200, a100, a100-40gb or cpu; default train.hardware.device, cpu")
-    plan.add_argument("--out", metavar="DIR", help="run folder of a job that has begun: the sizes of its vocabularies")
+    plan.add_argument(
+        "--out", type=_folder, metavar="DIR", help="run folder of a job that has begun: the sizes of its vocabularies"
+    )
     plan.add_argument("--vocab-rows", default="", metavar="N|TABLE=N,…", help="guessed sizes of vocabularies not yet fitted")
     plan.add_argument("--usd-per-hour", type=float, metavar="PRICE", help="of one host, for the price of a billion rows")
     plan.add_argument("--save", metavar="FILE", help="write the plan here, for train.plan")
@@ -114,20 +121,20 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(command=_plan)
 
     evaluate = commands.add_parser("evaluate", help="score days with a trained run")
-    evaluate.add_argument("run", metavar="RUN_DIR")
+    evaluate.add_argument("run", type=_folder, metavar="RUN_DIR")
     evaluate.add_argument("--days", required=True, metavar="A..B", help="the days to score, each on its own")
-    evaluate.add_argument("--predictions", metavar="DIR", help="also write every row's scores here, as Parquet")
+    evaluate.add_argument("--predictions", type=_folder, metavar="DIR", help="also write every row's scores here, as Parquet")
     evaluate.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     evaluate.set_defaults(command=_evaluate)
 
     diagnose = commands.add_parser("diagnose", help="spectra, correlations and table health of a trained run, with pictures")
-    diagnose.add_argument("run", metavar="RUN_DIR")
+    diagnose.add_argument("run", type=_folder, metavar="RUN_DIR")
     diagnose.add_argument("--days", metavar="A..B", help="the days to look at; default validation, or the last trained")
     diagnose.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     diagnose.set_defaults(command=_diagnose)
 
     sample = commands.add_parser("sample", help="draw rows from a pre-trained model, and compare them with the log's")
-    sample.add_argument("run", metavar="RUN_DIR")
+    sample.add_argument("run", type=_folder, metavar="RUN_DIR")
     sample.add_argument("--rows", type=int, default=10_000, help="[rows] to draw")
     sample.add_argument("--given", default="", metavar="FIELD,…", help="fields (or tasks) taken from the log's rows, not drawn")
     sample.add_argument("--days", metavar="A..B", help="the days compared with; default the last day of the pre-training")
@@ -153,30 +160,30 @@ def _add_nightly(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     daily.set_defaults(command=_daily)
 
     status = commands.add_parser("status", help="what happened to each day of a daily run")
-    status.add_argument("run", metavar="RUN_DIR")
+    status.add_argument("run", type=_folder, metavar="RUN_DIR")
     status.add_argument("--gates", action="store_true", help="also every gate's answer")
     status.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
     status.set_defaults(command=_status)
 
     verify = commands.add_parser("verify", help="prove that every row of every trained day was trained exactly once")
-    verify.add_argument("run", metavar="RUN_DIR")
+    verify.add_argument("run", type=_folder, metavar="RUN_DIR")
     verify.set_defaults(command=_verify)
 
     approve = commands.add_parser("approve", help="publish the model of a held day after all")
-    approve.add_argument("run", metavar="RUN_DIR")
+    approve.add_argument("run", type=_folder, metavar="RUN_DIR")
     approve.add_argument("day", metavar="DAY")
     approve.add_argument("--reason", required=True, help="goes into the ledger")
     approve.set_defaults(command=_approve)
 
     rollback = commands.add_parser("rollback", help="have the bundle that was published before serve again")
-    rollback.add_argument("run", metavar="RUN_DIR")
+    rollback.add_argument("run", type=_folder, metavar="RUN_DIR")
     rollback.add_argument("--reason", required=True, help="goes into the ledger")
     rollback.set_defaults(command=_rollback)
 
     score = commands.add_parser("score", help="score raw rows with a published bundle")
     score.add_argument("bundle", metavar="BUNDLE", help="a bundle, or the folder of all: then the current one")
     score.add_argument("--data", required=True, metavar="FILE|DIR", help="a file, or a folder of files such as a day's")
-    score.add_argument("--out", required=True, metavar="DIR", help="one Parquet file of scores per file")
+    score.add_argument("--out", type=_folder, required=True, metavar="DIR", help="one Parquet file of scores per file")
     score.set_defaults(command=_score)
 
     schedule = commands.add_parser("schedule", help="print what repeats the daily job")
@@ -346,7 +353,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     again = _days(arguments.backfill) if arguments.backfill else []
     until = again[-1] if again else arguments.until
     if arguments.dry_run:
-        return _print_plan(folder, config, schema, until)
+        return _print_plan(folder, config, schema, until, backfill=(again[0], arguments.mark) if again else None)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
@@ -378,14 +385,17 @@ def _daily(arguments: argparse.Namespace) -> int:
         return HELD if outcome.held and speaks else 0
 
 
-def _print_plan(folder: str, config: "RunConfig", schema: "Schema", until: str | None) -> int:
+def _print_plan(
+    folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
+) -> int:
     from pipeline.build import build_days, check_changes
     from pipeline.daily import plan
     from pipeline.model import build_reader
 
     check_changes(folder, config, schema)
     last = config.resolved()[-1].config
-    actions = plan(folder, last, build_days(last.data, build_reader(last.data.format, last.data.reader_options)), until)
+    days = build_days(last.data, build_reader(last.data.format, last.data.reader_options))
+    actions = plan(folder, last, days, until, backfill=backfill)
     for action in actions:
         print(f"{action.kind:6} {action.day:12} {action.why}")
     return 0 if len(actions) > 1 else 4 if actions[-1].kind == "stop" else NOTHING

@@ -73,7 +73,7 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
 
 
 def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
-    """A CronJob; a pod that failed is started again and resumes."""
+    """A CronJob; a pod that failed is started again and resumes: three times, and as often as the cluster took it away."""
     container = {
         "name": "daily",
         "image": image,
@@ -83,11 +83,12 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: s
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
         "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
     }
-    done = {"action": "Ignore", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [137, 143]}}
+    # Not by exit code: 137 is also what a job leaves that needs more memory than its limit, tonight and every time.
+    moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
     job = {
         "backoffLimit": 3,
-        "podFailurePolicy": {"rules": [done, asks]},
+        "podFailurePolicy": {"rules": [moved, asks]},
         "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
     }
     document = {
@@ -117,8 +118,9 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
         {variables}
-        # A script that is requeued has done this before: each time it would be one night's job more.
-        night="$(date -d 'tomorrow {hour:02}:{minute:02}' +%Y-%m-%dT%H:%M)"
+        # A script that is requeued has done this before: each time it would be one night's job more. The time is put behind
+        # the date: date(1) refuses an hour that today has not, where clocks go forward, and Slurm takes one for the hour after.
+        night="$(date -d tomorrow +%Y-%m-%dT{hour:02}:{minute:02})"
         [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
         srun --ntasks=1 --cpus-per-task=2 {command} --quiet  # srun does not take it from above
         code=$?

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 
 from data.collate import Collate
 from data.days import Day, Days, parse_days
-from data.document import Section, write_document
+from data.document import write_document
 from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
@@ -90,9 +89,10 @@ class Source:
         """The days scored once, at the end."""
         return parse_days(self.config.data.test)
 
-    def open(self, day: str) -> Day:
-        """One day's files, checked as far as the config says."""
-        return self.days.open(day, self.schema.columns(), accept=self.schema.check, check=self.config.data.check)
+    def open(self, day: str, *, known: Collection[str] = ()) -> Day:
+        """One day's files, checked as far as the config says; `known`: those that were trained before, see `Days.open`."""
+        columns, check = self.schema.columns(), self.config.data.check
+        return self.days.open(day, columns, accept=self.schema.check, check=check, known=known)
 
     def stream(self, day: Day, *, epoch: int = 0, shuffle: bool = False) -> DayStream:
         """One day's batches for this rank.
@@ -252,9 +252,9 @@ class Job:
         task: RankTask | PretrainTask = self.sharded.model.module
         return task
 
-    def open(self, day: str, step: int) -> Day:
+    def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
-        opened = self.world.agree(lambda: self.source.open(day))
+        opened = self.world.agree(lambda: self.source.open(day, known=known))
         for path, why in opened.quarantined.items():
             self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
             if self.world.first:
@@ -626,9 +626,9 @@ def _claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
         read = stage_schema(schema, stages[-1], stages)
         PATHS.mkdirs(folder)
         PATHS.mkdirs(f"{folder}/schemas/")
-        _store(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
-        _store(f"{folder}/schema.yaml", schema)
-        _store(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
+        write_document(f"{folder}/schemas/{digest(read)}.yaml", read)  # what days before a change were read with
+        write_document(f"{folder}/schema.yaml", schema)
+        write_document(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
     except OSError as error:
         raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
     return config
@@ -703,15 +703,6 @@ def _moved_stages(begun: RunConfig, config: RunConfig) -> list[str]:
 def digest(schema: Schema) -> str:
     """A name for what a schema says."""
     return hashlib.sha256(json.dumps(schema.model_dump(mode="json", by_alias=True), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _store(path: str, document: Section) -> None:
-    """Write a document whole or not at all. A store behind a scheme puts it whole by itself."""
-    if "://" in path:
-        write_document(path, document)
-        return
-    write_document(f"{path}.tmp", document)
-    os.replace(f"{path}.tmp", path)
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:

@@ -74,6 +74,7 @@ class Bundle:
 
     Raises:
         BundleError: there is none, a file is missing or was not written with it, or the manifest makes no sense.
+        OSError: its store does not answer, or not to this user; so do all methods that read.
     """
 
     def __init__(self, path: str, *, sha256: str | None = None) -> None:
@@ -238,10 +239,12 @@ def described(content: bytes) -> dict[str, Any]:
 
 
 def _bytes(path: str) -> bytes:
+    """The content of a file. That a store does not answer is no fault of the bundle: who only leaves a bad one out must not
+    leave this one out."""
     try:
         with PATHS.open(path, "rb") as file:
             return bytes(file.read())
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise BundleError(f"it cannot be read: {_line(error)}", path) from error
 
 

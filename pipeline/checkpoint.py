@@ -62,6 +62,8 @@ PAGE_BYTES = 4096
 COPY_SHARE = 0.5
 """[1] of the free memory that the copy for a save in the background may take."""
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
+AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {MEND}"
+"""What helps where reading failed: a checkpoint that is whole must not be removed because a store was away."""
 
 Anything = TypeVar("Anything")
 
@@ -240,8 +242,9 @@ class Checkpoints:
             dcp_load(tensors, storage_reader=reader, planner=_SafeLoadPlanner(), process_group=self._group)
         except CheckpointException as error:
             rank, failure = _first_failure(error)
+            what, hint = ("could not be read", AGAIN) if is_of_store(failure) else ("is damaged", MEND)
             raise CheckpointError(
-                f"checkpoint {mark} is damaged: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", MEND
+                f"checkpoint {mark} {what}: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", hint
             ) from failure
 
     def _has_room(self, tensors: dict[str, Any]) -> bool:
@@ -366,7 +369,9 @@ class Checkpoints:
             return reader.read_metadata()
         except (OSError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"the checkpoint cannot be read: {one_line(error)}", f"{reader.path}/.metadata", MEND
+                f"the checkpoint cannot be read: {one_line(error)}",
+                f"{reader.path}/.metadata",
+                AGAIN if is_of_store(error) else MEND,
             ) from error
 
     def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:
@@ -427,6 +432,11 @@ def _order(folder: str) -> tuple[int, int]:
 def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
     rank = min(error.failures)
     return rank, error.failures[rank][0]
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether reading failed for another reason than what a file holds, or that it is gone."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
 
 
 def one_line(error: BaseException) -> str:

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
+from pipeline.checkpoint import Checkpoints
 from pipeline.config import RunConfig
 from pipeline.decide import Action, decide
 from pipeline.evaluate import evaluate
@@ -32,7 +34,7 @@ from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
-from pipeline.ledger import DayRecord, History, Ledger, base_of, next_date
+from pipeline.ledger import DayRecord, History, Ledger, base_of, fold, next_date
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
@@ -141,7 +143,8 @@ class Daily:
                 "  next: give a new --out, which begins with the first day of the log"
             )
         self._told_of_lost_checkpoints(state)
-        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet)
+        self._score_again(state, restored)
+        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._parts)
         poll = self._config.poll_seconds
         while True:
             action = self._world.agree(lambda: self._decide(self._own.history()))
@@ -180,25 +183,25 @@ class Daily:
             gone = names[names.index(lost[0]) :]
             self._append("rewound", {"day": lost[0], "gone": gone, "why": why}, state.step)
 
+    def _score_again(self, state: TrainState, restored: Mapping[str, Any]) -> None:
+        """A day that goes on from its middle keeps the scores that this checkpoint has seen in the ledger, even if a later one
+        is lost and its day forgotten: the model of the day before, whose they are, cannot be asked again."""
+        name = state.cursor.day
+        if not state.cursor.row or "ledger" not in restored or self.history.days.get(name, DayRecord(name)).scored is not None:
+            return
+        seen = self._world.agree(lambda: fold(self._own.entries[: restored["ledger"]["n"]]))
+        scored = seen.days.get(name, DayRecord(name)).scored
+        if scored is not None:
+            values = {key: own for key, own in scored.items() if key not in ("n", "prev", "event")}
+            self._append("scored", values, scored["step"])
+
     def backfill(self, day: str, mark: str) -> None:
         """Go back to a checkpoint by its name or its pin's, to train again from `day` on.
 
         Raises:
             GenctrError: there is none of this name, or it does not end the day that was trained before `day`.
         """
-        checkpoints = self._job.checkpoints
-        mark = checkpoints.pins().get(mark, mark)
-        if mark not in checkpoints.marks():
-            known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
-            raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
-        cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
-        before = _before(self.history, day)
-        pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
-        if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
-            raise GenctrError(
-                f"checkpoint {mark} does not end the day before {day}: it stands in {cursor.day}\n"
-                f"  next: take {DAY_PIN}{before[-1] if before else '…'}, or another first day"
-            )
+        mark = _mark_before(self._job.checkpoints, self.history, day, mark)
         self.rewind(day, f"backfill from {mark}", mark)
 
     def rewind(self, day: str, why: str, mark: str | None = None) -> TrainState:
@@ -432,13 +435,14 @@ class Daily:
     def _open(self, name: str, record: DayRecord, action: Action, state: TrainState, restored: Mapping[str, Any]) -> Day:
         """The day's files: those it was begun with, the late ones, or all there are."""
         job = self._job
-        opened = job.open(base_of(name), state.step)
-        names = {job.source.days.below_root(file.path): file.path for file in opened.files}
         begun = state.cursor.day == name and state.cursor.row > 0
+        half = [file for file, _, _ in restored["files"]] if begun and "files" in restored else []
+        opened = job.open(base_of(name), state.step, known={*self.history.files(base_of(name)), *half})
+        names = {job.source.days.below_root(file.path): file.path for file in opened.files}
         if record.trained is not None:
             wanted = list(record.trained["files"])
-        elif begun and "files" in restored:
-            wanted = [file for file, _, _ in restored["files"]]
+        elif half:
+            wanted = half
         elif action.files:
             wanted = [own for own in action.files if own not in self._quarantined(opened)]
         elif "+" in name:
@@ -496,14 +500,41 @@ def _before(history: History, day: str) -> list[str]:
     return [name for name, own in history.days.items() if name not in gone and own.trained is not None]
 
 
+def _mark_before(checkpoints: Checkpoints, history: History, day: str, mark: str) -> str:
+    """The checkpoint of this name, or its pin's, that a backfill of `day` begins with.
+
+    Raises:
+        GenctrError: there is none of this name, or it does not end the day that was trained before `day`.
+    """
+    mark = checkpoints.pins().get(mark, mark)
+    if mark not in checkpoints.marks():
+        known = ", ".join([*checkpoints.pins(), *checkpoints.marks()])
+        raise GenctrError(f"there is no checkpoint {mark}\n  there are: {known}")
+    cursor = Cursor.from_json(checkpoints.read_meta(mark)["state"]["cursor"])
+    before = _before(history, day)
+    pinned = [pin for pin, own in checkpoints.pins().items() if own == mark]
+    if not before or cursor.day != before[-1] or f"{DAY_PIN}{cursor.day}" not in pinned:
+        raise GenctrError(
+            f"checkpoint {mark} does not end the day before {day}: it stands in {cursor.day}\n"
+            f"  next: take {DAY_PIN}{before[-1] if before else '…'}, or another first day"
+        )
+    return mark
+
+
 def _check(config: RunConfig) -> None:
     """Refuse what no night can do, before a day is trained; `config`: of the last stage.
 
     Raises:
-        GenctrError: days would not be trained once each, or nobody knows a gate.
+        GenctrError: days would not be trained once each, or are not named in their order, or nobody knows a gate.
     """
     if config.train.epochs != 1 or config.train.early_stop is not None or config.train.max_steps is not None:
         raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+    names = parse_days(config.data.days)
+    if moved := [name for before, name in pairwise(names) if name < before]:
+        raise GenctrError(
+            f"data.days: a daily job takes days up in the order of their names, and {moved[0]} is named after a later one: it "
+            "would never be trained\n  next: name the days in their order"
+        )
     judge(Evidence(), config.daily.gates)
 
 
@@ -513,7 +544,8 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
     Raises:
         GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
     """
-    if until is not None and next_date(until) is None and next_date(parse_days(config.data.days)[0]) is not None:
+    dates = next_date(parse_days(config.data.days)[0]) is not None
+    if until is not None and dates and next_date(until) is None and until != str(date.max):
         raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
@@ -536,15 +568,23 @@ def next_action(history: History, config: RunConfig, days: Days, until: str | No
     )
 
 
-def plan(folder: str, config: RunConfig, days: Days, until: str | None) -> list[Action]:
+def plan(
+    folder: str, config: RunConfig, days: Days, until: str | None, *, backfill: tuple[str, str] | None = None
+) -> list[Action]:
     """What a daily job would do, without doing it. Ends with what it would wait or stop for.
 
     Args:
-        config: of the last stage.
+        config: of the last stage. backfill: the first day to train again, and the checkpoint to begin with.
     """
     _check(config)
     history = Ledger(folder, mend=False).history()
     actions: list[Action] = []
+    if backfill is not None:
+        checkpoints = Checkpoints(f"{folder}/checkpoints", keep=1, asynchronous=False)
+        mark = _mark_before(checkpoints, history, *backfill)
+        actions.append(Action("rewind", backfill[0], f"backfill from {mark}"))
+        for name in history.since(backfill[0]):
+            del history.days[name]
     while not actions or actions[-1].kind not in ("wait", "stop"):
         action = next_action(history, config, days, last_day(config, until))
         actions.append(action)

@@ -37,6 +37,7 @@ class Lease:
 
     Raises:
         Busy: on entering, another job is alive; on `check`, another job has taken over.
+        OSError: the lease cannot be read or written.
     """
 
     def __init__(self, folder: str, *, seconds: float) -> None:
@@ -52,6 +53,8 @@ class Lease:
         with _locked(self._path):
             if (held := self._held()) is None or _is_dead(held):
                 self._write(0)
+                if "://" in self._path:
+                    time.sleep(self._seconds / 20)  # where nothing can lock, the last of two that write at once has it
         if (held := self._held()) is not None and held["token"] != self._token:
             self._outwait(held)
         self.check()
@@ -107,12 +110,16 @@ class Lease:
                     self._lost.set()
 
     def _held(self) -> dict[str, Any] | None:
-        """Who holds the lease; None where nobody does, or nobody can tell."""
+        """Who holds the lease; None where nobody does, or what is there makes no sense.
+
+        Raises:
+            OSError: the store does not answer, or not to this user: that is no sign of a job having come or gone.
+        """
         try:
             with PATHS.open(self._path, "r") as file:
                 held = json.load(file)
             return held if {"token", "beat", "machine", "pid", "born"} <= set(held) else None
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def _write(self, beat: int) -> None:

@@ -291,9 +291,10 @@ def base_of(name: str) -> str:
 
 
 def next_date(day: str) -> str | None:
-    """The day after, or None for days that are no dates, such as `2026-11-05` is one."""
+    """The day after, or None for days that are no dates, such as `2026-11-05` is one, and for 9999-12-31, which has none after
+    it: logs call what never ends so."""
     try:
         own = date.fromisoformat(day)
     except ValueError:
         return None
-    return str(own + timedelta(days=1)) if str(own) == day else None
+    return str(own + timedelta(days=1)) if str(own) == day and own < date.max else None

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import BytesIOWriteData, SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from data.paths import PATHS
-from pipeline.checkpoint import MEND, CheckpointError, Checkpoints, Writer, one_line
+from pipeline.checkpoint import AGAIN, MEND, CheckpointError, Checkpoints, Writer, is_of_store, one_line
 
 BLOCK = 2**24
 """[bytes] of a tensor that are in memory at a time, about; none of the pieces written is larger."""
@@ -215,6 +215,8 @@ class Pieces:
             raise self._damaged(f"the file {info.relative_path} is not there; {shown(name, chunk)} are in it") from error
         except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
             what = f"{shown(name, chunk)} cannot be read from {info.relative_path}: {one_line(error)}"
+            if is_of_store(error):
+                raise CheckpointError(f"checkpoint {self.mark}: {what}", self.folder, AGAIN) from error
             raise self._damaged(what) from error
 
     def _damaged(self, what: str) -> CheckpointError:

@@ -52,12 +52,13 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
 
 
 def train_stages(
-    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool
+    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool, others: Sequence[Part] = ()
 ) -> tuple[TrainState, Mapping[str, Any]]:
-    """Train what is left of the stages before `last`, counted from 0, and enter that one, if there is one."""
+    """Train what is left of the stages before `last`, counted from 0, and enter that one, if there is one; `others`: see
+    `train_rows`."""
     while job.at < last:
         while _is_left(job.config.train, state):
-            state, restored = _train_day(job, state, restored, quiet=quiet), {}
+            state, restored = _train_day(job, state, restored, quiet=quiet, others=others), {}
         if job.at + 1 == len(job.stages):
             break
         state, restored = _next_stage(job, state), {}
@@ -124,7 +125,7 @@ def load(job: Job, mark: str) -> dict[str, Any]:
     return meta
 
 
-def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool) -> TrainState:
+def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool, others: Sequence[Part]) -> TrainState:
     """Train what is left of the cursor's day; save; move the cursor on."""
     config = job.config.train
     day, epoch = state.cursor.day, state.cursor.epoch
@@ -137,7 +138,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})
 
-    state, saver, ended = train_rows(job, job.open(day, state.step), state, restored, quiet=quiet)
+    state, saver, ended = train_rows(job, job.open(day, state.step), state, restored, quiet=quiet, others=others)
     best = False
     if ended:  # else stopped by max_steps
         state, best = _next(job, state, quiet=quiet)

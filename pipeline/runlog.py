@@ -41,10 +41,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from data.document import finite
 from data.errors import BadInput
-from data.paths import PATHS, plain
+from data.paths import PATHS, plain, write_whole
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
+
+IDLE = ("resumed", "waiting")
+"""Events of a job that looks and finds nothing to do, every half hour for years: they alone make no file of TensorBoard's."""
 
 
 class RunLog:
@@ -53,8 +56,8 @@ class RunLog:
     Each line is in the file when `write` returns. A line that a kill cut short is taken away when the log is opened again. A
     store that cannot append (S3) gets the whole file again, at most every 30 seconds and on `close`.
 
-    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`; in a local run folder only, which is
-    what TensorBoard's writer can append to.
+    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`, one a job that does something; in a local
+    run folder only, which is what TensorBoard's writer can append to.
 
     Args:
         folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
@@ -83,7 +86,8 @@ class RunLog:
             PATHS.mkdirs(f"{self._folder}/")
             whole = _repaired(self._path)
             self._text = "" if self._local else whole
-            self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
+        if self._board is None and self._local and event not in IDLE:
+            self._board = SummaryWriter(f"{self._folder}/tensorboard")
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
         if self._local:
@@ -108,8 +112,7 @@ class RunLog:
 
     def _put(self) -> None:
         assert self._text is not None
-        with PATHS.open(self._path, "w") as stream:
-            stream.write(self._text)
+        write_whole(self._path, self._text)
         self._last_put = time.monotonic()
 
 

@@ -1,7 +1,7 @@
 """Prove from the ledger that every row of every trained day was trained exactly once: read the log again, count and hash."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +54,7 @@ def verify(
         source = source_of(schema, "quarantine" if bad else "stop")
         if schema not in there:
             there[schema] = set(source.days.list())
-        wrong = _day(source, name, record.trained, there[schema])
+        wrong = _day(source, name, record.trained, there[schema], history.files(base))
         wrong += _files(source, name, history) if not wrong else []
         proof.rows += record.trained["rows"]
         proof.wrong += wrong
@@ -99,13 +99,13 @@ def _files(source: Source, name: str, history: History) -> list[str]:
     return wrong
 
 
-def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str]) -> list[str]:
+def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str], known: Collection[str]) -> list[str]:
     base = base_of(name)
     if base not in there:
         return [f"day {base} is no longer in the log"]
     files: Mapping[str, Mapping[str, int]] = trained["files"]
     try:
-        opened = source.open(base)
+        opened = source.open(base, known=known)
         paths = {source.days.below_root(file.path): file for file in opened.files}
         bad = {source.days.below_root(path): why for path, why in opened.quarantined.items()}
         if gone := [file for file in files if file not in paths]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data import readers
 from data.days import Days, open_end, parse_days, write_day
 from data.errors import BadInput, GenctrError
 from data.readers import CsvReader, ParquetReader
@@ -302,6 +303,41 @@ def test_files_of_types_that_do_not_go_together_hold_the_day(folder: Path, bad_f
     with pytest.raises(BadInput, match=r"other types than in the files before: .* string") as caught:
         days(folder.parent, bad_files=bad_files).open(DAY, ["id"])
     assert caught.value.file == f"{folder}/2.parquet"
+
+
+def test_of_two_files_with_the_same_content_the_one_that_was_trained_is_good(folder: Path) -> None:
+    (folder / "0.parquet").write_bytes((folder / "2.parquet").read_bytes())
+    log = days(folder.parent, bad_files="quarantine")
+
+    assert list(log.open(DAY, ["id"]).quarantined) == [f"{folder}/2.parquet"]
+    assert list(log.open(DAY, ["id"], known={f"day={DAY}/2.parquet"}).quarantined) == [f"{folder}/0.parquet"]
+
+
+def test_a_file_that_a_store_failed_to_give_once_is_not_put_in_quarantine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = readers.filesystem
+    failed: list[str] = []
+
+    class Fails:
+        """A file's store that does not answer its first reader, and then is there again."""
+
+        def __init__(self, uri: str) -> None:
+            self.files, self.inner = opened(uri)
+
+        def open_input_file(self, inner: str) -> object:
+            if inner.endswith("2.parquet") and not failed:
+                failed.append(inner)
+                raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+            return self.files.open_input_file(inner)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.files, name)
+
+    monkeypatch.setattr(readers, "filesystem", lambda uri: (files := Fails(uri), files.inner))
+    day = Days(folder.parent.as_uri(), reader=ParquetReader(), bad_files="quarantine").open(DAY, ["id"])
+    assert failed
+    assert (day.rows, day.quarantined) == (8, {})
 
 
 def test_a_file_that_cannot_be_reached_is_never_put_in_quarantine(folder: Path) -> None:

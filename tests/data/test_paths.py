@@ -4,14 +4,15 @@ Run: pytest tests/data/test_paths.py
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.fs
 import pytest
 
 from data.errors import GenctrError
-from data.paths import PATHS, filesystem, plain, write_whole
+from data.paths import PATHS, TRIES, filesystem, plain, write_whole
 
 moto = pytest.importorskip("moto.server")
 
@@ -96,6 +97,24 @@ def test_an_unknown_store_is_told_with_the_known_ones() -> None:
     with pytest.raises(GenctrError, match="cannot open tape://logs") as caught:
         filesystem("tape://logs")
     assert "s3://" in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [PATHS.exists, PATHS.isdir, PATHS.ls, PATHS.mkdirs, PATHS.rm, PATHS.open])
+def test_a_store_that_does_not_answer_is_known_and_asked_again(
+    call: Callable[[str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a bucket's region is, Arrow asks before anything else."""
+    asked = []
+
+    def unanswered(uri: str) -> None:
+        asked.append(uri)
+        raise OSError("When resolving region for bucket 'logs': could not resolve host")
+
+    monkeypatch.setattr("data.paths.pyarrow.fs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=unanswered)))
+    monkeypatch.setattr("data.paths.WAIT", 0.0)
+    with pytest.raises(OSError, match="cannot open s3://logs/run: When resolving region"):
+        call("s3://logs/run")
+    assert asked == ["s3://logs/run"] * TRIES
 
 
 def test_a_file_on_disk_is_written_whole_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

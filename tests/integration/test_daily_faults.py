@@ -267,11 +267,13 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     assert_proven(out)
 
 
-@pytest.mark.parametrize("kind", ["unreadable", "the same as another", "without rows"])
+@pytest.mark.parametrize(
+    "kind", ["unreadable", "the same as another", "the same, of a name before the other's", "without rows"]
+)
 def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(config: Path, out: Path, kind: str) -> None:
     words = settings("data.bad_files=quarantine", "daily.late=append")
     assert daily(config, out, "--until", SECOND, *words).code in (0, 3)
-    late = config.parent / "log" / f"day={FIRST}" / "part-late.parquet"
+    late = config.parent / "log" / f"day={FIRST}" / ("a-late.parquet" if "before" in kind else "part-late.parquet")
     rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
     if kind == "unreadable":
         late.write_bytes(b"PAR1 and nothing else")
@@ -328,7 +330,10 @@ def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> No
     assert_proven(out)
 
 
-def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("paradigm", ["plain", "diffusion"])  # in its only stage, and in one before the last
+def test_a_job_that_was_taken_over_saves_nothing_more(
+    config: Path, out: Path, monkeypatch: pytest.MonkeyPatch, paradigm: str
+) -> None:
     theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
     after, enter, lost = Tallies.after, Lease.__enter__, []
     monkeypatch.setattr(Lease, "__enter__", lambda self: lost.append(self) or enter(self))
@@ -342,7 +347,9 @@ def test_a_job_that_was_taken_over_saves_nothing_more(config: Path, out: Path, m
         after(self, state, output)
 
     monkeypatch.setattr(Tallies, "after", asleep)
-    done = daily(config, out, "--until", FIRST, *settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1"))
+    words = settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1", f"model.paradigm={paradigm}")
+    words += settings("model.options={}") if paradigm == "diffusion" else []
+    done = daily(config, out, "--until", FIRST, *words)
     assert done.code == 5
     assert "process 1 on far has taken this run over" in done.err
     saved = sorted(path.parent.name for path in (out / "checkpoints").glob("*/checkpoint.json"))
@@ -488,6 +495,27 @@ def test_a_store_that_fails_one_call_in_ten_delays_and_loses_nothing(
     assert genctr("verify", f"flaky://{remote}/run").code == 0
 
 
+def test_a_model_that_serves_and_cannot_be_read_is_waited_for(
+    config: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the gates that compare would have nothing to ask, and let any model pass."""
+    assert daily(config, out, "--until", FIRST).code in (0, 3)
+    opened = PATHS.open
+
+    def away(path: str, mode: str = "r", *rest: Any) -> Any:
+        if f"published/{FIRST}" in path and path.endswith(".safetensors"):
+            raise TimeoutError("the store did not answer")
+        return opened(path, mode, *rest)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(PATHS, "open", away)
+        done = daily(config, out, "--until", SECOND)
+    assert (done.code, states(out)[SECOND]) == (2, "scored")
+    assert "the store did not answer" in done.err
+    assert daily(config, out).code in (0, 3)
+    assert_same_outcome(whole, out)
+
+
 # --- what the job itself keeps ---
 
 
@@ -604,6 +632,19 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert_same_bits(whole, out)
 
 
+def test_a_day_that_goes_on_from_its_middle_keeps_its_scores(config: Path, out: Path) -> None:
+    words = ["--until", SECOND, *settings("daily.gates={auc_floor: 1.0}")]
+    assert daily(config, out, *words).code == 3
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
+    shutil.rmtree(out / "checkpoints" / newest)
+    done = daily(config, out, *words)
+    assert "the newest there is stands in" in done.err
+    assert (done.code, states(out)[SECOND]) == (3, "held")
+    scored = [entry["tasks"] for entry in ledger(out) if entry["event"] == "scored"]
+    assert len(scored) == 2
+    assert scored[0] == scored[1], "by the model of the day before, which is not there any more"
+
+
 def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, whole: Path) -> None:
     assert daily(config, out, "--until", SECOND).code in (0, 3)
     shutil.rmtree(out / "checkpoints")
@@ -710,7 +751,10 @@ def test_backfill_trains_days_again_from_a_named_checkpoint(config: Path, out: P
     done = daily(config, out, "--backfill", f"{FOURTH}..{FOURTH}", "--from", f"day-{SECOND}")
     assert done.code == 2
     assert f"day-{THIRD}" in done.err
-    assert daily(config, out, "--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}").code in (0, 3)
+    words = ("--backfill", f"{THIRD}..{FOURTH}", "--from", f"day-{SECOND}")
+    planned = [line.split()[:2] for line in daily(config, out, *words, "--dry-run").out.splitlines()]
+    assert planned == [["rewind", THIRD], ["train", THIRD], ["train", FOURTH], ["wait", FOURTH]]
+    assert daily(config, out, *words).code in (0, 3)
     assert_same_bits(whole, out)
     assert_proven(out)
 
@@ -770,7 +814,7 @@ def test_a_dry_run_refuses_what_the_night_would_refuse(config: Path, out: Path) 
     assert dry.code == 2
 
 
-@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}"])
+@pytest.mark.parametrize("word", ["train.epochs=2", "daily.gates={acu: 0.5}", "data.days=[2026-11-03, 2026-11-01..]"])
 def test_a_dry_run_refuses_what_no_night_can_do(config: Path, out: Path, word: str) -> None:
     dry, real = daily(config, out, "--dry-run", *settings(word)), daily(config, out, *settings(word))
     assert (dry.code, dry.err) == (real.code, real.err)

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from data.paths import PATHS, filesystem
+from data.paths import PATHS, filesystem, write_whole
 from data.synthetic import write
 from pipeline.runlog import read_log
 from tests.integration.jobs import finish, start
+from tests.tiny import genctr
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,16 @@ def test_a_job_in_an_object_store_is_stopped_and_goes_on(bucket: str) -> None:
     trained = {event["day"]: event["rows"] for event in events if event["event"] == "trained"}
     assert [event["step"] for event in resumed] == [4]
     assert trained == {day: values["rows"] for day, values in manifest["days"].items()}, json.dumps(events)
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["verify"], ["approve", "2026-11-01", "--reason", "x"], ["rollback", "--reason", "x"]]
+)
+def test_a_slash_at_the_end_of_a_run_folder_is_no_part_of_its_name(bucket: str, words: list[str]) -> None:
+    for name, to in (("demo.yaml", "config.yaml"), ("demo.schema.yaml", "demo.schema.yaml")):
+        write_whole(f"{bucket}/begun/{to}", Path(f"launch/configs/{name}").read_text())
+
+    without, with_it = (genctr(words[0], folder, *words[1:]) for folder in (f"{bucket}/begun", f"{bucket}/begun/"))
+
+    assert with_it == without
+    assert with_it.code == (0 if words == ["status"] else 2)

@@ -123,6 +123,12 @@ def test_kubernetes_models_take_it() -> None:
     assert back == document, "the schema knows every key of it"
 
 
+def test_kubernetes_does_not_start_a_job_for_ever_that_runs_out_of_memory() -> None:
+    rules = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED))["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    ignored = [rule for rule in rules if rule["action"] == "Ignore"]
+    assert [list(rule) for rule in ignored] == [["action", "onPodConditions"]], "what is killed for memory exits with 137"
+
+
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 0), (75, 0), (2, 2), (1, 1)])
 def test_kubernetes_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
     (tmp_path / "genctr").write_text(f"#!/bin/sh\n[ \"$2\" = 'conf/my run.yaml' ] && exit {code}\nexit 9\n")
@@ -141,6 +147,19 @@ def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) ->
         own = {"PATH": f"{tmp_path}:/usr/bin:/bin", **again}
         assert subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=False).returncode == 0
     assert (tmp_path / "queued").read_text() == "once\n"
+
+
+@pytest.mark.parametrize("today", ["2027-03-20", "2027-03-27", "2027-03-28", "2027-10-31"])
+def test_slurm_queues_the_next_night_whatever_clocks_do(tmp_path: Path, today: str) -> None:
+    """In Berlin 02:15 is no time of 2027-03-28: date(1) refuses it, and without a next night there is never one again."""
+    days = {"2027-03-20": "21", "2027-03-27": "28", "2027-03-28": "29", "2027-10-31": "01"}
+    date = f'[ "$1" = -d ] || exit 9\nexec {shutil.which("date")} -d "{today} $2" "$3"'
+    for name, does in (("date", date), ("sbatch", f"echo $1 > {tmp_path}/queued"), ("srun", "exit 0")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    own = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TZ": "Europe/Berlin"}
+    subprocess.run(["bash"], input=SCHEDULES["slurm"](**ASKED), text=True, env=own, check=True)
+    assert re.fullmatch(rf"--begin=2027-\d\d-{days[today]}T02:15\n", (tmp_path / "queued").read_text())
 
 
 def test_slurm_is_a_script_of_bash() -> None:

@@ -39,6 +39,7 @@ import pipeline.checkpoint
 from data.paths import PATHS, filesystem
 from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader
 from pipeline.half import untouched
+from pipeline.pieces import Pieces
 
 # Forked from one warm process: spawning forty would take minutes.
 FORKS = multiprocessing.get_context("forkserver")
@@ -628,6 +629,32 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path, harm: Callable[[Path], Non
 
     with pytest.raises(CheckpointError, match=message):
         checkpoints.restore("step-0000001", small())
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
+def test_a_checkpoint_whose_store_is_away_is_not_called_damaged(
+    vault: Vault, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_and_wait(Checkpoints(f"{vault.prefix}run", keep=1, asynchronous=False), 1)
+    opened = vault._open
+
+    def away(path: str, mode: str = "r", *rest: Any, **options: Any) -> IO[Any]:
+        if path.endswith(name):
+            raise TimeoutError("the store did not answer")
+        return opened(path, mode, *rest, **options)
+
+    monkeypatch.setattr(vault, "_open", away)
+    monkeypatch.setattr("data.paths.WAIT", 0.0)
+    checkpoints = Checkpoints(f"{vault.prefix}run", keep=1, asynchronous=False)
+    with pytest.raises(CheckpointError, match="be read: the store did not answer") as caught:
+        checkpoints.restore("step-0000001", {"model": torch.zeros(6)})
+    assert caught.value.hint.startswith("see that its store answers")
+    with (
+        pytest.raises(CheckpointError, match="the store did not answer") as caught,
+        Pieces(checkpoints, "step-0000001") as pieces,
+    ):
+        pieces.rows("model", 0, 6)
+    assert caught.value.hint.startswith("see that its store answers")
 
 
 # Nothing is run from a file.

@@ -131,8 +131,15 @@ def test_rows_are_compared_if_they_are_asked_for() -> None:
         assert expected == "wait" or f"has {rows} rows, had 8" in action.why
 
 
-def test_a_folder_that_is_no_date_is_none_of_the_days() -> None:
-    assert kind(next_of(done("2026-11-01"), ["2026-11-01", "tmp"], gap_hours=0)) == ("wait", "2026-11-02")
+@pytest.mark.parametrize("name", ["tmp", "9999-12-31"])
+def test_a_folder_that_is_no_date_is_none_of_the_days(name: str) -> None:
+    assert kind(next_of(done("2026-11-01"), ["2026-11-01", name], gap_hours=0)) == ("wait", "2026-11-02")
+
+
+def test_until_the_end_of_the_calendar_is_without_an_end() -> None:
+    found = ["2026-11-01", "2026-11-02"]
+    assert kind(next_of(done("2026-11-01"), found, until="9999-12-31")) == ("train", "2026-11-02")
+    assert kind(next_of(done(*found), found, until="9999-12-31")) == ("wait", "2026-11-03")
 
 
 def test_days_that_nobody_asked_for_are_no_gap_and_are_not_taken_up() -> None:

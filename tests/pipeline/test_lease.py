@@ -1,11 +1,15 @@
 import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+from iopath.common.file_io import PathHandler
 
+from data.paths import PATHS
 from pipeline.lease import Busy, Lease
 from tests.integration.jobs import SERVER
 
@@ -105,6 +109,59 @@ def test_an_unreadable_lease_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "lease.json").write_text("{")
     with Lease(str(tmp_path), seconds=60):
         pass
+
+
+def test_of_two_that_begin_at_once_in_a_store_the_last_to_write_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store(PathHandler):
+        """No locks, and objects whole."""
+
+        def _get_supported_prefixes(self) -> list[str]:
+            return [f"lease-{tmp_path.name}://"]
+
+        def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
+            return open(tmp_path / path.rpartition("/")[2], mode)
+
+        def _mkdirs(self, path: str, **_: Any) -> None:
+            pass
+
+        def _rm(self, path: str, **_: Any) -> None:
+            (tmp_path / path.rpartition("/")[2]).unlink()
+
+    def then_theirs(path: str, content: str) -> None:
+        (tmp_path / "lease.json").write_text(content)
+        threading.Timer(0.05, elsewhere, [tmp_path]).start()  # they had found no lease either
+
+    PATHS.register_handler(Store())
+    monkeypatch.setattr("pipeline.lease.write_whole", then_theirs)
+    monkeypatch.setattr(Lease, "_outwait", lambda self, held: (_ for _ in ()).throw(Busy(held["host"])))
+    with pytest.raises(Busy, match="far"), Lease(f"lease-{tmp_path.name}://run", seconds=4):
+        pass
+
+
+def unread(error: OSError):
+    """`PATHS.open` of who may write, and cannot read."""
+
+    def opened(path: str, mode: str):
+        if mode == "r":
+            raise error
+        return open(path, mode)
+
+    return opened
+
+
+def test_a_store_that_does_not_answer_has_given_the_run_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(str(tmp_path), seconds=60) as lease, monkeypatch.context() as outage:
+        outage.setattr("pipeline.lease.PATHS.open", unread(TimeoutError("the store did not answer")))
+        with pytest.raises(TimeoutError):
+            lease.check()
+
+
+def test_a_lease_that_may_not_be_read_is_somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = elsewhere(tmp_path)
+    monkeypatch.setattr("pipeline.lease.PATHS.open", unread(PermissionError("lease.json")))
+    with pytest.raises(PermissionError), Lease(str(tmp_path), seconds=60):
+        pass
+    assert json.loads((tmp_path / "lease.json").read_text()) == held
 
 
 def test_a_process_of_another_container_on_this_machine_is_not_looked_for_here(

@@ -137,5 +137,7 @@ def test_every_line_is_json_with_no_time_in_it(tmp_path: Path) -> None:
 def test_names_of_days() -> None:
     assert base_of("2026-11-30+2") == "2026-11-30"
     assert next_date("2026-11-30") == "2026-12-01"
+    assert next_date("2028-02-28") == "2028-02-29"
+    assert next_date("9999-12-31") is None, "the calendar ends there"
     assert next_date("train") is None
     assert next_date("20261130") is None, "it sorts elsewhere"

@@ -1,5 +1,6 @@
 """The log keeps every event it acknowledged, also through a kill, and is JSON to any reader."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -131,6 +132,16 @@ def test_the_numbers_are_in_tensorboard_too(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_job_that_finds_nothing_to_do_leaves_no_file_of_tensorboards(tmp_path: Path) -> None:
+    log = RunLog(str(tmp_path))
+    log.write("resumed", 3, {"rows": 30})
+    log.write("waiting", 3, {"day": "2026-11-02"})
+    assert os.listdir(tmp_path) == ["log.jsonl"]
+    log.write("train", 4, {"rows": 40})
+    log.close()
+    assert len(os.listdir(tmp_path / "tensorboard")) == 1
+
+
 class NoAppend(PathHandler):
     """An object store: whole objects only."""
 
@@ -174,6 +185,32 @@ def test_a_store_that_cannot_append_gets_the_whole_log_now_and_then(tmp_path: Pa
 
     assert [event["step"] for event in read_log(folder)] == [*range(100), 99]
     assert os.listdir(tmp_path / "run") == ["log.jsonl"]
+
+
+def test_a_store_that_does_not_take_the_log_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(io.StringIO):
+        """An object is put when it is closed."""
+
+        def close(self) -> None:
+            if not self.closed:
+                super().close()
+                raise TimeoutError("the store did not answer")
+
+    class Once(NoAppend):
+        def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
+            if mode == "w" and self.puts == 0:
+                self.puts = 1
+                return Refuses()
+            return super()._open(path, mode)
+
+    store = Once(f"once-{tmp_path.name}://", tmp_path)
+    PATHS.register_handler(store)
+    monkeypatch.setattr("data.paths.WAIT", 0.0)
+
+    RunLog(f"{store.prefix}run").write("train", 1, {})
+
+    assert store.puts == 2
+    assert [event["step"] for event in read_log(f"{store.prefix}run")] == [1]
 
 
 def test_every_event_of_the_table_is_written_by_the_job_and_no_other() -> None:
