@@ -218,8 +218,10 @@ def _calibration(rows: _Rows) -> list[float]:
     clicked_G = torch.zeros_like(groups).index_add_(0, rows.groups, rows.labels * rows.weights)
     predicted_G = torch.zeros_like(groups).index_add_(0, rows.groups, rows.logits.sigmoid() * rows.weights)
     generator = torch.Generator().manual_seed(0)
-    draws = [torch.poisson(groups, generator=generator) for _ in range(DRAWS)]
-    shares = torch.stack([(times_G @ clicked_G) / (times_G @ predicted_G) for times_G in draws])  # its inverse has no infinity
+    shares = torch.empty(DRAWS, dtype=torch.float64)  # label / prediction: its inverse has no infinity
+    for draw in range(DRAWS):
+        times_G = torch.poisson(groups, generator=generator)  # one draw in memory: without a group it is as long as the rows
+        shares[draw] = (times_G @ clicked_G) / (times_G @ predicted_G)
     return [(1 / shares.nanquantile(q)).item() for q in (0.975, 0.025)]
 
 

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
@@ -55,6 +57,22 @@ def test_the_interval_of_calibration_covers_the_truth_about_as_often_as_it_says_
 def test_rows_without_a_click_have_no_calibration_that_could_pass() -> None:
     low, high = compare(torch.zeros(50), None, torch.zeros(50), torch.ones(50), None)["calibration"]
     assert low == high == float("inf")
+
+
+def test_the_draws_of_a_bootstrap_are_not_in_memory_together(rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisson, drawn, most = torch.poisson, [], 0
+
+    def counted(*words: object, **named: object) -> torch.Tensor:
+        nonlocal most
+        draw = poisson(*words, **named)
+        drawn.append(weakref.ref(draw))
+        most = max(most, sum(own() is not None for own in drawn))
+        return draw
+
+    monkeypatch.setattr(torch, "poisson", counted)
+    compare(rows["good"], rows["bad"], rows["labels"], rows["weights"], None)
+    assert len(drawn) == 400
+    assert most <= 2
 
 
 def test_the_same_model_differs_by_nothing(rows) -> None:
