@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import pipeline.diagnose
 from pipeline.build import Job, build_checkpoints
 from pipeline.config import load
 from pipeline.diagnose import days_to_show
@@ -67,6 +68,16 @@ def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
     for name in ("spectrum", "correlation", "fields", "history"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"{name}.svg").read_text()
+
+
+def test_days_after_the_last_row_that_is_looked_at_are_left(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.diagnose, "ROWS", 50)
+    done = genctr("diagnose", out, "--days", f"{DAYS[0]}..{DAYS[3]}", "--quiet")
+
+    assert done.code == 0, done.err
+    [line] = [line for line in done.err.splitlines() if line.startswith("look at")]
+    assert line.startswith(f"look at {DAYS[0]}: 50/50 rows, ")
+    assert json.loads((out / "diagnosis" / "diagnosis.json").read_text())["days"] == [DAYS[0]]
 
 
 def test_without_validation_days_the_last_day_that_was_trained_is_looked_at(config: Path, tmp_path: Path) -> None:
