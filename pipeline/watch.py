@@ -164,6 +164,7 @@ def tables_told(job: Job) -> dict[str, dict[str, float]]:
         if dist.is_initialized():
             dist.all_reduce(total)
         told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
+        told[name]["rows"] /= len({own.shard_offsets[1] for own in table.metadata().shards_metadata})  # a part is no row
         told[name]["of_rows"] = float(rows)
     return told
 

@@ -110,6 +110,14 @@ def test_of_a_shard_no_more_rows_are_looked_at_than_is_said(monkeypatch: pytest.
     assert (told["rows"], told["of_rows"]) == (95 + 100, 290)
 
 
+def test_a_row_whose_columns_are_in_two_shards_is_one_row() -> None:
+    with world("cpu"):
+        whole, halves = health((0, 0, 90, 8)), health((0, 0, 90, 4), (0, 4, 90, 4))
+
+    assert halves == pytest.approx({name: own for name, own in whole.items() if name != "rankme"}, nan_ok=True)
+    assert halves["rows"] == halves["of_rows"] == 90
+
+
 def test_without_validation_days_the_last_day_that_was_trained_is_looked_at(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:
         assert days_to_show(job) == [DAYS[0]]
