@@ -147,6 +147,8 @@ def batches_of(job: Job) -> Iterator[object]:
 
 def step_rate(config: Path, out: Path, device: str, settings: Sequence[str], steps: int) -> dict[str, object]:
     """[ms] of a step whose batch is in memory, and the memory that was needed."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()  # here: a case before may have failed of the memory it took
     try:
         with world(device) as here, closing(build(*load(str(config), settings), str(out), here)) as job, job.pipe() as pipe:
             batches, seconds = batches_of(job), []
@@ -161,8 +163,6 @@ def step_rate(config: Path, out: Path, device: str, settings: Sequence[str], ste
     except (GenctrError, RuntimeError) as error:
         return {"failed": str(error).splitlines()[0]}
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     return {"ms": 1e3 * median(seconds), "rows_per_second": rows / median(seconds), "peak_gib": peak}
 
 

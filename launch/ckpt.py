@@ -132,7 +132,8 @@ def _show(arguments: argparse.Namespace) -> int:
     print(f"{mark}: step {meta['step']:,}, {state['rows']:,} rows trained; ranks: {meta['ranks']}")
     print(f"cursor: epoch {cursor['epoch']}, day {cursor['day']}, row {cursor['row'] * cursor['lanes']:,}")
     rows, _, skipped = meta["tally"]
-    print(f"of this day: {sum(rows):,} rows of {len(rows)} files trained, {sum(skipped):,} skipped")
+    day = "this day" if cursor["row"] else "the day that had just ended"  # the cursor is at the beginning of the next
+    print(f"of {day}: {sum(rows):,} rows of {len(rows)} files trained, {sum(skipped):,} skipped")
     others = {key: value for key, value in state.items() if key not in ("step", "rows", "cursor") and value not in ({}, None)}
     print(f"state: {_pairs(others)}")
     print(f"versions: {_pairs(meta['versions'])}")

@@ -419,10 +419,12 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _print_status(folder: str, *, gates: bool = False) -> None:
     from launch.status import show
+    from pipeline.build import load_run
     from pipeline.ledger import Ledger
     from pipeline.runlog import read_log
 
-    show(Ledger(folder, mend=False).history(), read_log(folder), gates=gates)
+    task = load_run(folder)[1].task_names[0]
+    show(Ledger(folder, mend=False).history(), read_log(folder), task=task, gates=gates)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

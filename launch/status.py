@@ -9,22 +9,26 @@ from rich.table import Table
 from pipeline.ledger import DayRecord, History
 
 
-def show(history: History, log: Sequence[Mapping[str, Any]], *, gates: bool) -> None:
-    """Print what happened to each day."""
+def show(history: History, log: Sequence[Mapping[str, Any]], *, task: str, gates: bool) -> None:
+    """Print what happened to each day.
+
+    Args:
+        task: whose scores are shown, the one that gates look at.
+    """
     table = Table()
     for heading in ("day", "state", "rows", "AUC", "NE", "calibration", "held by", "bundle", "scored in", "trained in"):
         table.add_column(heading, justify="left" if heading in ("day", "state", "held by", "bundle") else "right")
     seconds = {(event["event"], event.get("day")): event.get("seconds") for event in log}
     for name, own in history.days.items():
         scored, trained, judged = own.scored or {}, own.trained or {}, own.judged or {}
-        first: Mapping[str, float] = next(iter(scored.get("tasks", {}).values()), {})
+        scores: Mapping[str, float] = scored.get("tasks", {}).get(task, {})  # by name: the ledger sorts its keys
         failed = [answer["gate"] for answer in judged.get("answers", []) if not answer["ok"]]
         serving = " (serves)" if judged and judged["bundle"] == history.serving else ""
         table.add_row(
             name,
             own.state,
             f"{trained['rows']:,}" if trained else "",
-            *(_number(first.get(metric)) for metric in ("auc", "ne", "calibration")),
+            *(_number(scores.get(metric)) for metric in ("auc", "ne", "calibration")),
             ", ".join(failed) or (own.skipped or ""),
             judged.get("bundle", "") + serving,
             *(_seconds(seconds.get((event, name))) for event in ("scored", "trained")),

@@ -414,7 +414,7 @@ class Daily:
         self._world.agree(self._tidy)
         if self._world.first:
             event: Literal["published", "held"] = "published" if judged["publish"] else "held"
-            failed = [f"{own['gate']} {own['number']}" for own in judged["answers"] if not own["ok"]]
+            failed = [_told(own) for own in judged["answers"] if not own["ok"]]
             known = {"day": name, "bundle": judged["bundle"], "publish": judged["publish"], "failed": failed}
             self._job.log.write("judged", step, known)
             tell(config.hooks, event, run=self._job.folder, day=name, text=", ".join(failed) or f"bundle {judged['bundle']}")
@@ -622,6 +622,13 @@ def _forget(state: Any) -> None:
             value.zero_()
         else:
             _forget(value)
+
+
+def _told(answer: Mapping[str, Any]) -> str:
+    """A gate's answer in a few words: its number, or why it has none."""
+    if answer["number"] is None:
+        return f"{answer['gate']}: {answer['note'] or 'no number'}"
+    return f"{answer['gate']} {answer['number']}"
 
 
 def _lasting(scores: Mapping[str, Any]) -> dict[str, Any]:

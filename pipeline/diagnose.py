@@ -37,7 +37,11 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     model.eval()
     set_watch(job, on=True)
     sight, left = sight_of(job), ROWS
+    looked: list[str] = []
     for day in days:
+        if left <= 0:
+            break
+        looked.append(day)
         stream = job.source.stream(job.open(day, step))
         with (
             Progress(min(stream.rows, left), f"look at {day}", shown=job.world.first, plain=quiet) as progress,
@@ -46,10 +50,10 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
             for batch in stream.batches(stream.start()):
                 if left <= 0:
                     break
-                left -= batch.rows
                 _, output = model(batch.to(job.world.device))
                 sight.add(output.seen)
-                progress.advance(batch.rows, "")
+                progress.advance(min(batch.rows, left), "")
+                left -= batch.rows
     set_watch(job, on=False)
     model.train()
     totals = sight.totals()
@@ -65,7 +69,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
         spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
-        found = {"step": step, "days": list(days), **told, "spectra": spectra}
+        found = {"step": step, "days": looked, **told, "spectra": spectra}
         write_whole(f"{folder}/diagnosis.json", json.dumps(finite(found), indent=1, allow_nan=False))
         from pipeline.plots import draw  # matplotlib takes a second to load
 

@@ -1,7 +1,8 @@
 """The new model against the serving one on rows that neither has seen: the last steps of the day, before they train.
 
-Paired: both score the same rows, and the bootstrap draws the same groups (users, if the schema has a group) for both.
-Which is better by how much is then known to within the 2.5 % and 97.5 % quantiles of 200 such draws.
+Paired: both score the same rows, and the bootstrap draws the same groups (users, if the schema has a group) for both. Rows
+whose group is null are drawn one by one: they are not one user's. Which is better by how much is then known to within the
+2.5 % and 97.5 % quantiles of 200 such draws.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torchrec.distributed.types import ShardedTensor
 
+from data.collate import NO_GROUP
 from data.cursor import Cursor
 from data.stream import DayStream
 from pipeline.build import Job
@@ -132,12 +134,16 @@ def compare(
     calibration's interval.
 
     Args:
-        before_N: the serving model's logits; None if nothing serves. groups_N: drawn together; None draws rows.
+        before_N: the serving model's logits; None if nothing serves. groups_N: drawn together, but for `NO_GROUP`; None draws
+            rows.
     """
     kept = weights_N > 0
     group_N = torch.arange(len(logits_N)) if groups_N is None else torch.unique(groups_N, return_inverse=True)[1]
+    alone_N = torch.zeros_like(kept) if groups_N is None else groups_N == NO_GROUP
     models = {"candidate": logits_N} | ({"serving": before_N} if before_N is not None else {})
-    rows = {name: _Rows(own[kept], labels_N[kept], weights_N[kept], group_N[kept]) for name, own in models.items()}
+    rows = {
+        name: _Rows(own[kept], labels_N[kept], weights_N[kept], group_N[kept], alone_N[kept]) for name, own in models.items()
+    }
     found: dict[str, Any] = {name: own.metrics(own.weights) for name, own in rows.items()}
     if not kept.any():
         return found
@@ -156,11 +162,15 @@ def compare(
 
 
 class _Rows:
-    """Rows in the order of one model's scores, so that a weighted AUC takes no sort."""
+    """Rows in the order of one model's scores, so that a weighted AUC takes no sort.
 
-    def __init__(self, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor) -> None:
+    Attributes:
+        units: what a bootstrap draws, of every row: its group, or where it is `alone` one of its own, numbered after these.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor, alone: Tensor) -> None:
         self.logits, self.labels = logits.double(), labels.double()
-        self.weights, self.groups = weights.double(), groups
+        self.weights, self.groups, self.alone = weights.double(), groups, alone
         self._order = self.logits.argsort(stable=True)
         ordered = self.logits[self._order]
         starts = torch.ones(len(ordered), dtype=torch.bool)
@@ -168,12 +178,13 @@ class _Rows:
         self._tie = starts.cumsum(0) - 1
         self._losses = torch.nn.functional.binary_cross_entropy_with_logits(self.logits, self.labels, reduction="none")
         self._auc_G, self._weight_G = auc_by_group(self.logits, self.labels, self.weights, groups)
+        self.units = torch.where(alone, len(self._auc_G) + alone.cumsum(0) - 1, groups)
 
     def thinned(self) -> "_Rows":
         """Every so-manieth row, MOST_ROWS of them at most."""
         step = -(-len(self.logits) // MOST_ROWS)
         groups = torch.unique(self.groups[::step], return_inverse=True)[1]
-        return _Rows(self.logits[::step], self.labels[::step], self.weights[::step], groups)
+        return _Rows(self.logits[::step], self.labels[::step], self.weights[::step], groups, self.alone[::step])
 
     def metrics(self, weights: Tensor) -> dict[str, float]:
         """auc, gauc, logloss, ne, calibration with these weights; all groups as they are."""
@@ -181,15 +192,15 @@ class _Rows:
         predicted = (self.logits.sigmoid() * weights).sum()
         return {**own, "calibration": (predicted / (self.labels * weights).sum()).item()}
 
-    def drawn(self, weights: Tensor, times_G: Tensor) -> dict[str, float]:
-        """auc, gauc, logloss, ne where a row weighs `weights`, and a group was drawn `times_G` times."""
+    def drawn(self, weights: Tensor, times_U: Tensor) -> dict[str, float]:
+        """auc, gauc, logloss, ne where a row weighs `weights`, and a unit was drawn `times_U` times, groups first."""
         positive, negative = (weights * self.labels)[self._order], (weights * (1 - self.labels))[self._order]
         ties = int(self._tie[-1]) + 1 if len(self._tie) else 0
         positive_K = torch.zeros(ties, dtype=torch.float64).index_add_(0, self._tie, positive)
         negative_K = torch.zeros(ties, dtype=torch.float64).index_add_(0, self._tie, negative)
         won = (positive_K * (negative_K.cumsum(0) - negative_K / 2)).sum()
         auc = won / (positive_K.sum() * negative_K.sum())
-        share_G = torch.where(self._auc_G.isnan(), 0.0, self._weight_G * times_G)
+        share_G = torch.where(self._auc_G.isnan(), 0.0, self._weight_G * times_U[: len(self._auc_G)])
         gauc = (self._auc_G.nan_to_num() * share_G).sum() / share_G.sum()
         loss = (self._losses * weights).sum() / weights.sum()
         rate = positive_K.sum() / weights.sum()
@@ -202,11 +213,11 @@ def _draws(one: _Rows, other: _Rows) -> dict[str, Tensor]:
     one, other = one.thinned(), other.thinned()
     generator = torch.Generator().manual_seed(0)  # the same rows, the same interval
     found: dict[str, list[float]] = {}
-    groups = torch.ones(int(one.groups.max()) + 1, dtype=torch.float64)
+    units = torch.ones(int(one.units.max()) + 1, dtype=torch.float64)
     for _ in range(DRAWS):
-        times_G = torch.poisson(groups, generator=generator)
-        weights = one.weights * times_G[one.groups]
-        first, second = one.drawn(weights, times_G), other.drawn(weights, times_G)
+        times_U = torch.poisson(units, generator=generator)
+        weights = one.weights * times_U[one.units]
+        first, second = one.drawn(weights, times_U), other.drawn(weights, times_U)
         for name, value in first.items():
             found.setdefault(name, []).append(value - second[name])
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
@@ -214,12 +225,14 @@ def _draws(one: _Rows, other: _Rows) -> dict[str, Tensor]:
 
 def _calibration(rows: _Rows) -> list[float]:
     """The 95 % interval of mean prediction / mean label: forty clicks tell it to a third."""
-    groups = torch.ones(int(rows.groups.max()) + 1, dtype=torch.float64)
-    clicked_G = torch.zeros_like(groups).index_add_(0, rows.groups, rows.labels * rows.weights)
-    predicted_G = torch.zeros_like(groups).index_add_(0, rows.groups, rows.logits.sigmoid() * rows.weights)
+    units = torch.ones(int(rows.units.max()) + 1, dtype=torch.float64)
+    clicked_U = torch.zeros_like(units).index_add_(0, rows.units, rows.labels * rows.weights)
+    predicted_U = torch.zeros_like(units).index_add_(0, rows.units, rows.logits.sigmoid() * rows.weights)
     generator = torch.Generator().manual_seed(0)
-    draws = [torch.poisson(groups, generator=generator) for _ in range(DRAWS)]
-    shares = torch.stack([(times_G @ clicked_G) / (times_G @ predicted_G) for times_G in draws])  # its inverse has no infinity
+    shares = torch.empty(DRAWS, dtype=torch.float64)  # label / prediction: its inverse has no infinity
+    for draw in range(DRAWS):
+        times_U = torch.poisson(units, generator=generator)  # one draw in memory: without a group it is as long as the rows
+        shares[draw] = (times_U @ clicked_U) / (times_U @ predicted_U)
     return [(1 / shares.nanquantile(q)).item() for q in (0.975, 0.025)]
 
 

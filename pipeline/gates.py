@@ -96,6 +96,17 @@ def _pair(name: str, limit: Limit) -> tuple[float, float]:
     return limit
 
 
+def _missing(evidence: Evidence, metric: str) -> str:
+    """Why the day's last rows have no such number."""
+    if not evidence.fresh:
+        return "too few rows"
+    if evidence.fresh.get("finite", 1.0) < 1:
+        return "not all numbers of the new model are finite"
+    if "serving" not in evidence.fresh:
+        return "no serving model to compare with"
+    return f"these rows have no {metric}: are their labels, or those of every group, all alike?"
+
+
 def _compared(metric: str, *, higher_is_better: bool) -> Gate:
     """The gate of a difference between the new model and the serving one."""
 
@@ -104,7 +115,7 @@ def _compared(metric: str, *, higher_is_better: bool) -> Gate:
         low, high = (least, None) if higher_is_better else (None, least)
         found = evidence.fresh.get("difference", {}).get(metric)
         if found is None:
-            return Answer(metric, None, True, low, high, "no serving model to compare with, or too few rows")
+            return Answer(metric, None, True, low, high, _missing(evidence, metric))
         number, bottom, top = found
         ok = top >= least if higher_is_better else bottom <= least
         return Answer(metric, number, ok, low, high, f"95 % interval {bottom:+.4f} … {top:+.4f}")
@@ -131,7 +142,7 @@ def calibration(evidence: Evidence, limit: Limit) -> Answer:
     low, high = _pair("calibration", limit)
     number = evidence.fresh.get("candidate", {}).get("calibration")
     if number is None:
-        return Answer("calibration", None, True, low, high, "too few rows")
+        return Answer("calibration", None, True, low, high, _missing(evidence, "calibration"))
     bottom, top = evidence.fresh.get("calibration", (number, number))
     ok = top >= low and bottom <= high
     return Answer("calibration", number, ok, low, high, f"95 % interval {bottom:.3f} … {top:.3f}")
@@ -160,7 +171,7 @@ def nulls(evidence: Evidence, limit: Limit) -> Answer:
 
 def psi(evidence: Evidence, limit: Limit) -> Answer:
     """Have the scores moved?"""
-    return _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), "no serving model to compare with")
+    return _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), _missing(evidence, "psi"))
 
 
 def effective_rank(evidence: Evidence, limit: Limit) -> Answer:

@@ -56,7 +56,7 @@ def metrics(history: History, *, now: float) -> str:
         add("genctr_rows", _entry(whole[-1].trained)["rows"])
         for name, table, kind, value in _managed(_entry(whole[-1].trained)):
             add(name, value, {"table": table, "kind": kind})
-    scored = [own for own in days if own.scored is not None]
+    scored = [own for own in days if own.scored is not None and "+" not in own.name]
     for task, values in (_entry(scored[-1].scored)["tasks"] if scored else {}).items():
         for metric, value in values.items():
             if value is not None and value == value:

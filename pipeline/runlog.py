@@ -14,7 +14,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
 | `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
 | `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
-| `judged`      | a day's model was published or held: `day`; `bundle`; `publish`; `failed`: the gates that said no, with their numbers |
+| `judged`      | a day's model was published or held: `day`; `bundle`; `publish`; `failed`: the gates that said no, with their numbers or why they have none |
 | `waiting`     | a daily job has nothing to do: `day` it waits for; `why` |
 | `warning`     | `why` |
 | `tested`      | the test days with the best model: `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |

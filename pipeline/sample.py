@@ -73,6 +73,8 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
     torch.manual_seed(job.seed)
     real, drawn, left = [], [], rows
     for day in days:
+        if left <= 0:
+            break
         stream = job.source.stream(job.open(day, step))
         with Progress(min(stream.rows, left), f"draw rows of {day}", shown=job.world.first, plain=quiet) as progress:
             for batch in stream.batches(stream.start()):

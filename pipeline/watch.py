@@ -155,7 +155,7 @@ def tables_told(job: Job) -> dict[str, dict[str, float]]:
         whole, part = columns == {width}, min(columns)
         total = torch.zeros(4 + part * part, dtype=torch.float64)
         for at, shard in enumerate(table.local_shards()):
-            step = max(len(shard.tensor) // TABLE_ROWS, 1)
+            step = max(-(-len(shard.tensor) // TABLE_ROWS), 1)
             top, left = shard.metadata.shard_offsets
             numbers = torch.arange(top, top + len(shard.tensor), step)
             seen = job.sharded.seen(name, shard.tensor[::step, :part], numbers, left)
@@ -164,6 +164,7 @@ def tables_told(job: Job) -> dict[str, dict[str, float]]:
         if dist.is_initialized():
             dist.all_reduce(total)
         told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
+        told[name]["rows"] /= len({own.shard_offsets[1] for own in table.metadata().shards_metadata})  # a part is no row
         told[name]["of_rows"] = float(rows)
     return told
 

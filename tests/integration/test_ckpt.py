@@ -34,7 +34,7 @@ from tests.integration.jobs import (
     start,
 )
 from tests.integration.test_object_store import bucket
-from tests.tiny import built, genctr, train, write_log
+from tests.tiny import DAYS, built, genctr, train, write_log
 
 __all__ = ["bucket"]
 """A fixture of that module."""
@@ -69,6 +69,16 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut tiny tables too."""
     monkeypatch.setattr(pieces, "LEAST", 8)
+
+
+def test_rows_are_said_to_be_of_the_day_they_are_of(config: Path, trained: Path, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", "data.validation=[]", "data.test=[]")
+    inside, ended = (genctr("ckpt", "show", out).out for out in (trained, tmp_path / "run"))
+
+    assert "of this day: " in inside
+    assert f"cursor: epoch 1, day {DAYS[0]}, row 0\n" in ended
+    rows = events(tmp_path / "run", "trained")[-1]["rows"]
+    assert f"of the day that had just ended: {rows} rows of 3 files trained, 0 skipped\n" in ended
 
 
 # Other ranks.

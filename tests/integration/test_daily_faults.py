@@ -19,7 +19,7 @@ from data.paths import PATHS
 from pipeline.lease import Lease, _locked
 from pipeline.ledger import Ledger
 from pipeline.parts import Tallies
-from tests.integration.jobs import assert_same_bits
+from tests.integration.jobs import assert_same_bits, events
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
 from tests.tiny import Done, genctr
 
@@ -132,6 +132,7 @@ def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: 
     assert daily(config, out, "--until", SECOND, *words).code == 3
     assert states(out) == {FIRST: "published", SECOND: "held"}
     assert "no number" in genctr("status", out, "--gates").out
+    assert events(out, "judged")[-1]["failed"] == ["auc_floor: the day has no auc: are its labels all alike?"]
 
 
 @pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.row_decay={usr_id: 0.9}"])

@@ -2,16 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor.shard import Shard
 
+import pipeline.diagnose
+import pipeline.watch
 from pipeline.build import Job, build_checkpoints
 from pipeline.config import load
 from pipeline.diagnose import days_to_show
 from pipeline.watch import sight_of, tables_told
-from pipeline.world import World
+from pipeline.world import World, world
 from tests.helpers import on_ranks
 from tests.integration.jobs import events, finish, start
 from tests.tiny import DAYS, built, genctr, train, write_log
@@ -67,6 +74,48 @@ def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
     for name in ("spectrum", "correlation", "fields", "history"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"{name}.svg").read_text()
+
+
+def test_days_after_the_last_row_that_is_looked_at_are_left(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.diagnose, "ROWS", 50)
+    done = genctr("diagnose", out, "--days", f"{DAYS[0]}..{DAYS[3]}", "--quiet")
+
+    assert done.code == 0, done.err
+    [line] = [line for line in done.err.splitlines() if line.startswith("look at")]
+    assert line.startswith(f"look at {DAYS[0]}: 50/50 rows, ")
+    assert json.loads((out / "diagnosis" / "diagnosis.json").read_text())["days"] == [DAYS[0]]
+
+
+def health(*shards: tuple[int, int, int, int]) -> dict[str, float]:
+    """What is told of a table in these shards, each its first row and column, rows and columns."""
+    metas = [ShardMetadata([top, left], [rows, columns], "rank:0/cpu") for top, left, rows, columns in shards]
+    size = torch.Size([max(own.shard_offsets[at] + own.shard_sizes[at] for own in metas) for at in (0, 1)])
+    whole = ShardedTensorMetadata(metas, size, TensorProperties(dtype=torch.float32))
+    table = ShardedTensor._init_from_local_shards_and_global_metadata(
+        [Shard(torch.ones(*own.shard_sizes), own) for own in metas], whole
+    )
+    sharded = SimpleNamespace(
+        model=SimpleNamespace(state_dict=lambda: {"model.sparse.t.weight": table}),
+        fused=SimpleNamespace(state_dict=lambda: {"state": {}}),
+        seen=lambda name, part, rows, column: part,
+    )
+    return tables_told(cast(Job, SimpleNamespace(sharded=sharded)))["t"]
+
+
+def test_of_a_shard_no_more_rows_are_looked_at_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.watch, "TABLE_ROWS", 100)
+    with world("cpu"):
+        told = health((0, 0, 190, 4), (190, 0, 100, 4))
+
+    assert (told["rows"], told["of_rows"]) == (95 + 100, 290)
+
+
+def test_a_row_whose_columns_are_in_two_shards_is_one_row() -> None:
+    with world("cpu"):
+        whole, halves = health((0, 0, 90, 8)), health((0, 0, 90, 4), (0, 4, 90, 4))
+
+    assert halves == pytest.approx({name: own for name, own in whole.items() if name != "rankme"}, nan_ok=True)
+    assert halves["rows"] == halves["of_rows"] == 90
 
 
 def test_without_validation_days_the_last_day_that_was_trained_is_looked_at(config: Path, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
+import weakref
+
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+from data.collate import NO_GROUP
 from pipeline.fresh import compare, population_stability
 
 
@@ -55,6 +58,34 @@ def test_the_interval_of_calibration_covers_the_truth_about_as_often_as_it_says_
 def test_rows_without_a_click_have_no_calibration_that_could_pass() -> None:
     low, high = compare(torch.zeros(50), None, torch.zeros(50), torch.ones(50), None)["calibration"]
     assert low == high == float("inf")
+
+
+def test_rows_without_a_group_are_not_drawn_as_one_user(rows) -> None:
+    groups = torch.full((4000,), NO_GROUP)
+    groups[:40] = torch.arange(40)  # one in a hundred has told who he is
+    found, alone = (compare(rows["good"], rows["bad"], rows["labels"], rows["weights"], own) for own in (groups, None))
+    for name in ("auc", "logloss"):
+        (_, low, high), (_, least, most) = found["difference"][name], alone["difference"][name]
+        assert high - low == pytest.approx(most - least, rel=0.3)
+    low, high = found["calibration"]
+    least, most = alone["calibration"]
+    assert high - low == pytest.approx(most - least, rel=0.3)
+
+
+def test_the_draws_of_a_bootstrap_are_not_in_memory_together(rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    poisson, drawn, most = torch.poisson, [], 0
+
+    def counted(*words: object, **named: object) -> torch.Tensor:
+        nonlocal most
+        draw = poisson(*words, **named)
+        drawn.append(weakref.ref(draw))
+        most = max(most, sum(own() is not None for own in drawn))
+        return draw
+
+    monkeypatch.setattr(torch, "poisson", counted)
+    compare(rows["good"], rows["bad"], rows["labels"], rows["weights"], None)
+    assert len(drawn) == 400
+    assert most <= 2
 
 
 def test_the_same_model_differs_by_nothing(rows) -> None:

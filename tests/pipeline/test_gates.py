@@ -42,6 +42,23 @@ def test_a_question_that_cannot_be_asked_is_answered_yes_and_says_so(name: str) 
     assert answer.note
 
 
+@pytest.mark.parametrize(
+    ("fresh", "note"),
+    [
+        ({}, "too few rows"),
+        ({"rows": 9, "finite": 0.5}, "not all numbers of the new model are finite"),
+        ({"finite": 1.0, "candidate": {}}, "no serving model to compare with"),
+        ({"finite": 1.0, "candidate": {}, "serving": {}, "difference": {}}, "these rows have no auc"),
+    ],
+)
+def test_what_cannot_be_compared_says_why(fresh, note: str) -> None:
+    assert note in asked("auc", 0.0, fresh=fresh).note
+    if "candidate" not in fresh:
+        assert note in asked("calibration", (0.9, 1.1), fresh=fresh).note
+    if "serving" not in fresh:
+        assert note in asked("psi", 0.25, fresh=fresh).note
+
+
 @pytest.mark.parametrize(("number", "ok"), [(0.94, False), (0.95, True), (1.05, True), (1.06, False), (math.nan, False)])
 def test_calibration_lies_between(number: float, ok: bool) -> None:
     assert asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": number}}).ok == ok

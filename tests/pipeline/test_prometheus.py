@@ -30,13 +30,15 @@ def test_every_line_is_what_prometheus_reads() -> None:
 
 
 def test_late_files_make_nothing_older() -> None:
-    late = [{**entry, "day": "2026-11-01+1"} for entry in ENTRIES[1:]]
+    scored, *late = [{**entry, "day": "2026-11-01+1"} for entry in ENTRIES]
+    scored |= {"tasks": {"click": {"auc": 0.25}}}
     late[0] |= {"rows": 3}
     late[1] |= {"bundle": "late"}
     late[2] |= {"bundle": "late"}
-    text = metrics(fold([*ENTRIES, *late]), now=1.5)
+    text = metrics(fold([*ENTRIES, scored, *late]), now=1.5)
 
     assert "genctr_rows 1234\n" in text
+    assert 'genctr_score{task="click",metric="auc"} 0.75\n' in text
     assert "genctr_last_day_timestamp_seconds 1793577600\n" in text
     assert "genctr_serving_day_timestamp_seconds 1793577600\n" in text
 
