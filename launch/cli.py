@@ -511,7 +511,10 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[OURS] = "1"
-    launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *words]
+    # Python's -m looks into this folder first, as the command that was asked for may not: `data` or `models` there is not ours.
+    here = [] if {os.getcwd(), ""} & set(sys.path) else ["-P"]
+    rank = ["--no-python", sys.executable, "-u", *here, "-m", "launch", *words]
+    launcher = ["--standalone", "--nproc-per-node", str(ranks), *rank]
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

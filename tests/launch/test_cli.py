@@ -273,6 +273,25 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(config: Path, tmp_pa
     assert events(out, "resumed")
 
 
+def launched(*words: str, cwd: Path, **variables: str) -> Done:
+    """A rank of its own for the command, as the installed `genctr` starts it: without this folder among Python's."""
+    line = "import sys; from launch.cli import _on_ranks; sys.exit(_on_ranks(1, sys.argv[1:]))"
+    command = [sys.executable, "-P", "-c", line, *words]
+    done = subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False, timeout=300
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_ranks_do_not_take_files_of_the_folder_they_are_started_in_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "data.py").touch()
+
+    done = launched("status", "nowhere", cwd=tmp_path)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("genctr: nowhere: no config.yaml there")
+
+
 def rank_of(process: int) -> str | None:
     """The RANK that a launcher gave to a process of this machine."""
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
