@@ -292,6 +292,11 @@ def test_ranks_do_not_take_files_of_the_folder_they_are_started_in_for_ours(tmp_
     assert done.err.startswith("genctr: nowhere: no config.yaml there")
 
 
+def test_ranks_leave_nothing_in_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    assert launched("status", "nowhere", cwd=ROOT, TMPDIR=str(tmp_path)).code == 2
+    assert not list(tmp_path.glob("torchelastic*")), "torchrun's own"
+
+
 def rank_of(process: int) -> str | None:
     """The RANK that a launcher gave to a process of this machine."""
     variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
