@@ -113,6 +113,7 @@ def take_over(job: Job, bundle: Bundle) -> None:
                     marked(shard.tensor)  # int8 has no minus that tells a row of zeros from a blank one
         elif isinstance(value, Tensor) and name in dense:
             value.copy_(dense[name])
+    job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
 
 
 def _finite_share(job: Job) -> float:

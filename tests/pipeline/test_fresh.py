@@ -1,8 +1,17 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipeline.fresh import compare, population_stability
+from pipeline.bundle import Bundle
+from pipeline.config import DailyConfig
+from pipeline.daily import Daily
+from pipeline.fresh import compare, population_stability, take_over
+from pipeline.kernels import PooledKernel
+from tests.tiny import built, write_log
 
 
 @pytest.fixture
@@ -83,3 +92,38 @@ def test_psi_sees_scores_that_moved() -> None:
     assert population_stability(scores, scores) == 0.0
     assert population_stability(scores + 0.1, scores) < 0.1
     assert population_stability(scores + 1, scores) > 0.5
+
+
+class Twos:
+    """A bundle whose tables are all 2."""
+
+    ids = ()
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def dense(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def fill(self, name: str, tensor: torch.Tensor, row: int, column: int) -> None:
+        self._told.append("written")
+        tensor.fill_(2.0)
+
+
+def test_what_a_card_keeps_of_a_table_is_dropped_once_the_table_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(PooledKernel, "purge", lambda _: told.append("dropped"))
+    with built(write_log(tmp_path), tmp_path / "run") as job:
+        take_over(job, cast(Bundle, Twos(told)))
+        assert told.index("dropped") > 0
+        assert "written" not in told[told.index("dropped") :]
+
+        told.clear()
+        night: Any = SimpleNamespace(_job=job, _config=DailyConfig(row_decay={"user_id": 0.5}))
+        Daily._renew(night)
+        assert told.count("dropped") > 0
+        tables = {key.split(".")[-2]: own for key, own in job.sharded.model.state_dict().items() if "embedding_bags" in key}
+        values = {name: table.local_shards()[0].tensor.unique().tolist() for name, table in tables.items()}
+        assert (values["user_id"], values["item_id"]) == ([1.0], [2.0])
