@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{me}: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
-        if "by peer" not in str(error):  # gloo's "Connection closed by peer", or reset
+        # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.
+        if not any(what in str(error) for what in ("by peer", "Broken pipe")):
             raise
         print(f"{me}: lost another rank; see what it said", file=sys.stderr)
         time.sleep(YIELD)  # the rank that knows why ends first: the launcher looks at who has ended, and ends the others

@@ -249,6 +249,24 @@ def test_a_mistake_of_ours_keeps_its_traceback(config: Path, tmp_path: Path, mon
 # --- stopped by hand, and more ranks than one ---
 
 
+@pytest.mark.parametrize(
+    "said", ["[pair.cc:536] Connection closed by peer [10.0.0.2]:41", "writev [10.0.0.2]:41: Connection reset by peer",
+             "writev [10.0.0.2]:41: Broken pipe"]
+)  # fmt: skip
+def test_a_rank_that_lost_another_says_so_and_lets_that_one_speak(
+    said: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(path: str) -> bool:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(PATHS, "exists", lost)
+    monkeypatch.setattr(cli, "YIELD", 0.0)
+
+    done = train(config, tmp_path / "run")
+
+    assert (done.code, done.err) == (1, "genctr: lost another rank; see what it said\n")
+
+
 def _main(words: list[str], told: str) -> None:
     os.dup2(os.open(told, os.O_CREAT | os.O_WRONLY), 2)
     sys.exit(cli.main(words))
