@@ -514,9 +514,9 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
     os.environ[OURS] = "1"
     # Python's -m looks into this folder first, as the command that was asked for may not: `data` or `models` there is not ours.
     here = [] if {os.getcwd(), ""} & set(sys.path) else ["-P"]
-    rank = ["--no-python", sys.executable, "-u", *here, "-m", "launch", *words]
+    command = ["--no-python", sys.executable, "-u", *here, "-m", "launch", *words]
     # Ranks write to this command's own output: torchrun's folder of logs, made anew each time, would stay behind empty.
-    launcher = ["--standalone", "--nproc-per-node", str(ranks), "--log-dir", os.devnull, *rank]
+    launcher = ["--standalone", "--nproc-per-node", str(ranks), "--log-dir", os.devnull, *command]
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
