@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{me}: {error}", file=sys.stderr)
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
-        if "by peer" not in str(error):  # gloo's "Connection closed by peer", or reset
+        # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.
+        if not any(what in str(error) for what in ("by peer", "Broken pipe")):
             raise
         print(f"{me}: lost another rank; see what it said", file=sys.stderr)
         time.sleep(YIELD)  # the rank that knows why ends first: the launcher looks at who has ended, and ends the others
@@ -523,7 +524,11 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ[OURS] = "1"
-    launcher = ["--standalone", "--nproc-per-node", str(ranks), "-m", "launch", *words]
+    # Python's -m looks into this folder first, as the command that was asked for may not: `data` or `models` there is not ours.
+    here = [] if {os.getcwd(), ""} & set(sys.path) else ["-P"]
+    command = ["--no-python", sys.executable, "-u", *here, "-m", "launch", *words]
+    # Ranks write to this command's own output: torchrun's folder of logs, made anew each time, would stay behind empty.
+    launcher = ["--standalone", "--nproc-per-node", str(ranks), "--log-dir", os.devnull, *command]
     try:
         run(parse_args(launcher))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

@@ -16,8 +16,8 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     Gradients flow through the mean and variance of all ranks. A rank may have no rows: it takes part in the sums with
     zeros. A global batch of one row has variance 0 and comes out as `bias`; it leaves the running variance alone, which
-    it knows nothing about. Running averages and evaluation are torch's own, and so is the state dict. Training forwards
-    and backwards must happen on all ranks together.
+    it knows nothing about, and one without rows the running mean as well. Running averages and evaluation are torch's own,
+    and so is the state dict. Training forwards and backwards must happen on all ranks together.
 
     Shape:
         x_BC (B, C) -> (B, C)
@@ -38,7 +38,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean_C, self.momentum)
+        self.running_mean.lerp_(torch.where(rows > 0, mean_C, self.running_mean), self.momentum)
         unbiased_C = torch.where(rows > 1, var_C * rows / (rows - 1), self.running_var)
         self.running_var.lerp_(unbiased_C, self.momentum)
 
@@ -55,15 +55,15 @@ class _Normalise(torch.autograd.Function):
         x_BC = x_BC.to(torch.promote_types(x_BC.dtype, torch.float32))  # bf16 cannot count rows
         local_rows = x_BC.new_full((1,), x_BC.shape[0])
         sums = _sum_over_ranks(torch.cat([x_BC.sum(0), local_rows]))
-        rows = sums[-1].clamp(min=1)
+        counted, rows = sums[-1].clone(), sums[-1].clamp(min=1)
         mean_C = sums[:-1] / rows
         centred_BC = x_BC - mean_C
         var_C = _sum_over_ranks(centred_BC.square().sum(0)) / rows  # a second sum: E[x^2] - mean^2 would cancel
         scale_C = torch.rsqrt(var_C + eps)
         normal_BC = centred_BC * scale_C
         ctx.save_for_backward(normal_BC, scale_C, rows)
-        ctx.mark_non_differentiable(mean_C, var_C, rows)
-        return normal_BC, mean_C, var_C, rows
+        ctx.mark_non_differentiable(mean_C, var_C, counted)
+        return normal_BC, mean_C, var_C, counted
 
     @staticmethod
     def backward(ctx: Any, grad_BC: Tensor, *_: Tensor) -> tuple[Tensor, None]:

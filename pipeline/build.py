@@ -209,9 +209,13 @@ class Job:
         path = (train.plan or "") if self._planned else ""
         saved = self.world.agree(lambda: SavedPlan.load(path)) if path else None
         spread = build_spread(self.config, self.source.features)
-        device = device_here(self.world.device, train.hardware)
-        bandwidths = device.bandwidths if device is not None else {}
+        bandwidths = self.world.agree(self._bandwidths)  # every rank makes the plan by itself, and hosts may have other cards
         return replace(spread, bandwidths=bandwidths, saved=saved, path=path, stage=self.stage.name)
+
+    def _bandwidths(self) -> dict[str, float]:
+        """[bytes/ms] of this rank's device; none if it is not known."""
+        device = device_here(self.world.device, self.config.train.hardware)
+        return device.bandwidths if device is not None else {}
 
     @contextmanager
     def pipe(self) -> Iterator[Pipe]:

@@ -47,6 +47,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
 from pipeline.memory import free_memory
+from pipeline.world import PATIENCE
 
 MARKER = "checkpoint.json"
 FORMAT = 1
@@ -112,8 +113,9 @@ class Checkpoints:
         self.root = plain(root)
         self._keep, self._asynchronous = keep, asynchronous
         # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
-        # would mix with the batches. DCP needs a CPU group anyway.
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        # would mix with the batches. DCP needs a CPU group anyway. It is as patient as that one: who has written waits for the
+        # slowest rank, and all of them for the first to remove the oldest checkpoint.
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if dist.is_initialized() else None
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._running: tuple[str, Future[Any]] | None = None
         self._told_to_wait = False

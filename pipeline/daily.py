@@ -351,11 +351,14 @@ class Daily:
     def _renew(self) -> None:
         """What a new day begins with: tables that forget, optimizers that do."""
         job, config = self._job, self._config
-        for key, value in job.sharded.model.state_dict().items():
+        state = job.sharded.model.state_dict()
+        for key, value in state.items():
             factor = config.row_decay.get(key.split(".")[-2] if "." in key else "")
             if factor is not None and isinstance(value, ShardedTensor):
                 for shard in value.local_shards():
                     shard.tensor.mul_(factor)
+        if config.row_decay:
+            job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
         for name, own in job.optimizer.optimizers if config.optimizer != "keep" else ():
             if name != "tables" or config.optimizer == "reset_all":
                 _forget(own.state_dict())

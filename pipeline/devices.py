@@ -1,5 +1,6 @@
 """What a rank's device can hold and how fast it is: facts of data sheets, for plans on paper."""
 
+import re
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -119,6 +120,6 @@ def device_here(device: torch.device, hardware: HardwareConfig) -> Device | None
 def _card(device: torch.device) -> str | None:
     """The card's name among ours."""
     told = torch.cuda.get_device_name(device).lower()
-    found = next((name for name in ("h100", "h200", "a100") if name in told), None)
+    found = next((name for name in ("h100", "h200", "a100") if re.search(rf"{name}(?!\d)", told)), None)  # an A1000 is none
     small = torch.cuda.get_device_properties(device).total_memory < 48 * GIB
     return "a100-40gb" if found == "a100" and small else found

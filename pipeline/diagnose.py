@@ -79,9 +79,16 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
 
 
 def days_to_show(job: Job) -> list[str]:
-    """The validation days, or the last day that was trained: days without an end say only the first."""
-    trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
-    return job.source.validation_days or trained[-1:] or job.source.train_days[-1:]
+    """The validation days, or the last day that was trained: days without an end say only the first.
+
+    Collective: another job may be writing the log, and ranks that look at other days would wait for each other.
+    """
+
+    def last() -> list[str]:
+        trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
+        return trained[-1:] or job.source.train_days[-1:]
+
+    return job.source.validation_days or job.world.agree(last)
 
 
 def _report(told: dict[str, Any], folder: str) -> str:

@@ -62,12 +62,21 @@ def launched() -> bool:
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the process group a launcher describes in the environment, or be the only rank."""
+    """Join the process group a launcher describes in the environment, or be the only rank.
+
+    Raises:
+        GenctrError: the device is not there.
+    """
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
         raise GenctrError("train.device is cuda, but torch finds none here\n  next: set it to cpu, or ask `genctr doctor`")
     where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
+        if where.index >= (cards := torch.cuda.device_count()):
+            raise GenctrError(
+                f"rank {where.index} of this machine has no card: torch finds {cards} here, and every rank needs its own\n"
+                f"  next: start {cards} ranks here (train.ranks), or set train.device to cpu"
+            )
         torch.cuda.set_device(where)
     backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
     if launched():

@@ -249,6 +249,24 @@ def test_a_mistake_of_ours_keeps_its_traceback(config: Path, tmp_path: Path, mon
 # --- stopped by hand, and more ranks than one ---
 
 
+@pytest.mark.parametrize(
+    "said", ["[pair.cc:536] Connection closed by peer [10.0.0.2]:41", "writev [10.0.0.2]:41: Connection reset by peer",
+             "writev [10.0.0.2]:41: Broken pipe"]
+)  # fmt: skip
+def test_a_rank_that_lost_another_says_so_and_lets_that_one_speak(
+    said: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(path: str) -> bool:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(PATHS, "exists", lost)
+    monkeypatch.setattr(cli, "YIELD", 0.0)
+
+    done = train(config, tmp_path / "run")
+
+    assert (done.code, done.err) == (1, "genctr: lost another rank; see what it said\n")
+
+
 def _main(words: list[str], told: str) -> None:
     os.dup2(os.open(told, os.O_CREAT | os.O_WRONLY), 2)
     sys.exit(cli.main(words))
@@ -271,6 +289,30 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(config: Path, tmp_pa
     reached = events(out, "trained")[-1]["epoch"]
     assert train(config, out, f"train.epochs={reached + 2}").code == 0
     assert events(out, "resumed")
+
+
+def launched(*words: str, cwd: Path, **variables: str) -> Done:
+    """A rank of its own for the command, as the installed `genctr` starts it: without this folder among Python's."""
+    line = "import sys; from launch.cli import _on_ranks; sys.exit(_on_ranks(1, sys.argv[1:]))"
+    command = [sys.executable, "-P", "-c", line, *words]
+    done = subprocess.run(
+        command, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False, timeout=300
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def test_ranks_do_not_take_files_of_the_folder_they_are_started_in_for_ours(tmp_path: Path) -> None:
+    (tmp_path / "data.py").touch()
+
+    done = launched("status", "nowhere", cwd=tmp_path)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("genctr: nowhere: no config.yaml there")
+
+
+def test_ranks_leave_nothing_in_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    assert launched("status", "nowhere", cwd=ROOT, TMPDIR=str(tmp_path)).code == 2
+    assert not list(tmp_path.glob("torchelastic*")), "torchrun's own"
 
 
 def rank_of(process: int) -> str | None:

@@ -118,14 +118,16 @@ def test_one_row_comes_out_as_the_bias_and_leaves_the_running_variance_alone():
     assert not x_BC.grad.any()
 
 
-def test_no_rows_are_no_error_and_parameters_get_a_zero_gradient():
+def test_no_rows_are_no_error_move_no_average_and_parameters_get_a_zero_gradient():
     made = norm()
+    made.running_mean.fill_(3.0)
 
     out_BC = made(torch.zeros(0, C, dtype=torch.float64, requires_grad=True))
     out_BC.sum().backward()
 
     assert out_BC.shape == (0, C)
-    assert torch.isfinite(made.running_mean).all()
+    torch.testing.assert_close(made.running_mean, torch.full((C,), 3.0, dtype=torch.float64))
+    torch.testing.assert_close(made.running_var, torch.ones(C, dtype=torch.float64))
     assert not made.weight.grad.any()
     assert not made.bias.grad.any()
     assert made.eval()(torch.zeros(0, C, dtype=torch.float64)).shape == (0, C)

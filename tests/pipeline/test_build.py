@@ -24,6 +24,7 @@ from pipeline.build import _mistaken, _schema_changes, build_source, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
+from pipeline.world import World
 from tests.tiny import DAYS, SCHEMA, Done, built, genctr, train, write_log
 
 FIELDS = [
@@ -327,6 +328,18 @@ def test_two_lanes_for_three_ranks_are_refused(config: Path, tmp_path: Path) -> 
         source = build_source(job.config, job.schema, job.folder, rank=0, ranks=3)
         with pytest.raises(GenctrError, match="3 ranks cannot share 2 lanes"):
             source.stream(source.open(DAYS[0]))
+
+
+def test_every_rank_plans_with_the_speeds_of_the_first_ones_card(config: Path, tmp_path: Path) -> None:
+    told = {"hbm_mem_bw": 1.0}
+
+    class Second(World):
+        def agree(self, work: object) -> Any:
+            return told  # by the first rank, on a host with other cards
+
+    with built(config, tmp_path / "run") as job:
+        job.world = Second(1, 2, torch.device("cpu"))
+        assert job._spread().bandwidths == told
 
 
 def test_closing_a_job_waits_for_the_save_in_the_background(config: Path, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from data.paths import PATHS, filesystem
 from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader
 from pipeline.half import untouched
 from pipeline.pieces import Pieces
+from pipeline.world import PATIENCE
 
 # Forked from one warm process: spawning forty would take minutes.
 FORKS = multiprocessing.get_context("forkserver")
@@ -558,6 +559,13 @@ def test_every_rank_hears_of_the_full_disk_of_one(tmp_path: Path) -> None:
 
 
 # What cannot be read.
+
+
+def test_a_rank_waits_for_a_slow_save_of_another_as_long_as_for_anything(tmp_path: Path) -> None:
+    group = Checkpoints(str(tmp_path), keep=1, asynchronous=True)._group
+
+    assert group is not None
+    assert group._get_backend(torch.device("cpu")).options._timeout == PATIENCE
 
 
 def test_a_run_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:

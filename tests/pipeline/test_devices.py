@@ -1,10 +1,13 @@
 """Devices by name, and what a config says of them instead."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from data.errors import GenctrError
 from pipeline.config import HardwareConfig
-from pipeline.devices import DEVICES, GIB, find_device
+from pipeline.devices import DEVICES, GIB, device_here, find_device
 
 NOTHING = HardwareConfig()
 
@@ -41,3 +44,22 @@ def test_a_card_is_faster_than_what_is_around_it(device) -> None:
     assert device.intra_bw >= device.inter_bw > 0
     if device.kind == "cuda":
         assert device.hbm_bw > device.link_bw > device.ssd_bw
+
+
+@pytest.mark.parametrize(
+    ("told", "gib", "name"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 80, "a100"),
+        ("NVIDIA A100-SXM4-40GB", 40, "a100-40gb"),
+        ("NVIDIA H100 80GB HBM3", 80, "h100"),
+        ("NVIDIA GH200 480GB", 96, "h200"),
+        ("NVIDIA RTX A1000", 8, None),
+    ],
+)
+def test_a_card_is_known_by_what_torch_calls_it(told: str, gib: int, name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: told)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=gib * GIB))
+
+    found = device_here(torch.device("cuda", 0), NOTHING)
+
+    assert (found.name if found is not None else None) == name

@@ -137,6 +137,16 @@ def test_what_an_optimizer_without_memory_cannot_tell_is_null(config: Path, tmp_
     assert {own["moved"] for own in told["tables"].values()} == {None}
 
 
+def test_all_ranks_look_at_the_day_that_the_first_found_last(config: Path, tmp_path: Path) -> None:
+    class Second(World):
+        def agree(self, work: object) -> Any:
+            return [DAYS[1]]  # the first rank reads the log after the night has gone on
+
+    with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:
+        job.world = Second(1, 2, torch.device("cpu"))
+        assert days_to_show(job) == [DAYS[1]]
+
+
 def test_a_model_that_has_diverged_is_told(config: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "run", "tables.lr=1e30", "train.dense.lr=1e30", "train.diagnose_every_steps=0")
     done = genctr("diagnose", tmp_path / "run", "--days", DAYS[3], "--quiet")

@@ -1,11 +1,19 @@
 import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from data.collate import NO_GROUP
-from pipeline.fresh import compare, population_stability
+from pipeline.bundle import Bundle
+from pipeline.config import DailyConfig
+from pipeline.daily import Daily
+from pipeline.fresh import compare, population_stability, take_over
+from pipeline.kernels import PooledKernel
+from tests.tiny import built, write_log
 
 
 @pytest.fixture
@@ -55,9 +63,12 @@ def test_the_interval_of_calibration_covers_the_truth_about_as_often_as_it_says_
     assert widths[8000] == pytest.approx(widths[500] / 4, rel=0.3)
 
 
-def test_rows_without_a_click_have_no_calibration_that_could_pass() -> None:
-    low, high = compare(torch.zeros(50), None, torch.zeros(50), torch.ones(50), None)["calibration"]
-    assert low == high == float("inf")
+@pytest.mark.parametrize("weight", [1.0, 20.0])
+def test_rows_without_a_click_hold_a_model_that_expects_many_alone(weight: float) -> None:
+    for expected, least in ((25.0, 6.78), (1.0, 0.27)):
+        logits = torch.full((50,), expected / 50).logit()
+        low, high = compare(logits, None, torch.zeros(50), torch.full((50,), weight), None)["calibration"]
+        assert (low, high) == (pytest.approx(least, rel=0.01), float("inf"))
 
 
 def test_rows_without_a_group_are_not_drawn_as_one_user(rows) -> None:
@@ -114,3 +125,38 @@ def test_psi_sees_scores_that_moved() -> None:
     assert population_stability(scores, scores) == 0.0
     assert population_stability(scores + 0.1, scores) < 0.1
     assert population_stability(scores + 1, scores) > 0.5
+
+
+class Twos:
+    """A bundle whose tables are all 2."""
+
+    ids = ()
+
+    def __init__(self, told: list[str]) -> None:
+        self._told = told
+
+    def dense(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def fill(self, name: str, tensor: torch.Tensor, row: int, column: int) -> None:
+        self._told.append("written")
+        tensor.fill_(2.0)
+
+
+def test_what_a_card_keeps_of_a_table_is_dropped_once_the_table_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(PooledKernel, "purge", lambda _: told.append("dropped"))
+    with built(write_log(tmp_path), tmp_path / "run") as job:
+        take_over(job, cast(Bundle, Twos(told)))
+        assert told.index("dropped") > 0
+        assert "written" not in told[told.index("dropped") :]
+
+        told.clear()
+        night: Any = SimpleNamespace(_job=job, _config=DailyConfig(row_decay={"user_id": 0.5}))
+        Daily._renew(night)
+        assert told.count("dropped") > 0
+        tables = {key.split(".")[-2]: own for key, own in job.sharded.model.state_dict().items() if "embedding_bags" in key}
+        values = {name: table.local_shards()[0].tensor.unique().tolist() for name, table in tables.items()}
+        assert (values["user_id"], values["item_id"]) == ([1.0], [2.0])
