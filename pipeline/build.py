@@ -380,8 +380,21 @@ def _check_plan(stage: Stage, world: World) -> None:
 
 
 def build_table_options(config: RunConfig, features: Features) -> dict[str, TableOptions]:
-    """How every table learns and where it lives."""
-    return {spec.name: _options(config.tables.of(spec.name)) for spec in features.tables}
+    """How every table learns and where it lives.
+
+    Raises:
+        GenctrError: a managed table is to be kept on the card in part: what is written to a row that another id gets would pass
+            by the part that is there.
+    """
+    options = {spec.name: _options(config.tables.of(spec.name)) for spec in features.tables}
+    for name in (field.name for field in features.schema.managed):
+        if options[name].kernel == "fused_uvm_caching":
+            raise GenctrError(
+                f"table {name!r}: ids: managed cannot be with kernel fused_uvm_caching\n  next: set it to fused or fused_uvm"
+            )
+        if options[name].kernel == "auto":
+            options[name] = replace(options[name], kernel="fused")
+    return options
 
 
 def build_spread(config: RunConfig, features: Features) -> Spread:

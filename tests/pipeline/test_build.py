@@ -20,7 +20,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.build import _mistaken, _schema_changes, build_source, load_run
+from pipeline.build import _mistaken, _schema_changes, build_source, build_table_options, load_run
 from pipeline.config import ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
@@ -169,6 +169,15 @@ def test_every_table_learns_as_the_config_says_of_it(config: Path, tmp_path: Pat
     assert sorted(rates) == pytest.approx([0.25, 0.5])
     assert first["item_id"].std().item() == pytest.approx(3, rel=0.02)
     assert first["user_id"].abs().max().item() == pytest.approx(0.125, rel=0.02)
+
+
+def test_a_managed_table_is_never_in_part_on_the_card(config: Path) -> None:
+    user = {"name": "user", "kind": "id", "ids": "managed", "rows": 4096}
+    for kernel, expected in (("auto", "fused"), ("fused_uvm", "fused_uvm")):
+        options = build_table_options(load(str(config), [f"tables.kernel={kernel}"])[0], features(user, FIELDS[3]))
+        assert (options["user"].kernel, options["item"].kernel) == (expected, kernel)
+    with pytest.raises(GenctrError, match="'user': ids: managed cannot be with kernel fused_uvm_caching"):
+        build_table_options(load(str(config), ["tables.kernel=fused_uvm_caching"])[0], features(user))
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
