@@ -46,9 +46,6 @@ from data.paths import PATHS, plain, write_whole
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
 
-IDLE = ("resumed", "waiting")
-"""Events of a job that looks and finds nothing to do, every half hour for years: they alone make no file of TensorBoard's."""
-
 
 class RunLog:
     """Appends events to the log of a run folder. Ranks other than 0 write nothing.
@@ -56,8 +53,8 @@ class RunLog:
     Each line is in the file when `write` returns. A line that a kill cut short is taken away when the log is opened again. A
     store that cannot append (S3) gets the whole file again, at most every 30 seconds and on `close`.
 
-    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`, one a job that does something; in a local
-    run folder only, which is what TensorBoard's writer can append to.
+    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`; in a local run folder only, which is
+    what TensorBoard's writer can append to.
 
     Args:
         folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
@@ -86,8 +83,7 @@ class RunLog:
             PATHS.mkdirs(f"{self._folder}/")
             whole = _repaired(self._path)
             self._text = "" if self._local else whole
-        if self._board is None and self._local and event not in IDLE:
-            self._board = SummaryWriter(f"{self._folder}/tensorboard")
+            self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
         if self._local:

@@ -132,16 +132,6 @@ def test_the_numbers_are_in_tensorboard_too(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_job_that_finds_nothing_to_do_leaves_no_file_of_tensorboards(tmp_path: Path) -> None:
-    log = RunLog(str(tmp_path))
-    log.write("resumed", 3, {"rows": 30})
-    log.write("waiting", 3, {"day": "2026-11-02"})
-    assert os.listdir(tmp_path) == ["log.jsonl"]
-    log.write("train", 4, {"rows": 40})
-    log.close()
-    assert len(os.listdir(tmp_path / "tensorboard")) == 1
-
-
 class NoAppend(PathHandler):
     """An object store: whole objects only."""
 
