@@ -53,10 +53,15 @@ def free_port() -> int:
 
 
 def start(config: Path | str, out: Path | str, ranks: int, *overrides: str) -> list[Any]:
-    port = free_port()
     argv = ["train", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
     for override in overrides:
         argv += ["--set", override]
+    return command(argv, ranks)
+
+
+def command(argv: Sequence[str], ranks: int) -> list[Any]:
+    """The ranks of any command, as a launcher starts them."""
+    port = free_port()
     processes = [SERVER.Process(target=job, args=(argv, dict(os.environ), rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
         process.start()

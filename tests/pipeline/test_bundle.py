@@ -18,6 +18,7 @@ import torch
 
 from pipeline.bundle import Bundle, BundleError, pieces, quantised
 from pipeline.score import BATCH_ROWS, Scorer
+from tests.integration.jobs import command, finish
 from tests.integration.nightly import Nightly, write_daily
 from tests.tiny import genctr
 
@@ -96,8 +97,7 @@ def test_shards_of_two_ranks_make_one_bundle(config: Path, tmp_path: Path, shard
     if sharding == "row_wise":
         assert any(len(own) == 2 for own in Bundle(str(path)).tables.values())
     words = ["evaluate", tmp_path / "run", "--days", DAY, "--predictions", tmp_path / "told", "--quiet"]
-    done = subprocess.run([sys.executable, "-m", "launch", *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    finish(command(list(map(str, words)), 2))
     log = config.parent / "log" / f"day={DAY}"
     assert genctr("score", path, "--data", log, "--out", tmp_path / "scored").code == 0
     rows = pq.read_table(tmp_path / "told", partitioning=None).to_pylist()
