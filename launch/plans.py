@@ -22,9 +22,13 @@ def vocabulary_sizes(text: str) -> dict[str, int]:
     sizes = {}
     for part in filter(None, text.split(",")):
         name, _, number = part.rpartition("=")
-        if not number.strip().replace("_", "").isdigit():
+        try:
+            rows = int(number)  # 1_000_000 too
+        except ValueError:
+            rows = 0
+        if rows < 1:
             raise GenctrError(f"--vocab-rows {part!r}: write a number for all vocabularies, or TABLE=NUMBER,TABLE=NUMBER")
-        sizes[name.strip()] = int(number)
+        sizes[name.strip()] = rows
     return sizes
 
 

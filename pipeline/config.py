@@ -549,7 +549,7 @@ class DailyConfig(Section):
     """Folder or URI of the bundles and of `current`; null is `published` in the run folder."""
 
     keep: int = Field(default=7, ge=2)
-    """[bundles] newest ones kept; the current one is kept besides."""
+    """[bundles] newest ones kept; the current one, and the one that served before it, are kept besides."""
 
     keep_days: int = Field(default=3, ge=1)
     """[days] whose last checkpoint is kept, to go back to."""

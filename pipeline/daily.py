@@ -425,7 +425,7 @@ class Daily:
     def _tidy(self) -> None:
         """Let go of old bundles, and tell the monitoring; again at the start, should a kill have come between."""
         history = self._own.history()
-        needed = {history.serving} if history.serving else set()
+        needed = history.wanted
         known = [entry["bundle"] for entry in self._own.entries if entry["event"] == "judged"]
         prune(self._folder, keep=self._config.keep, needed=needed, known=known)
         write_metrics(self._job.folder, history)

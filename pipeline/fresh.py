@@ -182,6 +182,7 @@ class _Rows:
         self._tie = starts.cumsum(0) - 1
         self._losses = torch.nn.functional.binary_cross_entropy_with_logits(self.logits, self.labels, reduction="none")
         self._auc_G, self._weight_G = auc_by_group(self.logits, self.labels, self.weights, groups)
+        self._auc_G[groups[alone]] = float("nan")  # what they share is that nobody knows whose they are
         self.units = torch.where(alone, len(self._auc_G) + alone.cumsum(0) - 1, groups)
 
     def thinned(self) -> "_Rows":

@@ -1,6 +1,7 @@
 """Tell somebody what happened to a day: a webhook, a command. What goes wrong with it is said, and changes nothing."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pipeline.config import HooksConfig
 
 SECONDS = 10.0
 """[s] a hook may take."""
+
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells a rank. A hook is none of the ranks: with these, a `genctr score` in it would wait for them."""
 
 
 def tell(config: HooksConfig, event: Literal["published", "held", "failed"], *, run: str, day: str, text: str) -> None:
@@ -34,4 +38,5 @@ def _post(address: str, news: bytes) -> None:
 
 
 def _pipe(command: str, news: bytes) -> None:
-    subprocess.run(shlex.split(command), input=news, timeout=SECONDS, check=True)  # noqa: S603 - the config's owner
+    own = {name: value for name, value in os.environ.items() if name not in OF_A_RANK}
+    subprocess.run(shlex.split(command), input=news, env=own, timeout=SECONDS, check=True)  # noqa: S603 - the config's owner

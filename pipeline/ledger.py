@@ -104,6 +104,12 @@ class History:
         """The bundle that `current` is to name."""
         return self.served[-1] if self.served else None
 
+    @property
+    def wanted(self) -> set[str]:
+        """The bundle that serves, and the one a person would go back to: nights of held models must not push it out."""
+        good = [name for name in dict.fromkeys(self.served) if name not in self.withdrawn]
+        return {*self.served[-1:], *good[-2:]}
+
     def since(self, day: str) -> list[str]:
         """What was taken up from the first of `day` or a later one on: late parts of earlier days too, if they came after."""
         names = list(self.days)

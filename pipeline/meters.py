@@ -7,7 +7,7 @@ For rows i with label y, weight w and predicted probability p (the sum is over t
     calibration  [1]     mean prediction / mean label
     auc          [1]     chance that a positive row scores above a negative one; a tie counts one half
     gauc         [1]     auc of every group, averaged by the weight (without weights: the rows) of the group; groups of one
-                         class are left out
+                         class and rows without a group (a null) are left out
     rows         [rows]  with a weight
 
 A metric that is not defined (one class only, no rows) is nan. A row of weight 2 counts like two rows.
@@ -26,6 +26,7 @@ from torch import Tensor
 from torchrec.metrics.calibration import get_calibration_states
 from torchrec.metrics.ne import compute_ne, get_ne_states
 
+from data.collate import NO_GROUP
 from data.errors import GenctrError
 from pipeline.task import StepOutput
 
@@ -229,9 +230,9 @@ def _from_sums(task: str, values: Sequence[float]) -> dict[str, float]:
 def _exact(task: str, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor) -> dict[str, float]:
     logits, labels, weights = logits.double(), labels.double(), weights.double()
     sums = _from_sums(task, _sums(logits[None], labels[None], weights[None])[0].tolist())
-    _, group_N = torch.unique(groups, return_inverse=True)
+    names_G, group_N = torch.unique(groups, return_inverse=True)
     auc_G, weight_G = auc_by_group(logits, labels, weights, group_N)
-    known_G = ~auc_G.isnan()
+    known_G = ~auc_G.isnan() & (names_G != NO_GROUP)
     gauc = (auc_G[known_G] * weight_G[known_G]).sum() / weight_G[known_G].sum()
     auc_1, _ = auc_by_group(logits, labels, weights, torch.zeros_like(group_N))
     return {"auc": auc_1.sum().item() if len(auc_1) else float("nan"), "gauc": gauc.item(), **sums}

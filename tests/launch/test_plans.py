@@ -81,7 +81,7 @@ def test_sizes_are_read(text: str, sizes: dict[str, int]) -> None:
     assert vocabulary_sizes(text) == sizes
 
 
-@pytest.mark.parametrize("text", ["tab", "tab=", "tab=x", "-1", "1e6"])
+@pytest.mark.parametrize("text", ["tab", "tab=", "tab=x", "-1", "0", "_1", "²", "1e6"])
 def test_sizes_that_are_none_are_told(text: str) -> None:
     with pytest.raises(GenctrError, match="write a number for all vocabularies, or TABLE=NUMBER"):
         vocabulary_sizes(text)

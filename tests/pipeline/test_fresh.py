@@ -83,6 +83,16 @@ def test_rows_without_a_group_are_not_drawn_as_one_user(rows) -> None:
     assert high - low == pytest.approx(most - least, rel=0.3)
 
 
+def test_gauc_is_of_the_rows_with_a_group(rows) -> None:
+    groups = rows["groups"].clone()
+    groups[1000:] = NO_GROUP
+    known = [rows[name][:1000] for name in ("good", "bad", "labels", "weights", "groups")]
+    found, alone = compare(*(rows[name] for name in ("good", "bad", "labels", "weights")), groups), compare(*known)
+    assert found["candidate"]["gauc"] == pytest.approx(alone["candidate"]["gauc"])
+    assert found["difference"]["gauc"][0] == pytest.approx(alone["difference"]["gauc"][0])
+    assert found["candidate"]["auc"] != pytest.approx(alone["candidate"]["auc"])
+
+
 def test_the_draws_of_a_bootstrap_are_not_in_memory_together(rows, monkeypatch: pytest.MonkeyPatch) -> None:
     poisson, drawn, most = torch.poisson, [], 0
 

@@ -74,3 +74,13 @@ def test_a_server_that_speaks_no_http_is_told_and_nothing_else(capfd: pytest.Cap
 def test_a_command_gets_the_news(tmp_path: Path) -> None:
     tell(HooksConfig(command=f"tee '{tmp_path / 'a b'}'"), "failed", run="r", day="", text="disk full")
     assert json.loads((tmp_path / "a b").read_text())["text"] == "disk full"
+
+
+def test_a_command_is_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("HOOKS_TOKEN", "a secret")
+    tell(HooksConfig(command=f"sh -c 'env > {tmp_path}/env'"), "failed", run="r", day="", text="disk full")
+    known = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
+    assert known["HOOKS_TOKEN"] == "a secret"
+    assert not {"RANK", "MASTER_PORT"} & known.keys()

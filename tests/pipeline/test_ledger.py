@@ -64,6 +64,21 @@ def test_a_rollback_serves_the_bundle_it_names_and_remembers_the_other(tmp_path:
     assert history.days["2026-11-02"].state == "approved"
 
 
+def test_the_bundle_to_go_back_to_is_wanted_however_many_nights_are_held(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path))
+    assert ledger.history().wanted == set()
+    for day, publish in (("d1", True), ("d2", True), ("d3", True), ("d4", False), ("d5", False)):
+        ledger.append("trained", {"day": day, "step": 1, "rows": 3, "files": {}, "quarantined": {}})
+        ledger.append("judged", {"day": day, "step": 1, "bundle": day, "publish": publish, "answers": []})
+        if publish:
+            ledger.append("published", {"day": day, "bundle": day, "step": 1})
+    assert ledger.history().wanted == {"d2", "d3"}
+    ledger.append("rolled back", {"bundle": "d2", "from": "d3", "reason": "y"})
+    assert ledger.history().wanted == {"d1", "d2"}
+    ledger.append("approved", {"day": "d5", "bundle": "d5", "step": 1, "reason": "x"})
+    assert ledger.history().wanted == {"d2", "d5"}
+
+
 def test_a_day_that_is_trained_again_is_compared_with_what_has_not_trained_it(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
 

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import binary_auroc
 from torchrec import KeyedJaggedTensor
 
 from data.batch import Batch, Tally
+from data.collate import NO_GROUP
 from data.cursor import Cursor
 from pipeline.meters import BINS, EDGE, Meters, NotFinite, RunningMeters, auc_by_group
 from pipeline.task import StepOutput
@@ -134,6 +135,17 @@ def test_the_numbers_worked_out_by_hand() -> None:
     assert found["auc"] == pytest.approx((2 * 2 + 2 * 1.5) / 8)  # .75 wins both its pairs, .5 wins one and ties one; twice
     assert found["gauc"] == pytest.approx((2 * 1.0 + 3 * 0.75) / 5)
     assert found["rows"] == 6
+
+
+def test_rows_without_a_group_are_in_no_gauc() -> None:
+    logits, labels = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+    meters = Meters(["click"])
+    meters.update(step({"click": logits}, labels, torch.ones(4, 1), torch.tensor([7, 7, NO_GROUP, NO_GROUP])))
+
+    found = meters.compute()["click"]
+
+    assert found["gauc"] == 1.0, "user 7's rows are in order; who the others are, nobody knows"
+    assert found["auc"] == 0.5
 
 
 def test_a_row_of_weight_two_counts_like_two_rows() -> None:
