@@ -91,6 +91,11 @@ class Lease:
                 PATHS.rm(self._path)
 
     @property
+    def folder(self) -> str:
+        """The run folder."""
+        return self._folders[0]
+
+    @property
     def token(self) -> str:
         """What tells this holder from all others."""
         return self._token
@@ -179,10 +184,20 @@ def writing(world: "World", lease: Lease) -> Iterator[Lease]:
     """Hold a run folder as the one job that writes to it: rank 0 holds the lease, every rank asks it. Collective.
 
     Raises:
-        Busy: on every rank, if another job holds it.
+        Busy: on every rank, if another job holds it. GenctrError: it cannot be written.
     """
     with ExitStack() as stack:
-        token = world.agree(lambda: stack.enter_context(lease).token, str)
+
+        def enter() -> str:
+            try:
+                return stack.enter_context(lease).token
+            except OSError as error:
+                where = lease.folder
+                raise GenctrError(
+                    f"the run folder cannot be written: {error}\n  next: mend {where}, or give another --out"
+                ) from error
+
+        token = world.agree(enter, str)
         if not world.first:
             stack.enter_context(lease.shared(token))
         yield lease

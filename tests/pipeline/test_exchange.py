@@ -46,12 +46,7 @@ ANSWERS: dict[str, tuple[Any, Any]] = {
         RunConfig.model_validate({"name": "a", "schema": "s.yaml", "data": {"root": "log", "days": ["d"]}}),
         RunConfig,
     ),
-    "a plan": (
-        SavedPlan(
-            "cpu", "cpu", 2, 1, {"rank": {"t": TablePlan("row_wise", "fused", None, ((0, 0, 0, 4, 8), (1, 4, 0, 4, 8)))}}
-        ),
-        SavedPlan,
-    ),
+    "a plan": (SavedPlan("cpu", "cpu", 2, 1, {"rank": {"t": TABLE}}), SavedPlan),
 }
 
 
