@@ -251,7 +251,7 @@ class Checkpoints:
     def _has_room(self, tensors: dict[str, Any]) -> bool:
         """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
-        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()), tuple[int, int])
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()), tuple[float, float])
         need, free = max(rooms, key=lambda room: room[0] - room[1])
         fits = need <= free * COPY_SHARE
         if not fits and not self._told_to_wait and self._rank == 0:
