@@ -1,15 +1,16 @@
 """Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen."""
 
+import base64
 import fnmatch
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -84,6 +85,20 @@ class Day:
         """Some of its files, in their order, under a name of their own."""
         wanted = set(paths)
         return replace(self, name=name, files=tuple(file for file in self.files if file.path in wanted))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values: the schema as the bytes Arrow writes of it, in base64."""
+        schemas = list(dict.fromkeys([self.schema, *(file.schema for file in self.files)]))
+        files = [[file.path, file.size, list(file.units), schemas.index(file.schema)] for file in self.files]
+        known = [base64.b64encode(schema.serialize().to_pybytes()).decode() for schema in schemas]
+        return {"name": self.name, "files": files, "schemas": known, "quarantined": self.quarantined}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Day":
+        """What `to_json` returned."""
+        schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(own))) for own in values["schemas"]]
+        files = tuple(DayFile(path, size, tuple(units), schemas[at]) for path, size, units, at in values["files"])
+        return cls(values["name"], files, schemas[0], dict(values["quarantined"]))
 
     @property
     def fingerprint(self) -> str:

@@ -4,8 +4,9 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote
@@ -118,15 +119,69 @@ class ArrowHandler(PathHandler):
         return True
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Whom to ask before anything below some folders is made, exchanged or removed.
+
+    Args:
+        folders: whose content is guarded. but: the beginning of the paths that are not, although they lie below.
+        token: of the writer; names of files that are not whole yet carry it, so that no two writers share one.
+        turn: enters when this writer may write, and keeps others from it meanwhile where a disk can lock; else it raises.
+    """
+
+    folders: tuple[str, ...]
+    but: str
+    token: str
+    turn: Callable[[], AbstractContextManager[None]]
+
+    def covers(self, path: str) -> bool:
+        """Whether it is to be asked."""
+        place = _place(path)
+        return not place.startswith(_place(self.but)) and any(f"{place}/".startswith(f"{_place(own)}/") for own in self.folders)
+
+
+def _place(path: str) -> str:
+    return path.rstrip("/") if "://" in path else os.path.abspath(path)
+
+
+_guards: list[Guard] = []
+
+
+@contextmanager
+def guarded(guard: Guard) -> Iterator[None]:
+    """Ask this guard before anything is written through `PATHS` and the functions here, from any thread."""
+    _guards.append(guard)
+    try:
+        yield
+    finally:
+        _guards.remove(guard)
+
+
+@contextmanager
+def turn(path: str) -> Iterator[None]:
+    """The time to make, exchange or remove a file or a folder: its guards have been asked. Not to be nested."""
+    with ExitStack() as stack:
+        for guard in [own for own in _guards if own.covers(path)]:
+            stack.enter_context(guard.turn())
+        yield
+
+
+def token_of(path: str) -> str:
+    """The token of who writes there; empty if nobody guards it."""
+    return next((own.token for own in _guards if own.covers(path)), "")
+
+
 class Paths(PathManager):
-    """iopath's manager, patient with stores: a call behind a scheme that fails is made again, a few times, ever later.
+    """iopath's manager, patient with stores: a call behind a scheme that fails is made again, a few times, ever later. What
+    changes something asks the guards first.
 
     What is not there or not allowed stays so and is told at once. Ours, because iopath has no retries.
     """
 
     def open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:
         """Open a file."""
-        return cast(IO[Any], patiently(path, lambda: super(Paths, self).open(path, mode, buffering)))
+        with turn(path) if set(mode) & set("wax+") else nullcontext():
+            return cast(IO[Any], patiently(path, lambda: super(Paths, self).open(path, mode, buffering)))
 
     def exists(self, path: str, **_: Any) -> bool:
         """Whether there is something."""
@@ -142,15 +197,18 @@ class Paths(PathManager):
 
     def mkdirs(self, path: str, **_: Any) -> None:
         """Make a folder and those above it."""
-        patiently(path, lambda: super(Paths, self).mkdirs(path))
+        with turn(path):
+            patiently(path, lambda: super(Paths, self).mkdirs(path))
 
     def copy(self, src_path: str, dst_path: str, overwrite: bool = False, **_: Any) -> bool:
         """Copy a file inside a store."""
-        return bool(patiently(src_path, lambda: super(Paths, self).copy(src_path, dst_path, overwrite)))
+        with turn(dst_path):
+            return bool(patiently(src_path, lambda: super(Paths, self).copy(src_path, dst_path, overwrite)))
 
     def rm(self, path: str, **_: Any) -> None:
         """Remove a file."""
-        patiently(path, lambda: super(Paths, self).rm(path))
+        with turn(path):
+            patiently(path, lambda: super(Paths, self).rm(path))
 
 
 def patiently(path: str, call: Callable[[], T]) -> T:
@@ -187,12 +245,19 @@ def write_whole(path: str, content: str | bytes) -> None:
     if "://" in path:
         patiently(path, lambda: _put(path, mode, content))
         return
-    temporary = f"{path}.tmp"
-    with PATHS.open(temporary, mode) as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    token = token_of(path)
+    temporary = f"{path}.{token}.tmp" if token else f"{path}.tmp"
+    try:
+        with PATHS.open(temporary, mode) as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        with turn(path):
+            os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def _put(path: str, mode: str, content: str | bytes) -> None:
@@ -230,7 +295,8 @@ def modified(path: str) -> datetime | None:
 def remove_folder(path: str) -> None:
     """Remove a folder of files. iopath has no such call: on disk shutil's, else file by file."""
     if "://" not in path:
-        shutil.rmtree(path)
+        with turn(path):
+            shutil.rmtree(path)
         return
     for name in list_folder(path):
         PATHS.rm(f"{path}/{name}")

@@ -6,6 +6,9 @@ import sys
 
 def main() -> int:
     """Run the command line on `sys.argv` and return its exit status."""
+    from launch.orphans import die_with_launcher
+
+    die_with_launcher()
     # OpenMP reads these when torch is loaded. Waiting threads that spin make two ranks on two cores up to 20 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
 from launch import ckpt
+from launch.ranks import GO_ON
 
 if TYPE_CHECKING:
     from data.schema import Schema
@@ -31,16 +32,14 @@ OURS = "GENCTR_RANKS"
 YIELD = 3.0
 """[s] that a rank which lost another one stays, saying nothing more."""
 
-GO_ON = "run the same command again to go on from the last checkpoint"
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
         Exit code: 0 done; 1 `doctor`, `verify`, `plan` or `ckpt` found something, or a rank died; 2 something to mend, told on
-        standard error; of `daily` also 3 a model was held back; 4 a person has to decide what to do about the log; 5 another
-        job works on the run; 75 nothing to do yet.
+        standard error; 5 another job works on the run; of `daily` also 3 a model was held back; 4 a person has to decide what
+        to do about the log; 75 nothing to do yet.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words, argparse.Namespace(words=words))
@@ -250,10 +249,16 @@ def _train(arguments: argparse.Namespace) -> int:
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
+    from pipeline.lease import Lease, writing
     from pipeline.run import run
 
     folder = plain(arguments.out or f"runs/{config.name}")
-    with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
+    lease = Lease(folder, seconds=config.daily.lease_seconds)
+    with (
+        world(config.train.device) as here,
+        writing(here, lease),
+        closing(build(config, schema, folder, here)) as job,
+    ):
         results = run(job, quiet=arguments.quiet)
         if here.first:
             _print_scores(results["days"], results["test"], best=job.best_reachable())
@@ -297,7 +302,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     days = _days(arguments.days)
-    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, looks=True)) as job:
         step = restore_best(job)
         scores = {}
         for day in days:
@@ -316,7 +321,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
-    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here)) as job:
+    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, looks=True)) as job:
         days = _days(arguments.days) if arguments.days else days_to_show(job)
         report = diagnose(job, days, quiet=arguments.quiet)
         if here.first:
@@ -334,7 +339,10 @@ def _sample(arguments: argparse.Namespace) -> int:
     if not pretraining:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
     at = pretraining[-1]
-    with world(config.train.device) as here, closing(build(config, schema, arguments.run, here, at=at, planned=False)) as job:
+    with (
+        world(config.train.device) as here,
+        closing(build(config, schema, arguments.run, here, at=at, planned=False, looks=True)) as job,
+    ):
         days = _days(arguments.days) if arguments.days else job.source.train_days[-1:]
         given = [name for name in arguments.given.split(",") if name]
         report = sample(job, days, rows=arguments.rows, given=given, steps=arguments.steps, quiet=arguments.quiet)
@@ -358,13 +366,12 @@ def _daily(arguments: argparse.Namespace) -> int:
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.build import build
-    from pipeline.daily import Daily
+    from pipeline.daily import Daily, publish_folder
     from pipeline.hooks import tell
-    from pipeline.lease import Lease
+    from pipeline.lease import Lease, writing
 
-    lease = Lease(folder, seconds=config.daily.lease_seconds)
-    with world(config.train.device) as here, ExitStack() as stack:
-        here.agree(lambda: stack.enter_context(lease) and None)
+    lease = Lease(folder, seconds=config.daily.lease_seconds, also=[publish_folder(config.daily.publish, folder)])
+    with world(config.train.device) as here, writing(here, lease), ExitStack() as stack:
         try:
             job = stack.enter_context(closing(build(config, schema, folder, here)))
             daily = Daily(job, lease if here.first else None, until=until, quiet=arguments.quiet)
@@ -517,29 +524,10 @@ def _days(text: str) -> list[str]:
 
 
 def _on_ranks(ranks: int, words: Sequence[str]) -> int:
-    """Start the same command once per rank, as torchrun does. What went wrong in a rank, the rank says itself."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    """Start the same command once per rank, and speak for them."""
+    from launch.ranks import on_ranks
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[OURS] = "1"
-    # Python's -m looks into this folder first, as the command that was asked for may not: `data` or `models` there is not ours.
-    here = [] if {os.getcwd(), ""} & set(sys.path) else ["-P"]
-    command = ["--no-python", sys.executable, "-u", *here, "-m", "launch", *words]
-    # Ranks write to this command's own output: torchrun's folder of logs, made anew each time, would stay behind empty.
-    launcher = ["--standalone", "--nproc-per-node", str(ranks), "--log-dir", os.devnull, *command]
-    try:
-        run(parse_args(launcher))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        for rank, failure in error.failures.items():
-            if failure.exitcode < 0 and failure.signal_name() != "SIGTERM":  # which the others get when one has failed
-                print(f"genctr: rank {rank} died of {failure.signal_name()}; {GO_ON}", file=sys.stderr)
-        codes = {failure.exitcode for failure in error.failures.values()}
-        return next((code for code in (5, 4, 2, HELD, NOTHING) if code in codes), 1)
-    except SignalException as error:
-        raise KeyboardInterrupt from error
-    return 0
+    return on_ranks(ranks, words, {OURS: "1"})
 
 
 def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:

@@ -9,11 +9,18 @@ The scheduler starts a job that failed again, up to `max_retries` times; trainin
 The `local_cwd` scheduler of TorchX never does: there, run the same line again.
 """
 
+import shlex
+from collections.abc import Sequence
+
 from torchx import specs
 from torchx.components import dist
 
-# Threads that spin while they wait make two ranks on two cores up to 20 times slower.
-OPENMP = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+ENVIRONMENT = {
+    # Threads that spin while they wait make two ranks on two cores up to 20 times slower.
+    **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+    # Python's -m looks into the job's folder first: a file `launch.py` there is not ours.
+    "PYTHONSAFEPATH": "1",
+}
 
 
 def train(
@@ -44,21 +51,9 @@ def train(
     """
     folder = ["--out", out] if out else []
     overrides = [word for setting in settings for word in ("--set", setting)]
-    return dist.ddp(
-        "train",
-        config,
-        *folder,
-        *overrides,
-        m="launch",
-        name="genctr/train",
-        j=f"{nnodes}x{ranks}",
-        cpu=cpu,
-        gpu=gpu,
-        memMB=memMB,
-        image=image,
-        env=dict(OPENMP),
-        max_retries=max_retries,
-    )
+    words = ["train", config, *folder, *overrides]
+    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
 
 
 def daily(
@@ -93,22 +88,9 @@ def daily(
     folder = ["--out", out] if out else []
     last = ["--until", until] if until else []
     overrides = [word for setting in settings for word in ("--set", setting)]
-    return dist.ddp(
-        "daily",
-        config,
-        *folder,
-        *last,
-        *overrides,
-        m="launch",
-        name="genctr/daily",
-        j=f"{nnodes}x{ranks}",
-        cpu=cpu,
-        gpu=gpu,
-        memMB=memMB,
-        image=image,
-        env=dict(OPENMP),
-        max_retries=max_retries,
-    )
+    words = ["daily", config, *folder, *last, *overrides]
+    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
 
 
 def evaluate(
@@ -136,21 +118,9 @@ def evaluate(
         image: a container image with this project installed, for schedulers that run containers
         max_retries: how often the scheduler may start the job again
     """
-    return dist.ddp(
-        "evaluate",
-        run,
-        "--days",
-        days,
-        m="launch",
-        name="genctr/evaluate",
-        j=f"{nnodes}x{ranks}",
-        cpu=cpu,
-        gpu=gpu,
-        memMB=memMB,
-        image=image,
-        env=dict(OPENMP),
-        max_retries=max_retries,
-    )
+    words = ["evaluate", run, "--days", days]
+    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
+    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
 
 
 def score(
@@ -174,20 +144,33 @@ def score(
         image: a container image with this project installed, for schedulers that run containers
         max_retries: how often the scheduler may start the job again
     """
-    return dist.ddp(
-        "score",
-        bundle,
-        "--data",
-        data,
-        "--out",
-        out,
-        m="launch",
-        name="genctr/score",
-        j="1x1",
-        cpu=cpu,
-        gpu=0,
-        memMB=memMB,
+    words = ["score", bundle, "--data", data, "--out", out]
+    resource = specs.resource(cpu=cpu, gpu=0, memMB=memMB)
+    return _job(words, (1, 1), resource, image=image, max_retries=max_retries)
+
+
+def _job(
+    words: Sequence[str], shape: tuple[int, int], resource: specs.Resource, *, image: str, max_retries: int
+) -> specs.AppDef:
+    """The command `words`, on so many nodes and ranks of each.
+
+    On one node our own launcher starts the ranks, and nothing listens on its network. On several torchrun does, and its
+    TCPStore believes whoever reaches port 29500 of the first node: see docs/daily.md.
+    """
+    (nodes, ranks), name = shape, words[0]
+    if nodes > 1:
+        app = dist.ddp(*words, m="launch", name=f"genctr/{name}", j=f"{nodes}x{ranks}", image=image, env=dict(ENVIRONMENT))
+        (role,) = app.roles
+        role.resource, role.max_retries = resource, max_retries
+        return app
+    line = shlex.join(["python3", "-u", "-m", "launch.ranks", str(ranks), *words])
+    role = specs.Role(
+        name="launch",
         image=image,
-        env=dict(OPENMP),
+        entrypoint="bash",
+        args=["-c", f"exec {line}"],
+        env=dict(ENVIRONMENT),
+        resource=resource,
         max_retries=max_retries,
     )
+    return specs.AppDef(name=name, roles=[role])

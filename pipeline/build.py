@@ -35,6 +35,7 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.communication import check_communication
 from pipeline.config import DataConfig, DenseConfig, ModelConfig, RunConfig, Stage, TableConfig, fit_days, load
 from pipeline.devices import device_here
+from pipeline.lease import Lease
 from pipeline.managed import ManagedIds
 from pipeline.meters import DayMeters, Meters, RunningMeters, StepMeters
 from pipeline.model import META, build_denoiser, build_model, build_reader
@@ -149,13 +150,14 @@ class Job:
         at: int = 0,
         *,
         planned: bool = True,
+        log: RunLog | None = None,
     ) -> None:
         self.stages = config.resolved()
         self._planned = planned
         self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
         self.interrupt = Interrupt()
         self.checkpoints = checkpoints
-        self.log = RunLog(folder)
+        self.log = log or RunLog(folder)
         self.enter(at)
 
     @property
@@ -207,9 +209,10 @@ class Job:
         """What the stage says of all its tables together; a saved plan is read once, for all ranks."""
         train = self.config.train
         path = (train.plan or "") if self._planned else ""
-        saved = self.world.agree(lambda: SavedPlan.load(path)) if path else None
+        saved = self.world.agree(lambda: SavedPlan.load(path), SavedPlan) if path else None
         spread = build_spread(self.config, self.source.features)
-        bandwidths = self.world.agree(self._bandwidths)  # every rank makes the plan by itself, and hosts may have other cards
+        # Every rank makes the plan by itself, and hosts may have other GPUs.
+        bandwidths = self.world.agree(self._bandwidths, dict[str, float])
         return replace(spread, bandwidths=bandwidths, saved=saved, path=path, stage=self.stage.name)
 
     def _bandwidths(self) -> dict[str, float]:
@@ -258,7 +261,7 @@ class Job:
 
     def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
-        opened = self.world.agree(lambda: self.source.open(day, known=known))
+        opened = Day.from_json(self.world.agree(lambda: self.source.open(day, known=known).to_json(), dict[str, Any]))
         for path, why in opened.quarantined.items():
             self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
             if self.world.first:
@@ -307,21 +310,40 @@ def build_days(config: DataConfig, reader: Reader) -> Days:
     return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
 
 
-def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: int | None = None, planned: bool = True) -> Job:
+def build(
+    config: RunConfig,
+    schema: Schema,
+    folder: str,
+    world: World,
+    *,
+    at: int | None = None,
+    planned: bool = True,
+    looks: bool = False,
+) -> Job:
     """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
 
+    Args:
+        looks: at a run that was trained, perhaps beside the job that writes there: nothing is written but lines of the log,
+            when all is done, see `RunLog`.
+
     Raises:
-        GenctrError: the folder was begun with another config or schema, or a part has no such name or option.
+        GenctrError: the folder was begun with another config or schema, or a part has no such name or option; or there is
+            nothing to look at.
     """
     for stage in config.resolved():
         check_stage(stage, world.device)
         if planned:
             _check_plan(stage, world)
-    config = world.agree(lambda: _claim(folder, config, schema))
+    if not looks:
+        config = world.agree(lambda: _claim(folder, config, schema), RunConfig)
     checkpoints = build_checkpoints(config, folder)
+    if looks and checkpoints.latest() is None:
+        raise GenctrError(f"{folder}: no checkpoint to load: train it first")
     here = _under_way(checkpoints) if at is None else at
-    world.agree(lambda: _prepare(folder, config, schema, world, here))
-    return Job(config, schema, folder, world, checkpoints, here, planned=planned)
+    if not looks:
+        world.agree(lambda: _prepare(folder, config, schema, world, here), None)
+    log = RunLog(folder, Lease(folder, seconds=config.daily.lease_seconds) if looks else None)
+    return Job(config, schema, folder, world, checkpoints, here, planned=planned, log=log)
 
 
 def build_checkpoints(config: RunConfig, folder: str) -> Checkpoints:
@@ -375,7 +397,7 @@ def _check_plan(stage: Stage, world: World) -> None:
     """See that the ranks are those of the stage's saved plan, if it has one."""
     path = stage.config.train.plan
     if path is not None:
-        saved = world.agree(lambda: SavedPlan.load(path))
+        saved = world.agree(lambda: SavedPlan.load(path), SavedPlan)
         saved.check_cluster(path, device=world.device.type, ranks=world.ranks, hosts=hosts_here())
 
 

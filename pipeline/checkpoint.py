@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from enum import Enum
 from typing import IO, Any, TypeVar, cast
 
@@ -35,9 +36,9 @@ from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetada
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter, _StoragePrefix
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.planner import ReadItem, SavePlan
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
@@ -45,7 +46,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import WriteResult
 
 from data.errors import GenctrError
-from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
+from data.paths import PATHS, list_folder, plain, remove_folder, token_of, turn, write_whole
+from pipeline.exchange import gather
 from pipeline.memory import free_memory
 from pipeline.world import PATIENCE
 
@@ -81,10 +83,6 @@ class CheckpointError(GenctrError):
     def __init__(self, what: str, where: str, hint: str) -> None:
         self.what, self.where, self.hint = what, where, hint
         super().__init__(f"{what}\n  where: {where}\n  next: {hint}")
-
-    def __reduce__(self) -> tuple[type["CheckpointError"], tuple[str, str, str]]:
-        # So that it can travel from one rank to the others.
-        return CheckpointError, (self.what, self.where, self.hint)
 
 
 class Checkpoints:
@@ -131,7 +129,7 @@ class Checkpoints:
         """
         assert self._group is not None, "saving needs a process group"
         self.wait()
-        mark = self._on_rank_0(lambda: self._new_folder(step))
+        mark = self._on_rank_0(lambda: self._new_folder(step), str)
         marker = _marker(step, meta, pin)
         writer = Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
         tensors = _in_pieces(tensors)
@@ -165,7 +163,7 @@ class Checkpoints:
     def marks(self) -> list[str]:
         """The names of all complete checkpoints, oldest first."""
         self.wait()
-        return self._on_rank_0(self._complete_marks)
+        return self._on_rank_0(self._complete_marks, list[str])
 
     def latest(self) -> str | None:
         """The newest complete checkpoint, or None."""
@@ -174,23 +172,23 @@ class Checkpoints:
     def pinned(self, name: str) -> str | None:
         """The checkpoint pinned under `name`, or None."""
         self.wait()
-        return self._on_rank_0(lambda: self._pins().get(name))
+        return self._on_rank_0(lambda: self._pins().get(name), str)
 
     def pins(self) -> dict[str, str]:
         """The pinned checkpoints by the names they are pinned under."""
         self.wait()
-        return self._on_rank_0(self._pins)
+        return self._on_rank_0(self._pins, dict[str, str])
 
     def unpin(self, names: Iterable[str]) -> None:
         """Let go of pins, but for the newest checkpoint's; the checkpoints go with the next save, unless they are among the
         newest."""
         self.wait()
-        self._on_rank_0(lambda: self._unpin(names))
+        self._on_rank_0(lambda: self._unpin(names), None)
 
     def drop(self, marks: Iterable[str]) -> None:
         """Remove checkpoints, and the pins on them."""
         self.wait()
-        self._on_rank_0(lambda: self._drop(set(marks)))
+        self._on_rank_0(lambda: self._drop(set(marks)), None)
 
     def _unpin(self, names: Iterable[str]) -> None:
         for name in names:
@@ -206,7 +204,7 @@ class Checkpoints:
     def read_meta(self, mark: str) -> dict[str, Any]:
         """The `meta` that was saved with a checkpoint, and its `step`."""
         self.wait()
-        return self._on_rank_0(lambda: self._read_marker(mark))
+        return self._on_rank_0(lambda: self._read_marker(mark), dict[str, Any])
 
     def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
         """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
@@ -236,8 +234,9 @@ class Checkpoints:
     def _load(self, mark: str, tensors: dict[str, Any], *, some: bool) -> None:
         reader = Reader(f"{self.root}/{mark}")
         wanted: dict[str, torch.Size | None] = {}
-        for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader))):
-            wanted.update(sizes)  # an optimizer's state dict holds the tables of its own rank only
+        for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader)), dict[str, list[int] | None]):
+            # An optimizer's state dict holds the tables of its own rank only.
+            wanted.update({name: size if size is None else torch.Size(size) for name, size in sizes.items()})
         saved = _saved_sizes(self._metadata(reader), set(tensors))
         self._compare(mark, wanted, {name: saved[name] for name in saved.keys() & wanted.keys()} if some else saved)
         try:
@@ -252,7 +251,7 @@ class Checkpoints:
     def _has_room(self, tensors: dict[str, Any]) -> bool:
         """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
-        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()))
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()), tuple[float, float])
         need, free = max(rooms, key=lambda room: room[0] - room[1])
         fits = need <= free * COPY_SHARE
         if not fits and not self._told_to_wait and self._rank == 0:
@@ -347,24 +346,14 @@ class Checkpoints:
 
     # All ranks, together.
 
-    def _on_rank_0(self, work: Callable[[], Anything]) -> Anything:
-        return cast(Anything, self._on_all_ranks(work if self._rank == 0 else lambda: None)[0])
+    def _on_rank_0(self, work: Callable[[], Anything], kind: Any) -> Anything:
+        absent = None if kind is None else kind | None
+        answers: Sequence[Any] = self._on_all_ranks(lambda: work() if self._rank == 0 else None, absent)
+        return cast(Anything, answers[0])
 
-    def _on_all_ranks(self, work: Callable[[], Anything]) -> Sequence[Anything]:
-        """What every rank's `work` returned. If one raises, all do, so that none is left waiting."""
-        mine: Anything | Exception
-        try:
-            mine = work()
-        except Exception as error:  # noqa: BLE001 - raised below, on every rank
-            mine = error
-        results: list[Any] = [mine]
-        if self._group is not None:
-            results = [None] * dist.get_world_size(self._group)
-            dist.all_gather_object(results, mine, group=self._group)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-        return results
+    def _on_all_ranks(self, work: Callable[[], Anything], kind: Any) -> Sequence[Anything]:
+        """What every rank's `work` returned, as a `kind`. If one raises, all do, so that none is left waiting."""
+        return gather(work, kind, group=self._group)
 
     def _metadata(self, reader: "Reader") -> Metadata:
         try:
@@ -408,7 +397,7 @@ class Checkpoints:
         except CheckpointException as error:
             rank, failure = _first_failure(error)
             if self._rank == 0:
-                with suppress(OSError, CheckpointError):
+                with suppress(OSError, GenctrError):
                     self._remove_leftovers()
             if not isinstance(failure, OSError):
                 raise failure from error
@@ -565,7 +554,8 @@ class _Files(FileSystemBase):
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         old, new = os.fspath(path), os.fspath(new_path)
         if "://" not in old:
-            os.replace(old, new)
+            with turn(new):
+                os.replace(old, new)
             return
         if not PATHS.copy(old, new, overwrite=True):  # object stores have no rename
             raise OSError(f"could not copy {old} to {new}")
@@ -598,6 +588,13 @@ class Writer(FileSystemWriter):
         # Syncing a stream that is no file makes DCP sync every disk of the machine instead.
         self.sync_files = "://" not in folder
         self._complete = complete
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Name the files. In a store, which cannot lock, also by who writes: what a job that was taken over had begun to send
+        must not take the place of its successor's."""
+        folder = os.fspath(self.path)
+        own = f"{token_of(folder)}_" if "://" in folder else ""
+        return [replace(plan, storage_data=_StoragePrefix(f"__{own}{rank}_")) for rank, plan in enumerate(plans)]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Write the metadata, then complete."""

@@ -564,7 +564,8 @@ class DailyConfig(Section):
     """[1] factor of every row of a table when a new day begins, by table name: .99 forgets a third in forty days."""
 
     lease_seconds: float = Field(default=60.0, gt=0)
-    """[s] after which another machine's silent job counts as dead; on this machine it is seen at once."""
+    """[s] after which another machine's silent job counts as dead, one of `genctr train` too; on this machine it is seen at
+    once."""
 
     poll_seconds: float = Field(default=60.0, gt=0)
     """[s] before --follow looks again; doubled while nothing comes, up to `most_poll_seconds`."""

@@ -29,7 +29,7 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.config import RunConfig
 from pipeline.decide import Action, decide
 from pipeline.evaluate import evaluate
-from pipeline.export import export
+from pipeline.export import export, open_alike
 from pipeline.fresh import FreshLook
 from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
@@ -105,7 +105,7 @@ class Daily:
         self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
         self._folder = publish_folder(last.daily.publish, job.folder)
         self._ledger: Ledger | None = None
-        self._world.agree(self._read)
+        self._world.agree(self._read, None)
         _check(last)
 
     def _read(self) -> None:
@@ -116,7 +116,7 @@ class Daily:
     @property
     def history(self) -> History:
         """What the ledger says, on every rank."""
-        return self._world.agree(lambda: self._own.history())
+        return self._world.agree(lambda: self._own.history(), History)
 
     @property
     def _own(self) -> Ledger:
@@ -130,13 +130,13 @@ class Daily:
             NeedsPerson: the log changed, or a day is missing, in a way that the policies leave to a person.
         """
         job, outcome = self._job, Outcome()
-        self._world.agree(self._tidy)
+        self._world.agree(self._tidy, None)
         self._drop_abandoned()
         restored: Mapping[str, Any]
         state, restored = restore(job)
         if "ledger" in restored:
             seen = restored["ledger"]
-            self._world.agree(lambda: self._own.check(seen))
+            self._world.agree(lambda: self._own.check(seen), None)
         elif job.at == len(job.stages) - 1 and state.step > state.began:
             raise GenctrError(
                 f"{job.folder} was trained by `genctr train`: no ledger has its days, so they would be trained again\n"
@@ -147,7 +147,7 @@ class Daily:
         state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._parts)
         poll = self._config.poll_seconds
         while True:
-            action = self._world.agree(lambda: self._decide(self._own.history()))
+            action = self._world.agree(lambda: self._decide(self._own.history()), Action)
             if action.kind == "stop":
                 raise NeedsPerson(action.why)
             if action.kind == "wait":
@@ -189,7 +189,7 @@ class Daily:
         name = state.cursor.day
         if not state.cursor.row or "ledger" not in restored or self.history.days.get(name, DayRecord(name)).scored is not None:
             return
-        seen = self._world.agree(lambda: fold(self._own.entries[: restored["ledger"]["n"]]))
+        seen = self._world.agree(lambda: fold(self._own.entries[: restored["ledger"]["n"]]), History)
         scored = seen.days.get(name, DayRecord(name)).scored
         if scored is not None:
             values = {key: own for key, own in scored.items() if key not in ("n", "prev", "event")}
@@ -233,7 +233,7 @@ class Daily:
     def _drop_abandoned(self) -> None:
         """Remove the checkpoints of days that were rewound, should a kill have come between."""
         job = self._job
-        entries = self._world.agree(lambda: self._own.entries)
+        entries = self._world.agree(lambda: self._own.entries, list[dict[str, Any]])
         rewound = [entry for entry in entries if entry["event"] == "rewound"]
         if not rewound:
             return
@@ -279,7 +279,7 @@ class Daily:
         if not begun or stream.steps_left(state.cursor):
             files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
             quarantined = self._quarantined(day)
-            nulls = self._world.agree(lambda: self._nulls(day))
+            nulls = self._world.agree(lambda: self._nulls(day), dict[str, float])
             facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._mark()}
             facts["schema"] = digest(job.source.schema)
             if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
@@ -320,7 +320,7 @@ class Daily:
     def _look(self, day: str, state: TrainState, begun: bool) -> FreshLook:
         """What compares the new model with the one that serves."""
         history = self.history
-        serving = self._world.agree(lambda: self._serving(history, day, state))
+        serving = open_alike(self._world, lambda: self._serving(history, day, state))
         last = [own for own in history.days.values() if own.trained is not None]
         same = (
             not begun
@@ -366,7 +366,7 @@ class Daily:
     def _judge(self, day: Day, state: TrainState) -> None:
         """Write the bundle, ask the gates, write down what they say."""
         job, history = self._job, self.history
-        rewound = self._world.agree(lambda: sum(entry["event"] == "rewound" for entry in self._own.entries))
+        rewound = self._world.agree(lambda: sum(entry["event"] == "rewound" for entry in self._own.entries), int)
         name = f"{day.name}-{state.step:07d}" + (f"-{rewound}" if rewound else "")
         record = history.days[day.name]
         facts = {
@@ -377,7 +377,7 @@ class Daily:
             "tables_kept": self._config.tables,
         }
         export(job, self._folder, name, day=day, step=state.step, facts=facts)
-        answers = self._world.agree(lambda: self._answers(day.name, history, state, name))
+        answers = self._world.agree(lambda: self._answers(day.name, history, state, name), list[Answer])
         publish = all(answer.ok for answer in answers)
         values = {"day": day.name, "bundle": name, "publish": publish, "fresh": state.fresh}
         self._append("judged", {**values, "answers": [answer.to_json() for answer in answers]}, state.step)
@@ -409,12 +409,12 @@ class Daily:
         config, step = self._config, judged["step"]
         if judged["publish"]:
             parent = self.history.serving
-            self._world.agree(lambda: self._switch(judged["bundle"]))
+            self._world.agree(lambda: self._switch(judged["bundle"]), None)
             self._append("published", {"day": name, "bundle": judged["bundle"], "parent": parent}, step)
             outcome.published.append(name)
         else:
             outcome.held.append(name)
-        self._world.agree(self._tidy)
+        self._world.agree(self._tidy, None)
         if self._world.first:
             event: Literal["published", "held"] = "published" if judged["publish"] else "held"
             failed = [_told(own) for own in judged["answers"] if not own["ok"]]
@@ -463,7 +463,7 @@ class Daily:
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
         days = self._job.source.days
         names = {days.below_root(path): why for path, why in day.quarantined.items()}
-        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {})
+        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {}, dict[str, int | None])
         return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:
@@ -479,7 +479,7 @@ class Daily:
         return {column: count / day.rows for column, count in counts.items()}
 
     def _mark(self) -> dict[str, Any]:
-        return self._world.agree(lambda: self._own.mark)
+        return self._world.agree(lambda: self._own.mark, dict[str, Any])
 
     def _append(self, event: str, values: Mapping[str, Any], step: int) -> None:
         def append() -> None:
@@ -487,7 +487,7 @@ class Daily:
                 self._lease.check()
             self._own.append(event, {"step": step, **values})
 
-        self._world.agree(append)
+        self._world.agree(append, None)
 
     def _sleep(self, seconds: float) -> None:
         """Wait on every rank alike; Ctrl-C is heard."""

@@ -74,7 +74,8 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         from pipeline.plots import draw  # matplotlib takes a second to load
 
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None
-        draw(folder, spectra=spectra, correlation=r, told=told, log=read_log(job.folder))
+        log = [*read_log(job.folder), {"event": "diagnosed", "step": step, **told}]
+        draw(folder, spectra=spectra, correlation=r, told=told, log=log)
     return _report(told, f"{job.folder}/diagnosis")
 
 
@@ -88,7 +89,7 @@ def days_to_show(job: Job) -> list[str]:
         trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
         return trained[-1:] or job.source.train_days[-1:]
 
-    return job.source.validation_days or job.world.agree(last)
+    return job.source.validation_days or job.world.agree(last, list[str])
 
 
 def _report(told: dict[str, Any], folder: str) -> str:

@@ -67,7 +67,7 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
     rows, skipped = job.world.total(counts).tolist()
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
     scores = {**counted, meters.kind: meters.compute()}
-    return job.world.agree(lambda: scores)
+    return job.world.agree(lambda: scores, dict[str, Any])
 
 
 def _predictions(output: StepOutput, tasks: Sequence[str], day: Day) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchrec.distributed.types import ShardedTensor
 
@@ -25,6 +24,8 @@ from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from pipeline.build import Job
 from pipeline.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces, quantised
+from pipeline.exchange import gather
+from pipeline.world import World
 
 SAMPLE_ROWS = 256
 """[rows] of the day that travel with the bundle."""
@@ -43,22 +44,40 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
         GenctrError: what is there whole is another model.
     """
     path = f"{folder}/{name}"
-    if job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}")):
-        bundle = job.world.agree(lambda: Bundle(path))
+    if job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}"), bool):
+        bundle = open_alike(job.world, lambda: Bundle(path))
+        assert bundle is not None
         if job.world.total(torch.tensor([int(_differs(job, bundle))])).any():
             raise GenctrError(
                 f"{path} is there already, and is another model's: does another run publish here?\n"
                 "  next: give daily.publish a folder of its own, or take this bundle away"
             )
     else:
-        job.world.agree(lambda: _begin(path))
+        job.world.agree(lambda: _begin(path), None)
         written, tables = _write_tables(job, path)
         maps = _write_maps(job, path, f"{folder}/{facts['parent']}" if facts.get("parent") else None)
         expected, sample = _sample(job, day)
-        gathered: list[Any] = [None] * job.world.ranks
-        dist.all_gather_object(gathered, (written | maps, tables))
-        job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, {"day": day.name, "step": step, **facts}))
-    return job.world.agree(lambda: Bundle(path))
+        gathered = gather(lambda: (written | maps, tables), tuple[dict[str, Any], dict[str, list[dict[str, Any]]]])
+        told = {"day": day.name, "step": step, **facts}
+        job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, told), None)
+    bundle = open_alike(job.world, lambda: Bundle(path))
+    assert bundle is not None
+    return bundle
+
+
+def open_alike(world: World, work: Callable[[], Bundle | None]) -> Bundle | None:
+    """The bundle that rank 0's `work` returns, opened by every rank for itself. Collective."""
+    found: list[Bundle | None] = []
+
+    def first() -> tuple[str, str] | None:
+        found.append(work())
+        return (found[0].path, found[0].sha256) if found[0] is not None else None
+
+    known = world.agree(first, tuple[str, str] | None)
+    if known is None or found:
+        return found[0] if found else None
+    path, sha256 = known
+    return Bundle(path, sha256=sha256)
 
 
 @torch.no_grad()
@@ -158,7 +177,7 @@ def _held_before(parent: str | None, table: str) -> Tensor | None:
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
     """The first good rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
     found: list[pa.Table] = []
-    job.world.agree(lambda: found.append(_first_rows(job, day)))  # the other ranks have no rows, and fail if it does
+    job.world.agree(lambda: found.append(_first_rows(job, day)), None)  # the other ranks have no rows, and fail if it does
     collated, kept = _collated(job, day, found[0] if found else day.schema.empty_table())
     model = job.sharded.model
     model.eval()

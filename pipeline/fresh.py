@@ -87,7 +87,7 @@ class FreshLook:
             before = self._before[0] if self._before is not None else None
             return {**known, **compare(logits_TN[0], before, labels_TN[0], weights_TN[0], groups_N if grouped else None)}
 
-        return self._job.world.agree(told)
+        return self._job.world.agree(told, dict[str, Any])
 
     def _scored(self, stream: DayStream, at: Cursor, sight: Sight | None = None) -> Meters:
         """The rows from `at` on, scored by the model as it is."""

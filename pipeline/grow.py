@@ -1,12 +1,11 @@
 """Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest begins anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -18,6 +17,7 @@ from data.schema import AnyIds
 from models.managed import Policy
 from models.sparse import owner_of
 from pipeline.build import Job
+from pipeline.exchange import gather
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,10 @@ def _check_precision(job: Job, mark: str) -> None:
             )
 
 
-def _over_ranks(own: dict[str, Any]) -> dict[str, Any]:
-    """What all ranks have, on every rank."""
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, own)
-    return {name: value for part in every for name, value in part.items()}
+def _over_ranks(own: Mapping[str, torch.Size | None]) -> dict[str, torch.Size | None]:
+    """The names of tensors that all ranks have, and their sizes, on every rank."""
+    parts = gather(lambda: own, dict[str, list[int] | None])
+    return {name: size if size is None else torch.Size(size) for part in parts for name, size in part.items()}
 
 
 def _sizes(part: str, state: Any) -> dict[str, torch.Size]:

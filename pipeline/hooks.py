@@ -9,11 +9,12 @@ import urllib.request
 from typing import Literal
 
 from pipeline.config import HooksConfig
+from pipeline.world import STORE
 
 SECONDS = 10.0
 """[s] a hook may take."""
 
-OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", STORE)
 """What a launcher tells a rank. A hook is none of the ranks: with these, a `genctr score` in it would wait for them."""
 
 

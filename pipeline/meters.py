@@ -28,6 +28,7 @@ from torchrec.metrics.ne import compute_ne, get_ne_states
 
 from data.collate import NO_GROUP
 from data.errors import GenctrError
+from pipeline.exchange import share
 from pipeline.task import StepOutput
 
 ETA = 1e-12
@@ -116,18 +117,8 @@ class Meters:
             NotFinite: on every rank, if a prediction of a weighted row is nan or infinite.
         """
         logits_TN, labels_TN, weights_TN, groups_N = self.gathered()
-        found: list[dict[str, dict[str, float]] | NotFinite] = [{}]
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            try:
-                columns = zip(self.tasks, logits_TN, labels_TN, weights_TN, strict=True)
-                found = [{task: _exact(task, x, y, w, groups_N) for task, x, y, w in columns}]
-            except NotFinite as error:
-                found = [error]
-        if dist.is_initialized():
-            dist.broadcast_object_list(found, src=0)
-        if isinstance(found[0], NotFinite):
-            raise found[0]
-        return found[0]
+        columns = zip(self.tasks, logits_TN, labels_TN, weights_TN, strict=True)
+        return share(lambda: {task: _exact(task, x, y, w, groups_N) for task, x, y, w in columns}, dict[str, dict[str, float]])
 
 
 class RunningMeters:

@@ -21,7 +21,7 @@ def approve(run: str, folder: str, day: str, *, reason: str, lease_seconds: floa
     Raises:
         GenctrError: the day is not held, or its bundle is gone.
     """
-    with Lease(run, seconds=lease_seconds):
+    with Lease(run, seconds=lease_seconds, also=[folder]):
         ledger = Ledger(run)
         record = ledger.history().days.get(day)
         if record is None or record.state != "held" or record.judged is None:
@@ -41,7 +41,7 @@ def rollback(run: str, folder: str, *, reason: str, lease_seconds: float) -> str
     Returns:
         the bundle that serves now.
     """
-    with Lease(run, seconds=lease_seconds):
+    with Lease(run, seconds=lease_seconds, also=[folder]):
         ledger = Ledger(run)
         history = ledger.history()
         if not history.served:

@@ -101,7 +101,7 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
     """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
     name, newest = job.stage.name, job.checkpoints.latest()
     if newest is not None and job.checkpoints.pinned(name) is None:  # told to end before what was trained by then
-        job.world.agree(lambda: job.checkpoints.pin(name, newest))
+        job.world.agree(lambda: job.checkpoints.pin(name, newest), None)
     took = begin(job, job.at + 1)
     job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
     return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)

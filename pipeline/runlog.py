@@ -31,6 +31,7 @@ second time. Whoever reads takes the later line.
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data.document import finite
 from data.errors import BadInput
 from data.paths import PATHS, plain, write_whole
+from pipeline.lease import Busy, Lease
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
@@ -58,9 +60,13 @@ class RunLog:
 
     Args:
         folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
+        lease: for who only looks at the run: events are held back, and `close` writes them under this lease, or says that
+            another job is writing there. None: the process holds the run folder, and writes at once.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, lease: Lease | None = None) -> None:
+        self._lease = lease
+        self._held_back: list[tuple[str, str, int, Mapping[str, Any]]] = []
         self._folder = plain(folder)
         self._path = f"{self._folder}/{FILE}"
         self._silent = dist.is_initialized() and dist.get_rank() != 0
@@ -79,12 +85,18 @@ class RunLog:
         """
         if self._silent:
             return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._lease is None:
+            self._write(now, event, step, values)
+        else:
+            self._held_back.append((now, event, step, values))
+
+    def _write(self, now: str, event: str, step: int, values: Mapping[str, Any]) -> None:
         if self._text is None:
             PATHS.mkdirs(f"{self._folder}/")
             whole = _repaired(self._path)
             self._text = "" if self._local else whole
             self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
         if self._local:
             with PATHS.open(self._path, "a") as stream:
@@ -99,7 +111,19 @@ class RunLog:
             self._board.flush()
 
     def close(self) -> None:
-        """Write what is held back. The log may be written to again."""
+        """Write what is held back. The log may be written to again, but not by who only looked."""
+        if self._lease is not None and self._held_back:
+            try:
+                with self._lease:
+                    for event in self._held_back:
+                        self._write(*event)
+                    self._end()
+            except Busy as error:
+                sys.stderr.write(f"genctr: what was found is not in {self._path}, which another job is writing: {error}\n")
+            self._held_back = []
+        self._end()
+
+    def _end(self) -> None:
         if self._text is not None and not self._local:
             self._put()
         if self._board is not None:

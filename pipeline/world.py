@@ -1,22 +1,24 @@
 """The ranks of a run: who am I, how many are we, how do we talk."""
 
-import ctypes
 import os
-import signal
-import sys
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import FileStore, HashStore
 
 from data.errors import GenctrError
+from pipeline.exchange import share
 
 T = TypeVar("T")
+
+STORE = "GENCTR_STORE"
+"""The file in which the ranks of one machine meet, if a launcher of ours started them."""
 
 PATIENCE = timedelta(hours=6)  # ranks wait for rank 0 while it builds vocabularies or checks a day
 
@@ -34,19 +36,10 @@ class World:
         """Whether this rank writes what is written once."""
         return self.rank == 0
 
-    def agree(self, work: Callable[[], T]) -> T:
-        """What rank 0's `work` returns, on every rank; what a person can mend (a `GenctrError`, a full disk) is raised on every
-        rank, so that none waits, and all end with the same exit code."""
-        answer: list[Any] = [None]
-        if self.first:
-            try:
-                answer = [work()]
-            except (GenctrError, OSError) as error:
-                answer = [error]
-        dist.broadcast_object_list(answer, src=0)
-        if isinstance(answer[0], (GenctrError, OSError)):
-            raise answer[0]
-        return cast(T, answer[0])
+    def agree(self, work: Callable[[], T], kind: Any) -> T:
+        """What rank 0's `work` returns, on every rank, read as a `kind` (see `pipeline.exchange`); what a person can mend (a
+        `GenctrError`, a full disk) is raised on every rank, so that none waits, and all end with the same exit code."""
+        return share(work, kind)
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, on every rank; `tensor` is left alone."""
@@ -79,19 +72,27 @@ def world(device: str = "auto") -> Iterator[World]:
             )
         torch.cuda.set_device(where)
     backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
-    if launched():
-        _die_with_parent()
-        dist.init_process_group(backend, timeout=PATIENCE)
-    else:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=PATIENCE)
-    try:
+    with _meeting(backend):
         yield World(dist.get_rank(), dist.get_world_size(), where)
+
+
+@contextmanager
+def _meeting(backend: str) -> Iterator[None]:
+    """The process group, as the environment describes it: in a file on one machine, or where a launcher of several says."""
+    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if not launched() or os.environ.get("LOCAL_WORLD_SIZE") == str(ranks):
+        # gloo and NCCL would listen where others can reach them, and believe whoever comes.
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
+    if not launched():
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=PATIENCE)
+    elif path := os.environ.get(STORE):
+        store = FileStore(path, ranks)
+        store.set_timeout(PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
+    else:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield
     finally:
         dist.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    """End with the launcher: a rank that outlived a killed launcher would write beside its successor."""
-    if sys.platform == "linux":
-        set_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

@@ -17,6 +17,7 @@ from data.document import read_document
 from data.paths import PATHS
 from data.schema import Schema
 from launch import cli
+from pipeline.lease import Lease
 from tests.integration.jobs import assert_every_row_once, events
 from tests.tiny import DAYS, ROOT, SERVER, Done, genctr, train, write_log
 
@@ -235,6 +236,27 @@ def test_words_that_are_no_command_end_with_the_usage(words: list[str], capsys: 
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main(words)
     assert capsys.readouterr().err.startswith("usage: genctr")
+
+
+def test_a_second_job_refuses_at_once_and_names_the_first(config: Path, tmp_path: Path) -> None:
+    with Lease(str(tmp_path / "run"), seconds=60):
+        done = train(config, tmp_path / "run")
+
+        assert (done.code, done.out) == (5, "")
+        assert f"lease.json: process {os.getpid()} on " in done.err
+        assert "works on this run\n  next: let it finish" in done.err
+        assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_who_only_looks_may_do_so_beside_a_job_and_leaves_the_log_alone(trained: Path) -> None:
+    before = {own.name: own.read_bytes() for own in trained.iterdir() if own.is_file()}
+    with Lease(str(trained), seconds=60):
+        done = genctr("evaluate", trained, "--days", DAYS[2], "--quiet")
+
+    assert done.code == 0, done.err
+    assert DAYS[2] in done.out
+    assert f"what was found is not in {trained}/log.jsonl, which another job is writing" in done.err
+    assert {own.name: own.read_bytes() for own in trained.iterdir() if own.name in before} == before
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A TorchX component is a function: call it and look at the job; then let TorchX write the job of two real schedulers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,12 @@ from torchx.specs.finder import ModuleComponentsFinder, get_components
 from launch import components
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def command(app):
-    """The command line of the job, from `-m launch` on."""
-    return app.roles[0].args[-1].partition(" -m launch ")[2]
+    """The command line of the job, from `-m launch` on: of `launch.ranks` on one node, and how many ranks it starts."""
+    return app.roles[0].args[-1].partition(" -m launch")[2]
 
 
 class TestTorchxParsesTheComponents(ComponentTestCase):
@@ -36,7 +38,7 @@ class TestTorchxParsesTheComponents(ComponentTestCase):
 def test_train_runs_the_command_of_that_name_on_every_rank():
     app = components.train("train.epochs=2", "model.options={layers: 3}", config="run.yaml", out="s3://a/b", ranks=4, nnodes=2)
 
-    assert command(app) == "train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.options={layers: 3}'"
+    assert command(app) == " train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.options={layers: 3}'"
     assert " --nnodes 2 --nproc_per_node 4 " in app.roles[0].args[-1]
     assert app.roles[0].num_replicas == 2
 
@@ -44,27 +46,39 @@ def test_train_runs_the_command_of_that_name_on_every_rank():
 def test_daily_runs_the_command_of_that_name_on_every_rank():
     app = components.daily("daily.keep=3", config="run.yaml", out="s3://a/b", until="2026-11-20", ranks=4)
 
-    assert command(app) == "daily run.yaml --out s3://a/b --until 2026-11-20 --set daily.keep=3"
-    assert " --nnodes 1 --nproc_per_node 4 " in app.roles[0].args[-1]
-    assert command(components.daily(config="run.yaml")) == "daily run.yaml"
+    assert command(app) == ".ranks 4 daily run.yaml --out s3://a/b --until 2026-11-20 --set daily.keep=3"
+    assert command(components.daily(config="run.yaml")) == ".ranks 1 daily run.yaml"
 
 
 def test_score_runs_the_command_of_that_name_once():
     app = components.score(bundle="s3://models/feed", data="s3://logs/day=2026-11-20", out="s3://scores")
 
-    assert command(app) == "score s3://models/feed --data s3://logs/day=2026-11-20 --out s3://scores"
-    assert " --nnodes 1 --nproc_per_node 1 " in app.roles[0].args[-1]
+    assert command(app) == ".ranks 1 score s3://models/feed --data s3://logs/day=2026-11-20 --out s3://scores"
 
 
 def test_without_a_folder_train_leaves_it_to_the_run_file():
-    assert command(components.train(config="run.yaml")) == "train run.yaml"
+    assert command(components.train(config="run.yaml")) == ".ranks 1 train run.yaml"
 
 
 def test_evaluate_runs_the_command_of_that_name_on_every_rank():
     app = components.evaluate(run="runs/a b", days="2026-11-01..2026-11-02", ranks=2)
 
-    assert command(app) == "evaluate 'runs/a b' --days 2026-11-01..2026-11-02"
-    assert " --nnodes 1 --nproc_per_node 2 " in app.roles[0].args[-1]
+    assert command(app) == ".ranks 2 evaluate 'runs/a b' --days 2026-11-01..2026-11-02"
+
+
+def test_on_one_node_no_store_is_opened_to_the_network():
+    assert "torchrun" not in components.train(config="run.yaml", ranks=2).roles[0].args[-1]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_file_of_the_folder_a_job_is_started_in_is_not_taken_for_ours(nodes: int, tmp_path: Path):
+    (tmp_path / "launch.py").write_text("raise SystemExit('theirs')")
+    variables = components.evaluate(run="none", days="d", nnodes=nodes).roles[0].env
+
+    line = [sys.executable, "-m", "launch", "status", "none"]
+    done = subprocess.run(line, cwd=tmp_path, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False)
+
+    assert "none: no config.yaml there" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -105,7 +119,7 @@ def test_slurm_gets_the_job():
     asked = [line for line in script.splitlines() if "--job-name" in line]
     assert len(asked) == 2, "one group a node"
     assert all("--requeue --ntasks-per-node=1 --cpus-per-task=3 --mem=16000 --gpus-per-task=2" in line for line in asked)
-    assert script.count("OMP_NUM_THREADS=1,OMP_WAIT_POLICY=passive") == 2
+    assert script.count("OMP_NUM_THREADS=1,OMP_WAIT_POLICY=passive,PYTHONSAFEPATH=1") == 2
     assert script.count("-m launch train launch/configs/demo.yaml --out runs/x --set train.epochs=2") == 2
     assert "export TORCHX_MAX_RETRIES=3" in script
     assert "scontrol requeue" in script
@@ -130,7 +144,7 @@ DAILY = ["--config", "launch/configs/demo.yaml", "--out", "runs/x", "--ranks", "
 
 
 def test_slurm_and_kubernetes_get_the_daily_job():
-    line = "-m launch daily launch/configs/demo.yaml --out runs/x --until 2026-11-20"
+    line = "-m launch.ranks 2 daily launch/configs/demo.yaml --out runs/x --until 2026-11-20"
     script = dryrun("slurm", "launch/components.py:daily", *DAILY)
     assert line in script
     assert "scontrol requeue" in script

@@ -1,4 +1,6 @@
+import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,7 +11,9 @@ from typing import IO, Any
 import pytest
 from iopath.common.file_io import PathHandler
 
-from data.paths import PATHS
+from data.errors import GenctrError
+from data.paths import PATHS, remove_folder, write_whole
+from pipeline import lease as lease_module
 from pipeline.lease import Busy, Lease
 from tests.integration.jobs import SERVER
 
@@ -191,3 +195,89 @@ def test_its_own_heartbeat_is_not_taken_for_another_job(tmp_path: Path, monkeypa
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
             lease.check()
+
+
+def paused_writer(folder: str, said: Any) -> None:
+    """Holds a run as on another machine; asleep while it is taken over; then tries to change everything there."""
+    lease_module._machine = lambda: "far/away"
+    try:
+        with Lease(folder, seconds=0.4):
+            said.send("held")
+            os.kill(os.getpid(), signal.SIGSTOP)
+            for change in (
+                lambda: write_whole(f"{folder}/ledger.jsonl", "theirs"),
+                lambda: PATHS.rm(f"{folder}/checkpoints/best.json"),
+                lambda: remove_folder(f"{folder}/checkpoints/step-0000005"),
+                lambda: PATHS.open(f"{folder}/log.jsonl", "a").close(),
+                lambda: PATHS.mkdirs(f"{folder}/checkpoints/step-0000009"),
+            ):
+                with pytest.raises(Busy, match="has taken this run over"):
+                    change()
+            said.send("refused")
+    except BaseException as error:
+        said.send(repr(error))
+        raise
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(own.relative_to(folder)): own.read_bytes() for own in folder.rglob("*") if own.is_file()}
+
+
+def test_a_job_that_slept_while_it_was_taken_over_changes_nothing_when_it_wakes_up(tmp_path: Path) -> None:
+    said, says = multiprocessing.Pipe(duplex=False)
+    sleeper = SERVER.Process(target=paused_writer, args=(str(tmp_path), says))
+    sleeper.start()
+    assert said.recv() == "held"
+    while Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.01)
+
+    with Lease(str(tmp_path), seconds=0.4):
+        write_whole(f"{tmp_path}/ledger.jsonl", "ours")
+        for file in ("checkpoints/best.json", "checkpoints/step-0000005/__0_0.distcp", "log.jsonl"):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(f"{tmp_path}/{file}", "ours")
+        before = content(tmp_path) | {"lease.json": b""}
+        os.kill(sleeper.pid, signal.SIGCONT)
+        assert said.recv() == "refused"
+        assert content(tmp_path) | {"lease.json": b""} == before
+    sleeper.join()
+
+
+def test_who_takes_a_run_over_sweeps_up_what_was_not_written_whole(tmp_path: Path) -> None:
+    (tmp_path / f"ledger.jsonl.{'0' * 32}.tmp").touch()
+    (tmp_path / "notes.tmp").touch()
+    with Lease(str(tmp_path), seconds=60):
+        pass
+    assert sorted(own.name for own in tmp_path.iterdir()) == ["lease.json.lock", "notes.tmp"]
+
+
+def test_a_file_on_its_way_has_a_name_of_this_holder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: names.append(Path(old).name) or replace(old, new))
+    with Lease(str(tmp_path), seconds=60) as lease:
+        names.clear()
+        write_whole(f"{tmp_path}/ledger.jsonl", "")
+        assert names == [f"ledger.jsonl.{lease.token}.tmp"]
+
+
+def test_a_lock_that_somebody_keeps_is_told_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.lease.LOCK_SECONDS", 0.1)
+    with (tmp_path / "lease.json.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with (
+            pytest.raises(Busy, match=r"lease.json.lock: another process has held this lock for 0 s"),
+            Lease(str(tmp_path), seconds=60),
+        ):
+            pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lease.json.lock").symlink_to(tmp_path / "theirs")
+    with pytest.raises(GenctrError, match="is a link"), Lease(str(tmp_path / "run"), seconds=60):
+        pass
+    assert (tmp_path / "theirs").read_text() == "theirs"
