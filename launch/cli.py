@@ -253,7 +253,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from pipeline.run import run
 
     folder = plain(arguments.out or f"runs/{config.name}")
-    with world(config.train.device) as here, closing(build(config, schema, folder, here)) as job:
+    with world(config.train.device) as here, closing(build(config, schema, folder, here, trains=True)) as job:
         results = run(job, quiet=arguments.quiet)
         if here.first:
             _print_scores(results["days"], results["test"], best=job.best_reachable())
@@ -366,7 +366,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     with world(config.train.device) as here, ExitStack() as stack:
         here.agree(lambda: stack.enter_context(lease) and None)
         try:
-            job = stack.enter_context(closing(build(config, schema, folder, here)))
+            job = stack.enter_context(closing(build(config, schema, folder, here, trains=True)))
             daily = Daily(job, lease if here.first else None, until=until, quiet=arguments.quiet)
             if again:
                 daily.backfill(again[0], arguments.mark)

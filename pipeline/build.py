@@ -307,8 +307,20 @@ def build_days(config: DataConfig, reader: Reader) -> Days:
     return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
 
 
-def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: int | None = None, planned: bool = True) -> Job:
+def build(
+    config: RunConfig,
+    schema: Schema,
+    folder: str,
+    world: World,
+    *,
+    at: int | None = None,
+    planned: bool = True,
+    trains: bool = False,
+) -> Job:
     """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
+
+    Args:
+        trains: the job will write the folder: what is damaged among its checkpoints is set aside first, with a message.
 
     Raises:
         GenctrError: the folder was begun with another config or schema, or a part has no such name or option.
@@ -319,6 +331,9 @@ def build(config: RunConfig, schema: Schema, folder: str, world: World, *, at: i
             _check_plan(stage, world)
     config = world.agree(lambda: _claim(folder, config, schema))
     checkpoints = build_checkpoints(config, folder)
+    for message in checkpoints.sift() if trains else ():
+        if world.first:
+            sys.stderr.write(f"genctr: {message}\n")
     here = _under_way(checkpoints) if at is None else at
     world.agree(lambda: _prepare(folder, config, schema, world, here))
     return Job(config, schema, folder, world, checkpoints, here, planned=planned)
@@ -555,6 +570,11 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: i
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
+    elif not Statistics.has_digests(f"{folder}/statistics"):
+        Statistics.load(f"{folder}/statistics").save(f"{folder}/statistics")
+        sys.stderr.write(
+            f"genctr: {folder}/statistics was written before statistics carried digests: it has them from now on\n"
+        )
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
