@@ -1,15 +1,15 @@
-"""Golden hashes: what six small trainings and three nights come to, bit by bit, so that a refactoring can show that it changed nothing.
+"""Golden hashes: what small runs come to, bit by bit, so that a refactoring can show that it changed no result.
 
     python benchmarks/golden.py --record     writes benchmarks/results/golden.json
     python benchmarks/golden.py              compares with it; exit code 1 if a hash differs
 
-Every config is trained on one and on two ranks; the nights are three, the second of them killed and started again. Each run is
-hashed by values and canonical names: tables (and their optimizer state) by table name, dense weights as a set, whatever they are
-called; of the ledger the days and every number in it; of the newest bundle its tensors and the scores that it promises. So names in
+Six configs are trained on one and on two ranks; a daily job has three nights, the second of them killed twice and started
+again. Each run is hashed by values and canonical names: tables (and their optimizer state) by table name, dense weights as a
+set; of the ledger every day and every number; of the newest bundle its tensors and the scores that it promises. So names in
 state dicts, manifests and messages may change, and no number may.
 
-The bits depend on the processor (its matrix kernels) and on the versions of the torch stack: both are recorded, and other ones are
-reported instead of compared.
+The bits depend on the processor (its matrix kernels) and on the versions of the torch stack. Both are recorded, and on others
+nothing is compared.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def digest(value: Any) -> str:
 
 def table_of(path: tuple[str, ...]) -> str | None:
     """The table that a tensor of a state dict belongs to."""
-    return next((after for part, after in zip(path, path[1:]) if part in ("embedding_bags", "embeddings")), None)
+    return next((after for part, after in pairwise(path) if part in ("embedding_bags", "embeddings")), None)
 
 
 def checkpoint_hashes(run: Path) -> dict[str, str]:
@@ -161,7 +162,7 @@ def nights(ranks: int, folder: Path) -> dict[str, str]:
     """Three nights of the sfg config with every gate at ease; the second one is killed on its way, twice, and goes on."""
     out = folder / f"daily-{ranks}"
     words = ["daily", str(config_of("sfg", folder)), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
-    words += ["--set", 'data.days=2026-11-01..', "--set", "daily.gates={auc: -0.9, calibration: [0.0, 100.0]}"]
+    words += ["--set", "data.days=2026-11-01..", "--set", "daily.gates={auc: -0.9, calibration: [0.0, 100.0]}"]
     words += ["--set", "daily.lease_seconds=2"]
     began = time.monotonic()
     genctr(*words, "--until", DAYS[0])
@@ -202,7 +203,7 @@ def main() -> int:
         return 0
     known = json.loads(RESULT.read_text())
     if known["here"] != here():
-        print(f"recorded on another machine: {known['here']}, here {here()}; hashes say nothing")
+        print(f"nothing is compared: recorded with {known['here']}, here {here()}")
         return 0
     wrong = [
         f"{run}: {part} is {found[run][part]}, recorded {own}"

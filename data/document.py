@@ -1,6 +1,7 @@
 """One YAML file in, one frozen object out; every mistake names its line and the nearest valid key."""
 
 import difflib
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,9 @@ from data.paths import PATHS, write_whole
 
 Place: TypeAlias = tuple[str | int, ...]
 """A key path: ("fields", 3, "rows")."""
+
+
+_SEAL = re.compile(r"# sha256: ([0-9a-f]{64})\n")
 
 
 class Section(BaseModel):
@@ -52,6 +56,11 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
         BadDocument: all that is wrong, one mistake a paragraph: file, line, key path, nearest valid key.
     """
     text = _read(path)
+    if (seal := _SEAL.match(text)) and hashlib.sha256(text[seal.end() :].encode()).hexdigest() != seal[1]:
+        raise BadDocument(
+            f"{path} is not what was written: its content and the SHA-256 in its first line disagree\n"
+            "  next: bring it back from a copy; if it was edited on purpose, remove the first line"
+        )
     try:
         root = yaml.compose(text, Loader=_Loader)
         lines = dict(_lines(path, root, (), set())) if root is not None else {}
@@ -89,10 +98,13 @@ def read_value(text: str, what: str) -> Any:
 
 
 def write_document(path: str, section: Section) -> None:
-    """Write a document with every default filled in, whole or not at all; `read_document` gives back an equal object."""
+    """Write a document with every default filled in, whole or not at all; `read_document` gives back an equal object.
+
+    Its first line is a comment with the SHA-256 of the rest, which `read_document` checks.
+    """
     values = section.model_dump(mode="json", by_alias=True)
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    write_whole(path, text)
+    write_whole(path, f"# sha256: {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def finite(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
 
+import hashlib
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from data.errors import BadInput, GenctrError
 from data.ids import id_kind
 from data.paths import PATHS, write_whole
 from data.schema import AnyField, AnyIds, NumberField, Schema
+from data.seal import is_sealed, sealed, unsealed
 
 FILE = "statistics.json"
 SAMPLE_ROWS = 1_000_000
@@ -78,42 +79,65 @@ class Statistics:
         return id_kind(vocabulary.type) if vocabulary else self.kinds.get(table)
 
     def save(self, folder: str) -> None:
-        """Store as `statistics.json` and one Parquet file a vocabulary; the JSON is written last, so it means: whole.
+        """Store as `statistics.json` and one Parquet file a vocabulary, all with their SHA-256; the JSON is written last, so it
+        means: whole.
 
         Where a run that has grown stores them again, what it was begun with stays readable at any instant.
         """
         PATHS.mkdirs(folder)
+        digests = {}
         for name, values in self.vocabularies.items():
-            content = io.BytesIO()
-            pq.write_table(pa.table({"id": values}), content)
-            write_whole(f"{folder}/vocabulary.{name}.parquet", content.getvalue())
+            path = f"{folder}/vocabulary.{name}.parquet"
+            content = _holding(path, values)
+            if content is None:
+                stored = io.BytesIO()
+                pq.write_table(pa.table({"id": values}), stored)
+                content = stored.getvalue()
+                write_whole(path, content)
+            digests[name] = hashlib.sha256(content).hexdigest()
         document = {
             "vocabularies": {name: len(values) for name, values in self.vocabularies.items()},
             "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
             "edges": {name: own.tolist() for name, own in self.edges.items()},
             "kinds": self.kinds,
+            "digests": digests,
         }
-        write_whole(f"{folder}/{FILE}", json.dumps(document, indent=1))
+        write_whole(f"{folder}/{FILE}", sealed(document, indent=1))
 
     @classmethod
     def load(cls, folder: str) -> "Statistics":
-        """What `save` stored.
+        """What `save` stored, verified. What was stored before statistics carried digests is taken as it is.
 
         Raises:
-            GenctrError: nothing is stored there, or not all of it.
+            GenctrError: nothing is stored there, not all of it, or something else than was written.
         """
+        file = f"{folder}/{FILE}"
         try:
-            with PATHS.open(f"{folder}/{FILE}", "r") as file:
-                document: dict[str, Any] = json.load(file)
-            vocabularies = {name: _read_vocabulary(folder, name) for name in document["vocabularies"]}
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            document = unsealed(_read(file))
+            vocabularies = {}
+            for name, rows in document["vocabularies"].items():
+                file = f"{folder}/vocabulary.{name}.parquet"
+                content = _read(file)
+                digest = document.get("digests", {}).get(name)
+                if digest is not None and digest != hashlib.sha256(content).hexdigest():
+                    raise ValueError(f"it is not what was written: its content and its SHA-256 in {FILE} disagree")
+                vocabularies[name] = pq.read_table(io.BytesIO(content))["id"].combine_chunks()
+                if len(vocabularies[name]) != rows:
+                    raise ValueError(f"the vocabulary of {name} is not the one {FILE} speaks of")
+            return cls.of(document, vocabularies)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
             raise GenctrError(
-                f"{folder}: no usable statistics are stored here: {error}\n  next: fit them again from the log."
+                f"{file}: no usable statistics: {error}\n"
+                "  next: every bundle this run has published carries these files: copy statistics.json and "
+                f"vocabulary.*.parquet from the newest one into {folder}. Do not fit them again: ids could get other rows"
             ) from error
-        short = [name for name, rows in document["vocabularies"].items() if len(vocabularies[name]) != rows]
-        if short:
-            raise GenctrError(f"{folder}: the vocabulary of {', '.join(short)} is not the one {FILE} speaks of")
-        return cls.of(document, vocabularies)
+
+    @staticmethod
+    def has_digests(folder: str) -> bool:
+        """Whether what is stored carries its digests; older statistics do not."""
+        return is_sealed(_read(f"{folder}/{FILE}"))
 
     @classmethod
     def of(cls, document: Mapping[str, Any], vocabularies: dict[str, pa.Array]) -> "Statistics":
@@ -291,9 +315,19 @@ def _finite(column: pa.Array) -> NDArray[np.float64]:
     return values[np.isfinite(values) & ~nulls(column)]
 
 
-def _read_vocabulary(folder: str, name: str) -> pa.Array:
-    with PATHS.open(f"{folder}/vocabulary.{name}.parquet", "rb") as file:
-        return pq.read_table(file)["id"].combine_chunks()
+def _read(path: str) -> bytes:
+    with PATHS.open(path, "rb") as file:
+        return bytes(file.read())
+
+
+def _holding(path: str, values: pa.Array) -> bytes | None:
+    """The file that has these values already, or None. It is left as it is: the JSON beside it says its digest, and another
+    version of Parquet's writer would make other bytes of the same values."""
+    try:
+        content = _read(path)
+        return content if pq.read_table(io.BytesIO(content))["id"].combine_chunks().equals(values) else None
+    except (FileNotFoundError, KeyError, pa.ArrowException):
+        return None
 
 
 def _owner(schema: Schema, own: AnyField) -> AnyField:

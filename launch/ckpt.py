@@ -42,6 +42,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     diff.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
     diff.set_defaults(command=_diff)
 
+    drop = words.add_parser("drop", help="remove a checkpoint and all later ones: `genctr train` resumes from the one before")
+    drop.add_argument("run", metavar="RUN_DIR")
+    drop.add_argument("mark", metavar="MARK", help="the first checkpoint to remove: its name or a pin's")
+    drop.set_defaults(command=_drop)
+
     reshard = words.add_parser("reshard", help="write a checkpoint again, as another number of ranks would have")
     _add_checkpoint(reshard, several="or all (with --out)")
     reshard.add_argument("--ranks", type=_count, required=True, metavar="N", help="[files] it shall have, one a rank")
@@ -102,6 +107,8 @@ def _ls(arguments: argparse.Namespace) -> int:
     _table(["mark", "step>", "day", "row>", "ranks>", "files>", "MiB>", "saved", "pins"], lines)
     for name in unfinished(checkpoints):
         print(f"{name}: not finished, no checkpoint; it goes with the next save")
+    for name in checkpoints.damaged():
+        print(f"{name}: found damaged and set aside; remove the folder when nobody wants to look at it any more")
     return 0
 
 
@@ -160,6 +167,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         for name, count in found.not_finite.items():
             print(f"  {name}: {count:,} numbers are not finite")
     return 1 if problems else 0
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    from pipeline.ckpt import drop
+
+    dropped, newest = drop(arguments.run, arguments.mark)
+    print(f"removed: {', '.join(dropped)}; the run resumes from {newest}")
+    return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:

@@ -257,7 +257,7 @@ def _train(arguments: argparse.Namespace) -> int:
     with (
         world(config.train.device) as here,
         writing(here, lease),
-        closing(build(config, schema, folder, here)) as job,
+        closing(build(config, schema, folder, here, trains=True)) as job,
     ):
         results = run(job, quiet=arguments.quiet)
         if here.first:
@@ -373,7 +373,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     lease = Lease(folder, seconds=config.daily.lease_seconds, also=[publish_folder(config.daily.publish, folder)])
     with world(config.train.device) as here, writing(here, lease), ExitStack() as stack:
         try:
-            job = stack.enter_context(closing(build(config, schema, folder, here)))
+            job = stack.enter_context(closing(build(config, schema, folder, here, trains=True)))
             daily = Daily(job, lease if here.first else None, until=until, quiet=arguments.quiet)
             if again:
                 daily.backfill(again[0], arguments.mark)

@@ -319,12 +319,14 @@ def build(
     at: int | None = None,
     planned: bool = True,
     looks: bool = False,
+    trains: bool = False,
 ) -> Job:
     """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
 
     Args:
         looks: at a run that was trained, perhaps beside the job that writes there: nothing is written but lines of the log,
             when all is done, see `RunLog`.
+        trains: the job will write the folder: what is damaged among its checkpoints is set aside first, with a message.
 
     Raises:
         GenctrError: the folder was begun with another config or schema, or a part has no such name or option; or there is
@@ -339,6 +341,9 @@ def build(
     checkpoints = build_checkpoints(config, folder)
     if looks and checkpoints.latest() is None:
         raise GenctrError(f"{folder}: no checkpoint to load: train it first")
+    for message in checkpoints.sift() if trains else ():
+        if world.first:
+            sys.stderr.write(f"genctr: {message}\n")
     here = _under_way(checkpoints) if at is None else at
     if not looks:
         world.agree(lambda: _prepare(folder, config, schema, world, here), None)
@@ -577,6 +582,11 @@ def _prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: i
     stages = config.resolved()
     if not PATHS.exists(f"{folder}/{STATISTICS}"):
         _fit(config, _bucketed(schema, stages), fit_days(config)).save(f"{folder}/statistics")
+    elif not Statistics.has_digests(f"{folder}/statistics"):
+        Statistics.load(f"{folder}/statistics").save(f"{folder}/statistics")
+        sys.stderr.write(
+            f"genctr: {folder}/statistics was written before statistics carried digests: it has them from now on\n"
+        )
     _fit_what_is_new(folder, config, _bucketed(schema, stages))
     for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)

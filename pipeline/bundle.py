@@ -10,7 +10,8 @@
                        sample.parquet             some raw rows; what they must score is in the manifest
     current.json                                  beside the bundles: the one that serves, by name
 
-The manifest names every file with its SHA-256, the schema, the model's settings, the days, the scores and the bundle before.
+The manifest names every file with its SHA-256, the schema, the model's settings, the days, the scores and the bundle before;
+its last key is the SHA-256 of itself.
 A table's rows are float32, or int8: a byte a number with a scale and a bias per row, as FBGEMM quantises.
 """
 
@@ -34,6 +35,7 @@ from torch import Tensor
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder
 from data.schema import Schema
+from data.seal import unsealed
 from pipeline.config import ModelConfig
 
 FORMAT = 1
@@ -89,7 +91,7 @@ class Bundle:
         if sha256 is not None and sha256 != self.sha256:
             raise BundleError("the manifest is not the one that was published", f"{path}/{MANIFEST}")
         try:
-            self.manifest: dict[str, Any] = json.loads(content)
+            self.manifest: dict[str, Any] = unsealed(content)
             self._understand()
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"the manifest makes no sense: {_line(error)}", f"{path}/{MANIFEST}") from error

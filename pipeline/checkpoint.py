@@ -3,7 +3,11 @@
     root/step-0000123/__0_0.distcp …     one file of tensors per rank
                       .metadata          where each piece of each tensor lies
                       checkpoint.json    written last: a folder without it is not a checkpoint
+                      damaged.json       what checkpoint.json is renamed to when the checkpoint is found damaged
     root/best.json                       a pin: the folder named in it is kept
+
+Everything is verified when it is read: checkpoint.json and the pins carry their own SHA-256, checkpoint.json that of
+`.metadata`, and each piece of a tensor the CRC-32 that `torch.save` stored with it (`pipeline/archive.py`).
 
 `torch.distributed.checkpoint` (DCP) does the sharding, the resharding and the files. Ours are the order of events that makes
 a checkpoint whole or absent, the copy that lets training go on while it is written, the pieces in which tables of any size are
@@ -12,8 +16,8 @@ written and read with little memory, and the refusal to run what a file says.
 
 import copy
 import errno
+import hashlib
 import io
-import json
 import math
 import os
 import pickle
@@ -21,7 +25,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
@@ -30,29 +34,42 @@ from typing import IO, Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter, _StoragePrefix
+from torch.distributed.checkpoint.filesystem import (
+    FileSystemBase,
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageInfo,
+    _StoragePrefix,
+)
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem, SavePlan
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, SavePlan
 from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future as TorchFuture
 
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, plain, remove_folder, token_of, turn, write_whole
+from data.seal import is_sealed, sealed, unsealed
+from pipeline.archive import Altered, check_value, crc_of, stored_crc, view
 from pipeline.exchange import gather
 from pipeline.memory import free_memory
 from pipeline.world import PATIENCE
 
 MARKER = "checkpoint.json"
-FORMAT = 1
+SET_ASIDE = "damaged.json"
+FORMAT = 2
+UNSEALED = 1
+"""The format before checkpoint.json carried digests: it is still read, and a line says that it is not verified."""
 FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
 SHOWN = 5
 
@@ -83,6 +100,10 @@ class CheckpointError(GenctrError):
     def __init__(self, what: str, where: str, hint: str) -> None:
         self.what, self.where, self.hint = what, where, hint
         super().__init__(f"{what}\n  where: {where}\n  next: {hint}")
+
+
+class Damaged(CheckpointError):
+    """A checkpoint with a file that is missing or not what was written. Another one may be good."""
 
 
 class Checkpoints:
@@ -130,8 +151,7 @@ class Checkpoints:
         assert self._group is not None, "saving needs a process group"
         self.wait()
         mark = self._on_rank_0(lambda: self._new_folder(step), str)
-        marker = _marker(step, meta, pin)
-        writer = Writer(f"{self.root}/{mark}", lambda: self._complete(mark, marker, pin))
+        writer = Writer(f"{self.root}/{mark}", lambda digest: self._complete(mark, _marker(step, meta, digest, pin), pin))
         tensors = _in_pieces(tensors)
         with self._told(mark):
             if self._asynchronous and self._has_room(tensors):
@@ -146,12 +166,13 @@ class Checkpoints:
 
         Nothing else is touched, no leftover and no older checkpoint. Not collective: one process, without the others.
         """
-        mark, marker = self._free_name(step), _marker(step, meta)
-        return mark, Writer(f"{self.root}/{mark}", lambda: write_whole(f"{self.root}/{mark}/{MARKER}", marker))
+        mark = self._free_name(step)
+        file = f"{self.root}/{mark}/{MARKER}"
+        return mark, Writer(f"{self.root}/{mark}", lambda digest: write_whole(file, _marker(step, meta, digest)))
 
     def pin(self, name: str, mark: str) -> None:
         """Keep a checkpoint under this name, until another one takes it. Not collective."""
-        write_whole(f"{self.root}/{name}.json", json.dumps({"mark": mark}))
+        write_whole(f"{self.root}/{name}.json", sealed({"mark": mark}))
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; raise if the save in the background failed."""
@@ -188,14 +209,65 @@ class Checkpoints:
     def drop(self, marks: Iterable[str]) -> None:
         """Remove checkpoints, and the pins on them."""
         self.wait()
-        self._on_rank_0(lambda: self._drop(set(marks)), None)
+        self._on_rank_0(lambda: self._drop(list(marks)), None)
+
+    def sift(self) -> list[str]:
+        """Set aside every checkpoint whose checkpoint.json or .metadata is damaged, and every pin that is; return a message
+        for each. The pieces of tensors are verified when they are read."""
+        self.wait()
+        return self._on_rank_0(self._sift, list[str])
+
+    def set_aside(self, mark: str) -> None:
+        """Make a damaged checkpoint none, without removing it: its marker is renamed, its pins go."""
+        self.wait()
+        self._on_rank_0(lambda: self._set_aside(mark), None)
+
+    def damaged(self) -> list[str]:
+        """The checkpoints that were set aside, oldest first."""
+        self.wait()
+        return self._on_rank_0(lambda: [mark for mark in self._folders() if self._is_set_aside(mark)], list[str])
+
+    def _sift(self) -> list[str]:
+        messages, unsealed = [], []
+        for mark in self._complete_marks():
+            try:
+                self._read_marker(mark)
+                self.metadata(mark)
+                unsealed += [mark] if self._read_json(f"{self.root}/{mark}/{MARKER}")["format"] == UNSEALED else []
+            except Damaged as error:
+                messages.append(f"{error.what}\n  where: {error.where}\n  it is set aside: {SET_ASIDE} is its marker now")
+                self._set_aside(mark)
+        for name in self._pin_names():
+            try:
+                self._read_pin(name)
+            except Damaged as error:
+                file = f"{self.root}/{name}.json"
+                _Files().rename(file, f"{file}.damaged")
+                messages.append(f"the pin {name} is damaged, and set aside: {error.what}\n  where: {file}.damaged")
+                for mark in self._complete_marks():  # the newest one that was saved under this name has it again
+                    if self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin") == name:
+                        self.pin(name, mark)
+        if unsealed:
+            messages.append(
+                f"{', '.join(unsealed)} {'was' if len(unsealed) == 1 else 'were'} saved before checkpoints carried digests: "
+                f"{MARKER} and .metadata are read unverified"
+            )
+        return messages
+
+    def _set_aside(self, mark: str) -> None:
+        named = {name for name in self._pin_names() if self._read_pin(name, strict=False) == mark}
+        _Files().rename(f"{self.root}/{mark}/{MARKER}", f"{self.root}/{mark}/{SET_ASIDE}")
+        self._unpin(named)
+
+    def _is_set_aside(self, mark: str) -> bool:
+        return bool(PATHS.exists(f"{self.root}/{mark}/{SET_ASIDE}"))
 
     def _unpin(self, names: Iterable[str]) -> None:
         for name in names:
             if PATHS.exists(f"{self.root}/{name}.json"):
                 PATHS.rm(f"{self.root}/{name}.json")
 
-    def _drop(self, marks: set[str]) -> None:
+    def _drop(self, marks: Sequence[str]) -> None:
         self._unpin([name for name, mark in self._pins().items() if mark in marks])
         for mark in marks:
             PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
@@ -244,7 +316,10 @@ class Checkpoints:
         except CheckpointException as error:
             rank, failure = _first_failure(error)
             what, hint = ("could not be read", AGAIN) if is_of_store(failure) else ("is damaged", MEND)
-            raise CheckpointError(
+            # Anything else may be a mistake of the reader's, for which no checkpoint is set aside.
+            certain = isinstance(failure, (Altered, FileNotFoundError, pickle.UnpicklingError))
+            kind = Damaged if certain else CheckpointError
+            raise kind(
                 f"checkpoint {mark} {what}: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", hint
             ) from failure
 
@@ -281,13 +356,27 @@ class Checkpoints:
             ) from error
 
     def _pins(self) -> dict[str, str]:
-        names = [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
-        return {name: str(self._read_json(f"{self.root}/{name}.json")["mark"]) for name in names} | self._last_pin()
+        return {name: str(self._read_pin(name)) for name in self._pin_names()} | self._last_pin()
+
+    def _pin_names(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
+
+    def _read_pin(self, name: str, *, strict: bool = True) -> str | None:
+        file = f"{self.root}/{name}.json"
+        try:
+            mark = self._read_json(file).get("mark")
+            if not isinstance(mark, str):
+                raise Damaged("the pin names no checkpoint", file, "remove it: what it kept goes with the next save")
+        except Damaged:
+            if strict:
+                raise
+            return None
+        return mark
 
     def _last_pin(self) -> dict[str, str]:
         """What the newest checkpoint says it is pinned as: a kill may have come before the pin."""
         for mark in self._complete_marks()[-1:]:
-            with suppress(CheckpointError, AttributeError):  # who reads the checkpoint is told
+            with suppress(CheckpointError):  # who reads the checkpoint is told
                 pin = self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin")
                 return {pin: mark} if pin is not None else {}
         return {}
@@ -295,21 +384,17 @@ class Checkpoints:
     def _read_marker(self, mark: str) -> dict[str, Any]:
         file = f"{self.root}/{mark}/{MARKER}"
         values = self._read_json(file)
-        if values.get("format") != FORMAT:
-            raise CheckpointError(
-                f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
-                file,
-                "use the version of genctr that wrote it",
-            )
-        return {**values["meta"], "step": values["step"]}
+        try:
+            return {**values["meta"], "step": values["step"]}
+        except (KeyError, TypeError) as error:
+            raise Damaged(f"checkpoint {mark} is damaged: {MARKER} lacks {error}", file, MEND) from error
 
     def _read_json(self, file: str) -> dict[str, Any]:
         try:
-            with PATHS.open(file, "r") as stream:
-                return cast(dict[str, Any], json.load(stream))
+            return _read_marker(file)
         except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"not a whole checkpoint: {one_line(error)}", file, "name one of the complete checkpoints of this run"
+            raise (CheckpointError if is_of_store(error) else Damaged)(
+                f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND
             ) from error
 
     def _new_folder(self, step: int) -> str:
@@ -333,7 +418,8 @@ class Checkpoints:
 
     def _remove_leftovers(self) -> None:
         for name in set(self._folders()) - set(self._complete_marks()):
-            remove_folder(f"{self.root}/{name}")
+            if not self._is_set_aside(name):
+                remove_folder(f"{self.root}/{name}")
 
     def _complete(self, mark: str, marker: str, pin: str | None) -> None:
         """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
@@ -358,8 +444,8 @@ class Checkpoints:
     def _metadata(self, reader: "Reader") -> Metadata:
         try:
             return reader.read_metadata()
-        except (OSError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            raise (CheckpointError if is_of_store(error) else Damaged)(
                 f"the checkpoint cannot be read: {one_line(error)}",
                 f"{reader.path}/.metadata",
                 AGAIN if is_of_store(error) else MEND,
@@ -410,8 +496,31 @@ class Checkpoints:
             ) from failure
 
 
-def _marker(step: int, meta: dict[str, Any], pin: str | None = None) -> str:
-    return json.dumps({"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "meta": meta})
+def _marker(step: int, meta: dict[str, Any], metadata: str, pin: str | None = None) -> str:
+    values = {"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "metadata": metadata, "meta": meta}
+    return sealed(values)
+
+
+def _read_marker(file: str) -> dict[str, Any]:
+    """What a checkpoint's marker, or a pin, says.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is damaged. CheckpointError: another version wrote it.
+    """
+    with PATHS.open(file, "rb") as stream:
+        content = bytes(stream.read())
+    values = unsealed(content)
+    if "mark" in values:
+        return values
+    if values.get("format") not in (FORMAT, UNSEALED):
+        raise CheckpointError(
+            f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
+            file,
+            "use the version of genctr that wrote it",
+        )
+    if is_sealed(content) != (values["format"] == FORMAT):
+        raise ValueError("its format and its SHA-256 do not fit together")
+    return values
 
 
 def _order(folder: str) -> tuple[int, int]:
@@ -579,9 +688,9 @@ class _Files(FileSystemBase):
 
 
 class Writer(FileSystemWriter):
-    """Writes through PATHS, and calls `complete` on rank 0 once every rank has written."""
+    """Writes through PATHS, and calls `complete` with the digest of `.metadata`, on rank 0, once every rank has written."""
 
-    def __init__(self, folder: str, complete: Callable[[], None]) -> None:
+    def __init__(self, folder: str, complete: Callable[[str], None]) -> None:
         super().__init__(folder)
         self.fs = _Files()  # type: ignore[assignment]
         self.path = folder
@@ -599,11 +708,13 @@ class Writer(FileSystemWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Write the metadata, then complete."""
         super().finish(metadata, results)
-        self._complete()
+        with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()
+        self._complete(digest)
 
 
 class Reader(FileSystemReader):
-    """Reads through PATHS, and lets `.metadata`, which is a pickle, build nothing but metadata."""
+    """Reads through PATHS, verifies all it reads, and lets `.metadata`, which is a pickle, build nothing but metadata."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -612,12 +723,99 @@ class Reader(FileSystemReader):
         self._known: Metadata | None = None
 
     def read_metadata(self, *_args: Any, **_: Any) -> Metadata:
-        """What the checkpoint holds, read once."""
+        """What the checkpoint holds, read once.
+
+        Raises:
+            OSError: it cannot be read. ValueError, UnpicklingError: it is not what was written.
+        """
         if self._known is None:
+            digest = _read_marker(f"{self.path}/{MARKER}").get("metadata")
             with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
-                self._known = _read_metadata(stream.read())
+                content = stream.read()
+            if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+                raise ValueError(f"it is not what was written: its content and its SHA-256 in {MARKER} disagree")
+            self._known = _read_metadata(content)
             self._known.storage_meta = StorageMeta(load_id=self.load_id)
         return self._known
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> TorchFuture[None]:
+        """Read the pieces that `plan` wants, each once, and verify each.
+
+        Ours because DCP's loads a piece again for every part of it, and nowhere looks at what it has loaded. The CRC-32 of
+        one piece is computed while the next one is read.
+
+        Raises:
+            Altered: a piece is not what was written; what was loaded must not be used.
+        """
+        wanted: dict[tuple[str, int], list[ReadItem]] = {}
+        for item in plan.items:
+            info = self.storage_data[item.storage_index]
+            wanted.setdefault((info.relative_path, info.offset), []).append(item)
+        files: dict[str, list[list[ReadItem]]] = {}
+        for (file, _), items in sorted(wanted.items(), key=lambda own: own[0]):
+            files.setdefault(file, []).append(items)
+        with ThreadPoolExecutor(1) as background:
+            for file, pieces in files.items():
+                self._read_file(file, pieces, planner, background)
+        done: TorchFuture[None] = TorchFuture()
+        done.set_result(None)
+        return done
+
+    def _read_file(self, file: str, pieces: list[list[ReadItem]], planner: LoadPlanner, background: ThreadPoolExecutor) -> None:
+        with self.fs.create_stream(f"{self.path}/{file}", "rb") as stream:
+            checked: Future[None] | None = None
+            for items in pieces:
+                info: _StorageInfo = self.storage_data[items[0].storage_index]
+                archive = view(cast(IO[bytes], stream), info)
+                try:
+                    if items[0].type == LoadItemType.BYTE_IO:
+                        check_value(archive)
+                        archive.seek(0)
+                        planner.load_bytes(items[0], io.BytesIO(archive.read()))
+                        continue
+                    crc = stored_crc(archive)
+                    archive.seek(0)
+                    piece = _loaded(archive)
+                except Altered as error:
+                    raise Altered(f"{_shown(items[0])} in {file}: {error}") from error
+                if checked is not None:
+                    checked.result()  # one piece in memory besides the one that is read
+                checked = background.submit(_check, piece, crc, f"{_shown(items[0])} in {file}")
+                for item in items:
+                    _commit(piece, item, planner)
+            if checked is not None:
+                checked.result()
+
+
+def _loaded(archive: IO[bytes]) -> Tensor:
+    try:
+        piece = torch.load(archive, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch raises of a damaged archive is not listed anywhere
+        raise Altered(one_line(error)) from error
+    if not isinstance(piece, Tensor):
+        raise Altered("it holds no tensor")
+    return piece
+
+
+def _check(piece: Tensor, crc: int, where: str) -> None:
+    if piece.numel() and crc_of(piece) != crc:
+        raise Altered(f"{where}: the numbers are not those that were written")
+
+
+def _commit(piece: Tensor, item: ReadItem, planner: LoadPlanner) -> None:
+    part = narrow_tensor_by_index(piece, item.storage_offsets, item.lengths)
+    target = planner.resolve_tensor(item).detach()
+    if target.size() != part.size():
+        raise Altered(f"{_shown(item)}: it has the size {list(part.size())}, expected {list(target.size())}")
+    target.copy_(part)
+    planner.commit_tensor(item, target)
+
+
+def _shown(item: ReadItem) -> str:
+    index = item.storage_index
+    return f"{index.fqn} from row {index.offset[0]} on" if index.offset else index.fqn
 
 
 def _read_metadata(content: bytes) -> Metadata:

@@ -6,7 +6,6 @@ read block by block (`pipeline/pieces.py`), so one that is larger than memory is
 
 import io
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +16,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 
 from data.errors import GenctrError
-from data.paths import file_bytes, list_folder, modified
+from data.paths import PATHS, file_bytes, list_folder, modified
 from pipeline.checkpoint import FOLDER, MARKER, SHOWN, CheckpointError, Checkpoints
-from pipeline.pieces import Pieces, cut, height, shown, size_bytes
+from pipeline.config import load
+from pipeline.lease import Lease
+from pipeline.ledger import FILE as LEDGER
+from pipeline.pieces import Pieces, height, shown, size_bytes
 
 CHECKPOINTS = "checkpoints"
 NEWEST, ALL = "newest", "all"
@@ -134,6 +136,35 @@ def find(checkpoints: Checkpoints, name: str) -> str:
     return mark
 
 
+def drop(run: str, name: str) -> tuple[list[str], str]:
+    """Remove a checkpoint and every later one, so that `genctr train` resumes from the one before. No job may be at work.
+
+    Returns:
+        the names of those removed, and of the newest one left.
+
+    Raises:
+        GenctrError: the run is trained daily, whose ledger would not go back with it; or no checkpoint would be left.
+    """
+    run = run.rstrip("/")
+    config, _ = load(f"{run}/config.yaml")
+    if PATHS.exists(f"{run}/{LEDGER}"):
+        raise GenctrError(
+            f"{run} is trained daily: its ledger has to go back with its model\n"
+            "  next: `genctr daily RUN.yaml --backfill A..B --from CHECKPOINT` trains the days A to B again"
+        )
+    with Lease(run, seconds=config.daily.lease_seconds):
+        checkpoints = checkpoints_of(run)
+        marks = checkpoints.marks()
+        gone = marks[marks.index(find(checkpoints, name)) :]
+        if len(gone) == len(marks):
+            raise GenctrError(
+                f"{run}: no checkpoint would be left before {gone[0]}\n"
+                f"  there are: {', '.join(marks)}\n  next: to begin with the first day, give a new --out"
+            )
+        checkpoints.drop(reversed(gone))  # the newest first: killed in between, the rest is still in order
+    return gone, marks[-len(gone) - 1]
+
+
 def open_named(path: str) -> Pieces:
     """Open a checkpoint to be read: RUN/checkpoints/MARK, or a run folder, whose newest one is meant."""
     above, _, name = path.rstrip("/").rpartition("/")
@@ -171,7 +202,7 @@ def _listed(checkpoints: Checkpoints, mark: str, pins: tuple[str, ...]) -> Liste
 
 def unfinished(checkpoints: Checkpoints) -> list[str]:
     """Folders that a save has begun and not finished: no checkpoints, gone after the next save."""
-    marks = checkpoints.marks()
+    marks = [*checkpoints.marks(), *checkpoints.damaged()]
     return [name for name in list_folder(checkpoints.root) if FOLDER.fullmatch(name) and name not in marks]
 
 
@@ -260,26 +291,19 @@ def _everything(pieces: Pieces) -> Iterator[tuple[str, ChunkStorageMetadata | No
 def _verify_piece(
     pieces: Pieces, name: str, chunk: ChunkStorageMetadata, lost: set[str], found: Verified, advance: Advance
 ) -> None:
-    stored = pieces.tensors[name]
-    whole = TensorStorageMetadata(stored.properties, chunk.sizes, [chunk])
+    def see(block: Tensor) -> None:
+        if block.is_floating_point() and (bad := int(block.numel() - block.isfinite().sum())):
+            found.not_finite[name] = found.not_finite.get(name, 0) + bad
+        advance(block.nbytes)
+
     try:
         if pieces.info(name, chunk).relative_path in lost:
             return
-        crc = 0
-        for first, last in cut(whole, 0, height(whole)):
-            block = pieces.read(name, chunk, first, last)
-            crc = zlib.crc32(memoryview(block.view(-1).view(torch.uint8).numpy()), crc)  # type: ignore[arg-type]
-            if block.is_floating_point() and (bad := int(block.numel() - block.isfinite().sum())):
-                found.not_finite[name] = found.not_finite.get(name, 0) + bad
-            advance(block.nbytes)
-        if math.prod(chunk.sizes) and crc != pieces.checksum(name, chunk):
-            found.problems.append(
-                f"{shown(name, chunk)}: the numbers in {pieces.info(name, chunk).relative_path} are not those that were written"
-            )
+        pieces.check(name, chunk, see)
     except CheckpointError as error:
         found.problems.append(_inner(error))
     found.pieces += 1
-    found.bytes += size_bytes(whole)
+    found.bytes += size_bytes(TensorStorageMetadata(pieces.tensors[name].properties, chunk.sizes, [chunk]))
 
 
 def _verify_value(pieces: Pieces, name: str, lost: set[str], found: Verified) -> None:

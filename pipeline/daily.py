@@ -132,18 +132,7 @@ class Daily:
         job, outcome = self._job, Outcome()
         self._world.agree(self._tidy, None)
         self._drop_abandoned()
-        restored: Mapping[str, Any]
-        state, restored = restore(job)
-        if "ledger" in restored:
-            seen = restored["ledger"]
-            self._world.agree(lambda: self._own.check(seen), None)
-        elif job.at == len(job.stages) - 1 and state.step > state.began:
-            raise GenctrError(
-                f"{job.folder} was trained by `genctr train`: no ledger has its days, so they would be trained again\n"
-                "  next: give a new --out, which begins with the first day of the log"
-            )
-        self._told_of_lost_checkpoints(state)
-        self._score_again(state, restored)
+        state, restored = self._resumed()
         state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._parts)
         poll = self._config.poll_seconds
         while True:
@@ -166,10 +155,26 @@ class Daily:
             elif action.kind == "leave":
                 self._append("late", {"day": action.day, "files": list(action.files)}, state.step)
             elif action.kind == "rewind":
-                state, restored = self.rewind(action.day, action.why), {}
+                state, restored = self.rewind(action.day, action.why)
             else:
                 state = self._day(action, state, restored, outcome)
                 restored = {}
+
+    def _resumed(self) -> tuple[TrainState, Mapping[str, Any]]:
+        """Where the newest good checkpoint stands. It and the ledger must agree, or nothing is trained."""
+        job = self._job
+        restored: Mapping[str, Any]
+        state, restored = restore(job)
+        if "ledger" in restored:
+            self._world.agree(lambda: self._own.check(restored), None)
+        elif job.at == len(job.stages) - 1 and state.step > state.began:
+            raise GenctrError(
+                f"{job.folder} was trained by `genctr train`: no ledger has its days, so they would be trained again\n"
+                "  next: give a new --out, which begins with the first day of the log"
+            )
+        self._told_of_lost_checkpoints(state)
+        self._score_again(state, restored)
+        return state, restored
 
     def _told_of_lost_checkpoints(self, state: TrainState) -> None:
         """Days that the ledger has as trained, and the newest checkpoint has not, are trained again."""
@@ -177,7 +182,8 @@ class Daily:
         lost = [own.name for own in self.history.days.values() if own.trained is not None and own.trained["step"] > state.step]
         if lost:
             newest = f"the newest there is stands in {state.cursor.day}" if self._job.checkpoints.latest() else "there is none"
-            why = f"the checkpoint at the end of day {lost[-1]} is gone; {newest}"
+            kind = "damaged" if self._job.checkpoints.damaged() else "gone"
+            why = f"the checkpoint at the end of day {lost[-1]} is {kind}; {newest}"
             if self._world.first:
                 sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
             gone = names[names.index(lost[0]) :]
@@ -204,7 +210,7 @@ class Daily:
         mark = _mark_before(self._job.checkpoints, self.history, day, mark)
         self.rewind(day, f"backfill from {mark}", mark)
 
-    def rewind(self, day: str, why: str, mark: str | None = None) -> TrainState:
+    def rewind(self, day: str, why: str, mark: str | None = None) -> tuple[TrainState, Mapping[str, Any]]:
         """Go back to before `day`: to the checkpoint at the end of the day before it, or to the one named.
 
         Raises:
@@ -228,7 +234,7 @@ class Daily:
         self._append("rewound", {"day": day, "gone": history.since(day), "why": why.splitlines()[0]}, step)
         self._drop_abandoned()
         job.enter(len(job.stages) - 1)
-        return restore(job)[0]
+        return self._resumed()
 
     def _drop_abandoned(self) -> None:
         """Remove the checkpoints of days that were rewound, should a kill have come between."""

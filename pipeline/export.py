@@ -1,7 +1,6 @@
 """Write the model as a bundle: every rank its own shards, rank 0 the rest, the manifest last."""
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +18,8 @@ from data.days import Day
 from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, remove_folder, write_whole
-from data.statistics import FILE
+from data.seal import sealed
+from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from pipeline.build import Job
@@ -239,6 +239,7 @@ def _write_rest(
     pq.write_table(sample, buffer)
     contents = {DENSE: safetensors.torch.save(dense), SAMPLE: buffer.getvalue()}
     fitted = f"{job.folder}/statistics"
+    Statistics.load(fitted)  # verified before it travels: serving would only see that it is what was exported
     for name in list_folder(fitted):
         if name == FILE or (name.startswith("vocabulary.") and name.endswith(".parquet")):  # no leftover of a killed save
             with PATHS.open(f"{fitted}/{name}", "rb") as file:
@@ -260,7 +261,7 @@ def _write_rest(
         "files": files,
         "versions": {name: version(name) for name in ("genctr", "torch", "torchrec")},
     }
-    write_whole(f"{path}/{MANIFEST}", json.dumps(finite(manifest), indent=1, sort_keys=True, allow_nan=False))
+    write_whole(f"{path}/{MANIFEST}", sealed(finite(manifest), indent=1, sort_keys=True, allow_nan=False))
 
 
 def _maps_of(job: Job, files: Mapping[str, Any], kind: str) -> dict[str, list[str]]:

@@ -2,7 +2,8 @@
 
     {"n": 12, "prev": "9f…", "event": "trained", "day": "2026-11-20", …}
 
-`n` counts the entries, `prev` is the SHA-256 of the line before. An entry says nothing about when: the same days give the
+`n` counts the entries, `prev` is the SHA-256 of the line before, and the last key, `sha256`, that of the line itself: without it
+nobody would notice what became of the last line. An entry says nothing about when: the same days give the
 same lines, however often the job was killed; times are in `log.jsonl`. A person's decisions carry their own.
 
 | event      | keys |
@@ -21,7 +22,7 @@ A day with late files that were trained has a second name, `2026-11-20+1`.
 """  # noqa: E501
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -31,6 +32,7 @@ from typing import Any
 from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
+from data.seal import is_sealed, sealed, unsealed
 
 FILE = "ledger.jsonl"
 
@@ -167,7 +169,7 @@ class Ledger:
     @property
     def entries(self) -> list[dict[str, Any]]:
         """All entries, in order."""
-        return [json.loads(line) for line in self._lines]
+        return [unsealed(line.encode()) for line in self._lines]
 
     def history(self) -> History:
         """The entries, folded."""
@@ -204,34 +206,44 @@ class Ledger:
                 f"{self._path} was written by another job\n  next: see that only one runs, and start this one again"
             )
         entry = {"n": len(self._lines), "prev": _hash(self._lines), "event": event, **values}
-        self._lines.append(json.dumps(finite(entry), sort_keys=True, allow_nan=False) + "\n")
+        self._lines.append(sealed(finite(entry), sort_keys=True, allow_nan=False) + "\n")
         PATHS.mkdirs(self._path.rpartition("/")[0] + "/")
         write_whole(self._path, "".join(self._lines))
 
-    def check(self, mark: Mapping[str, Any]) -> None:
-        """See that the ledger has all that a checkpoint has seen of it.
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """See that the ledger has all that a checkpoint has seen of it, and that both say the same of what was trained.
+
+        Args:
+            saved: the checkpoint's meta: `ledger`, the mark, and `state`, `tally`.
 
         Raises:
-            LedgerError: it ends before, or says something else there.
+            LedgerError: it ends before, or says something else there; or cursor, step or rows are not those of its days.
         """
+        mark = saved["ledger"]
         if len(self._lines) < mark["n"] or _hash(self._lines[: mark["n"]]) != mark["prev"]:
             raise LedgerError(
                 f"{self._path}: the newest checkpoint has seen {mark['n']} entries, "
                 f"{len(self._lines)} are here or they are others\n"
                 "  next: bring the ledger back from a copy; training goes on from there"
             )
+        if wrong := _disagreement(fold(self.entries[: mark["n"]]), self.history(), saved):
+            raise LedgerError(
+                f"{self._path} and the newest checkpoint disagree: {wrong}\n"
+                "  next: bring the ledger and the checkpoints back from one copy, or see `genctr ckpt verify`"
+            )
 
     def _text(self) -> str:
         if not PATHS.exists(self._path):
             return ""
-        with PATHS.open(self._path, "r") as file:
-            return str(file.read())
+        with PATHS.open(self._path, "rb") as file:
+            # A byte that is not UTF-8 is damage in its line, and no other.
+            return bytes(file.read()).decode(errors="replace")
 
     def _read(self) -> list[str]:
-        lines = self._text().splitlines(keepends=True)
+        lines = re.findall(r"[^\n]*\n|[^\n]+", self._text())  # splitlines would also split at what damage may make of a byte
         good: list[str] = []
         for number, line in enumerate(lines):
-            wrong = _damage(line, number, _hash(good))
+            wrong = _damage(line, number, good)
             if wrong and number == len(lines) - 1:
                 self.mended = f"the last line of {self._path} is damaged ({wrong})"
                 if self._mend:
@@ -244,16 +256,44 @@ class Ledger:
         return good
 
 
-def _damage(line: str, number: int, before: str) -> str:
-    """What is wrong with a line, or nothing."""
+def _disagreement(before: History, now: History, saved: Mapping[str, Any]) -> str:
+    """What a checkpoint says of its day that the ledger does not, or nothing.
+
+    Args:
+        before: the ledger when the checkpoint's day was begun. now: as it is. saved: the checkpoint's meta.
+    """
+    state, counted = saved["state"], sum(saved["tally"][0])
+    day, step = state["cursor"]["day"], state["step"]
+    trained = {name: own.trained for name, own in before.days.items() if own.trained is not None}
+    if day in trained or before.days.get(day, DayRecord(day)).skipped is not None:
+        return f"the checkpoint stands in day {day}, which was done before it was begun"
+    if (newest := max((own["step"] for own in trained.values()), default=0)) and step <= newest:
+        return f"the checkpoint has step {step:,}, and the days before it end at step {newest:,}"
+    ended = now.days.get(day, DayRecord(day)).trained
+    if ended is not None and ended["step"] == step and ended["rows"] != counted:
+        return f"the checkpoint has {counted:,} rows of day {day}, the ledger {ended['rows']:,}"
+    if state["stage"] == 0:
+        rows = sum(own["rows"] for own in trained.values()) + counted
+        skipped = 0 if ended is not None and ended["step"] == step else sum(saved["tally"][2])
+        if state["rows"] not in (rows, rows + skipped):
+            return f"the checkpoint has {state['rows']:,} rows, the days before it and its own {rows:,}"
+    if state["lr_factor"] != 1.0:
+        return f"the checkpoint has lr_factor {state['lr_factor']}, and no daily job changes it"
+    return ""
+
+
+def _damage(line: str, number: int, before: Sequence[str]) -> str:
+    """What is wrong with a line after those before it, or nothing."""
     try:
-        entry = json.loads(line)
-        whole = line.endswith("\n") and isinstance(entry, dict)
+        entry = unsealed(line.encode())
+        whole = line.endswith("}\n")
     except ValueError:
         whole = False
     if not whole:
         return "it is cut short or altered"
-    if entry.get("n") != number or entry.get("prev") != before:
+    if before and is_sealed(before[-1].encode()) and not is_sealed(line.encode()):
+        return "it has lost its SHA-256"
+    if entry.get("n") != number or entry.get("prev") != _hash(before):
         return "it does not follow from the line before: lines are missing or altered"
     return ""
 

@@ -12,6 +12,7 @@ import torch
 from data.batch import Tally
 from data.cursor import Cursor
 from pipeline.checkpoint import Checkpoints
+from pipeline.diverged import check_finite
 from pipeline.meters import StepMeters
 from pipeline.progress import Progress
 from pipeline.runlog import RunLog
@@ -78,9 +79,11 @@ class Saver:
         self._checkpoints, self._tensors = checkpoints, tensors
         self._meters, self._tallies, self._world = meters, tallies, world
         self._every, self._ends, self._cut, self._facts = every_steps, ends, cut, facts
+        self._saved: TrainState | None = None
 
     def before(self, state: TrainState) -> None:
-        """Nothing to do."""
+        """Remember where the steps begin that the next save is of."""
+        self._saved = self._saved or state
 
     def after(self, state: TrainState, output: StepOutput) -> None:
         """Save if due; the day's last step is saved by the caller, with what it has learnt by then."""
@@ -88,7 +91,15 @@ class Saver:
             self.save(state)
 
     def save(self, state: TrainState, *, pin: str | None = None) -> None:
-        """Save now, on every rank; `pin` names a checkpoint that is kept beside the newest."""
+        """Save now, on every rank; `pin` names a checkpoint that is kept beside the newest.
+
+        Raises:
+            Diverged: a number is nan or infinite; nothing is saved.
+        """
+        tensors = self._tensors()
+        kept = self._checkpoints.latest()  # waits for the save in the background too
+        check_finite(tensors, self._world, since=self._saved or state, now=state, kept=kept)
+        self._saved = state
         tally = self._world.total(self._tallies.here.stacked())
         meta: dict[str, Any] = {
             "state": state.to_json(),
@@ -99,7 +110,7 @@ class Saver:
             "versions": {"torch": torch.__version__},
             **self._facts(),
         }
-        self._checkpoints.save(state.step, tensors=self._tensors(), meta=meta, pin=pin)
+        self._checkpoints.save(state.step, tensors=tensors, meta=meta, pin=pin)
 
 
 class Bar:

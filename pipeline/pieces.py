@@ -8,7 +8,6 @@ only the rows wanted are read. What is written are DCP's own files, by its own w
 import io
 import math
 import pickle
-import zipfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,16 +28,14 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import BytesIOWriteData, SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from data.paths import PATHS
-from pipeline.checkpoint import AGAIN, MEND, CheckpointError, Checkpoints, Writer, is_of_store, one_line
+from pipeline.archive import SMALL, Altered, check_value, crc_of, stored_crc, view
+from pipeline.checkpoint import AGAIN, MEND, CheckpointError, Checkpoints, Damaged, Writer, is_of_store, one_line
 
 BLOCK = 2**24
 """[bytes] of a tensor that are in memory at a time, about; none of the pieces written is larger."""
 
 LEAST = 2**12
 """[bytes] that a rank's part of a tensor must have, else the tensor is written whole."""
-
-SMALL = 2**20
-"""[bytes] of an archive that is read at once."""
 
 OPEN = 32
 """[files] kept open at a time: a store is asked again for a file that is opened again."""
@@ -90,6 +87,7 @@ class Pieces:
         self._files: dict[str, IO[bytes]] = {}
         self._sorted: dict[str, tuple[list[ChunkStorageMetadata], list[int], int]] = {}
         self._starts: dict[tuple[str, torch.Size], int] = {}
+        self._verified: set[tuple[str, torch.Size]] = set()
         self._last: tuple[tuple[str, int], bytes] = ("", 0), b""
 
     def __enter__(self) -> "Pieces":
@@ -118,7 +116,35 @@ class Pieces:
         return out
 
     def read(self, name: str, chunk: ChunkStorageMetadata, first: int, last: int) -> Tensor:
-        """The rows first … last - 1 of one piece, counted from its own first row."""
+        """The rows first … last - 1 of one piece, counted from its own first row. Before the first of them the whole piece is
+        read and verified, a block at a time: its CRC-32 is of all its rows."""
+        if (name, chunk.offsets) not in self._verified:
+            self.check(name, chunk)
+        return self._read(name, chunk, first, last)
+
+    def check(self, name: str, chunk: ChunkStorageMetadata, see: Callable[[Tensor], None] = lambda _: None) -> None:
+        """Read a whole piece against the CRC-32 that was stored with it.
+
+        Args:
+            see: called with each block of its rows.
+
+        Raises:
+            Damaged: it is not what was written.
+        """
+        info, crc = self.info(name, chunk), 0
+        with self._told(name, chunk, info):
+            stored = stored_crc(self._archive(info))
+        whole = TensorStorageMetadata(self.tensors[name].properties, chunk.sizes, [chunk])
+        for first, last in cut(whole, 0, height(whole)):
+            block = self._read(name, chunk, first, last)
+            crc = crc_of(block, crc) if block.numel() else crc
+            see(block)
+        with self._told(name, chunk, info):
+            if math.prod(chunk.sizes) and crc != stored:
+                raise Altered("the numbers are not those that were written")
+        self._verified.add((name, chunk.offsets))
+
+    def _read(self, name: str, chunk: ChunkStorageMetadata, first: int, last: int) -> Tensor:
         info = self.info(name, chunk)
         size = (last - first, *chunk.sizes[1:]) if chunk.sizes else ()
         out = torch.empty(size, dtype=self.tensors[name].properties.dtype)
@@ -147,6 +173,7 @@ class Pieces:
             content = file.read(info.length)
             if len(content) < info.length:
                 raise EOFError("the file ends before it should")
+            check_value(io.BytesIO(content))
             return content
 
     def info(self, name: str, chunk: ChunkStorageMetadata | None) -> _StorageInfo:
@@ -155,13 +182,6 @@ class Pieces:
         if info is None:
             raise self._damaged(f"its metadata names no file for {shown(name, chunk)}")
         return info
-
-    def checksum(self, name: str, chunk: ChunkStorageMetadata) -> int:
-        """The CRC-32 that was stored with the numbers of a piece."""
-        info = self.info(name, chunk)
-        with self._told(name, chunk, info), zipfile.ZipFile(self._archive(info)) as archive:
-            (record,) = [record for record in archive.infolist() if record.filename.endswith("/data/0")]
-            return record.CRC
 
     def _over(self, name: str, first: int, last: int) -> list[ChunkStorageMetadata]:
         """The pieces that have some of these rows."""
@@ -190,7 +210,7 @@ class Pieces:
     def _archive(self, info: _StorageInfo) -> IO[bytes]:
         """What `torch.save` wrote of one piece, as a file. A small one is read whole: a store is asked once, not six times."""
         if info.length > SMALL:
-            return cast(IO[bytes], io.BufferedReader(_Part(self._file(info.relative_path), info)))
+            return view(self._file(info.relative_path), info)
         place = info.relative_path, info.offset
         if self._last[0] != place:
             file = self._file(info.relative_path)
@@ -213,41 +233,14 @@ class Pieces:
             yield
         except FileNotFoundError as error:
             raise self._damaged(f"the file {info.relative_path} is not there; {shown(name, chunk)} are in it") from error
-        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             what = f"{shown(name, chunk)} cannot be read from {info.relative_path}: {one_line(error)}"
             if is_of_store(error):
                 raise CheckpointError(f"checkpoint {self.mark}: {what}", self.folder, AGAIN) from error
             raise self._damaged(what) from error
 
     def _damaged(self, what: str) -> CheckpointError:
-        return CheckpointError(f"checkpoint {self.mark} is damaged: {what}", self.folder, MEND)
-
-
-class _Part(io.RawIOBase):
-    """Some bytes of an open file as a file of their own. Ours, because DCP's does not count from the end as files do."""
-
-    def __init__(self, file: IO[bytes], info: _StorageInfo) -> None:
-        self._file, self._from, self._length, self._at = file, info.offset, info.length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._from + self._at)
-        room = memoryview(buffer)[: max(0, self._length - self._at)]
-        count: int = cast(io.RawIOBase, self._file).readinto(room) or 0
-        self._at += count
-        return count
+        return Damaged(f"checkpoint {self.mark} is damaged: {what}", self.folder, MEND)
 
 
 def _fill(file: IO[bytes], out: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from data.days import Day, open_end
 from data.errors import BadInput, GenctrError
 from data.stream import DayStream
 from pipeline.build import Job
+from pipeline.checkpoint import SET_ASIDE, Damaged
 from pipeline.config import EarlyStopConfig, TrainConfig
 from pipeline.evaluate import evaluate
 from pipeline.grow import fits, load_grown
@@ -72,13 +74,32 @@ def _is_left(config: TrainConfig, state: TrainState) -> bool:
 
 
 def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint's state and all else that was saved with it, or the beginning.
+    """The newest good checkpoint's state and all else that was saved with it, or the beginning. Collective.
 
-    If the config accepts changes and the model has another shape than the checkpoint's, what fits is loaded, and told.
+    A checkpoint that turns out to be damaged is set aside, with a message, and the one before it is used.
+    If the config accepts changes and the model has another shape than the checkpoint's, what fits is loaded, and logged.
+
+    Raises:
+        GenctrError: there were checkpoints, and all of them are damaged.
     """
-    mark = job.checkpoints.latest()
-    if mark is None:
-        return TrainState(0, 0, _start(job)), {}
+    while (mark := job.checkpoints.latest()) is not None:
+        try:
+            state, meta = _restored(job, mark)
+        except Damaged as error:
+            _set_aside(job, mark, error)
+            continue
+        job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
+        return state, meta
+    if damaged := job.checkpoints.damaged():
+        raise GenctrError(
+            f"{job.checkpoints.root}: no good checkpoint is left: {', '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} "
+            f"damaged and set aside ({SET_ASIDE})\n"
+            "  next: bring the checkpoints back from a copy, or give a new --out, which begins with the first day"
+        )
+    return TrainState(0, 0, _start(job)), {}
+
+
+def _restored(job: Job, mark: str) -> tuple[TrainState, dict[str, Any]]:
     if job.config.daily.accept and not fits(job, mark):
         meta = job.checkpoints.read_meta(mark)
         job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
@@ -88,8 +109,25 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
         state = TrainState.from_json(meta["state"])
     if not state.cursor.row:  # a day that was not begun is cut as the config says now
         state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
-    job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
     return state, meta
+
+
+def _set_aside(job: Job, mark: str, error: Damaged) -> None:
+    """Set a damaged checkpoint aside, say what that means, and stand where the one before it stands."""
+    lost = job.checkpoints.read_meta(mark)["state"]
+    job.checkpoints.set_aside(mark)
+    before = job.checkpoints.latest()
+    if before is not None:
+        state = job.checkpoints.read_meta(before)["state"]
+        if job.world.first:
+            sys.stderr.write(
+                f"genctr: {error.what}\n  where: {error.where}\n  {mark} is set aside ({SET_ASIDE} is its marker now); the run "
+                f"resumes from {before}: day {state['cursor']['day']}, step {state['step']:,}; "
+                f"{lost['rows'] - state['rows']:,} rows are trained again\n"
+            )
+        job.enter(int(state["stage"]))  # what was loaded of the damaged one is not kept
+    elif job.world.first:
+        sys.stderr.write(f"genctr: {error.what}\n  where: {error.where}\n")
 
 
 def _start(job: Job) -> Cursor:

@@ -41,7 +41,6 @@ import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
 
 from data.document import finite
-from data.errors import BadInput
 from data.paths import PATHS, plain, write_whole
 from pipeline.lease import Busy, Lease
 
@@ -139,43 +138,38 @@ class RunLog:
 def read_log(folder: str) -> list[dict[str, Any]]:
     """All events of a run, in the order they were written. A last line that was cut short is left out; no log is no events.
 
-    Raises:
-        BadInput: a line that is not an event, other than the last.
+    A line that is damaged is left out with a warning: the log is a record, and nothing is decided by it.
     """
-    lines = _read(f"{plain(folder)}/{FILE}").split("\n")
+    lines = _content(f"{plain(folder)}/{FILE}").decode(errors="replace").split("\n")
     lines.pop()  # what follows the last line break: nothing, or a line cut short
-    return [_parsed(line, number, folder) for number, line in enumerate(lines)]
+    events, damaged = [], []
+    for number, line in enumerate(lines):
+        try:
+            event = json.loads(line)
+            events.append({"time": event["time"], "event": event["event"], "step": event["step"], **event})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged.append(number + 1)
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        sys.stderr.write(f"genctr: {folder}/{FILE}, line {damaged[0]}{more}: not an event; left out\n")
+    return events
 
 
-def _read(path: str) -> str:
+def _content(path: str) -> bytes:
     if not PATHS.exists(path):
-        return ""
-    with PATHS.open(path, "r") as stream:
-        return str(stream.read())
+        return b""
+    with PATHS.open(path, "rb") as stream:
+        return bytes(stream.read())
 
 
 def _repaired(path: str) -> str:
     """The whole lines of a log; from a file, a last line that was cut short is cut off."""
-    text = _read(path)
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text and "://" not in path:
+    content = _content(path)
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content and "://" not in path:
         with PATHS.open(path, "r+") as stream:
-            stream.truncate(len(whole.encode()))
-    return whole
-
-
-def _parsed(line: str, number: int, folder: str) -> dict[str, Any]:
-    try:
-        event = json.loads(line)
-        return {"time": event["time"], "event": event["event"], "step": event["step"], **event}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"this is no event: {line[:80]}",
-            file=f"{folder}/{FILE}",
-            row=number,
-            expected="one JSON object a line, with time, event and step",
-            hint="remove the line",
-        ) from error
+            stream.truncate(len(whole))
+    return whole.decode(errors="replace")
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -78,7 +78,7 @@ def _whole(ledger: Ledger, history: History, newest: Mapping[str, Any] | None) -
     wrong = [ledger.mended] if ledger.mended else []
     try:
         if newest is not None and "ledger" in newest:
-            ledger.check(newest["ledger"])
+            ledger.check(newest)
     except LedgerError as error:
         wrong.append(str(error).splitlines()[0])
     step = newest["step"] if newest is not None else 0

@@ -4,16 +4,19 @@ Run: pytest tests/data/test_statistics.py
 """
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data.errors import BadInput, GenctrError
 from data.schema import Schema
+from data.seal import sealed
 from data.statistics import Statistics, fit, id_columns, id_kinds
 
 
@@ -192,23 +195,58 @@ def test_a_disk_that_fills_while_they_are_stored_again_leaves_the_old_ones(
 
     monkeypatch.setattr("data.statistics.pq.write_table", full)
     with pytest.raises(OSError, match="No space left"):
-        fitted.save(str(tmp_path))
+        fit(schema(ITEM), batches(item=[1, 2, 3])).save(str(tmp_path))
 
     assert Statistics.load(str(tmp_path)).vocabularies == fitted.vocabularies
 
 
 def test_statistics_that_were_not_stored_whole_are_refused(tmp_path: Path) -> None:
     fitted = fit(schema(ITEM), batches(item=[1, 2]))
-    with pytest.raises(GenctrError, match="fit them again"):
+    with pytest.raises(GenctrError, match="no usable statistics"):
         Statistics.load(str(tmp_path))
 
     fitted.save(str(tmp_path))
     document = json.loads((tmp_path / "statistics.json").read_text())
-    (tmp_path / "statistics.json").write_text(json.dumps({**document, "vocabularies": {"item": 3}}))
+    (tmp_path / "statistics.json").write_text(sealed({**document, "vocabularies": {"item": 3}}))
     with pytest.raises(GenctrError, match="the vocabulary of item"):
         Statistics.load(str(tmp_path))
 
     fitted.save(str(tmp_path))
     (tmp_path / "vocabulary.item.parquet").write_bytes(b"PAR1")
-    with pytest.raises(GenctrError, match="fit them again"):
+    with pytest.raises(GenctrError, match=r"vocabulary\.item\.parquet: .* is not what was written"):
         Statistics.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["statistics.json", "vocabulary.item.parquet"])
+def test_no_flipped_bit_of_stored_statistics_is_loaded(tmp_path: Path, name: str) -> None:
+    fitted = fit(schema(ITEM, PRICE), batches(item=[7, 8, 8], price=[0.5, 1.0, 2.0]))
+    fitted.save(str(tmp_path))
+    whole = (tmp_path / name).read_bytes()
+    for at in range(len(whole)):
+        altered = bytearray(whole)
+        altered[at] ^= 1 << at % 8
+        (tmp_path / name).write_bytes(bytes(altered))
+        with suppress(GenctrError):
+            assert Statistics.load(str(tmp_path)) == fitted, at
+
+
+def test_statistics_from_before_digests_are_loaded(tmp_path: Path) -> None:
+    fitted = fit(schema(ITEM), batches(item=[7, 8, 8]))
+    fitted.save(str(tmp_path))
+    document = json.loads((tmp_path / "statistics.json").read_text())
+    older = {key: own for key, own in document.items() if key not in ("digests", "sha256")}
+    (tmp_path / "statistics.json").write_text(json.dumps(older))
+
+    assert not Statistics.has_digests(str(tmp_path))
+    assert Statistics.load(str(tmp_path)) == fitted
+
+
+def test_a_vocabulary_that_is_stored_already_is_left_as_it_is(tmp_path: Path) -> None:
+    fitted = fit(schema(ITEM), batches(item=[7, 8, 8]))
+    pq.write_table(pa.table({"id": fitted.vocabularies["item"]}), tmp_path / "vocabulary.item.parquet", compression="none")
+    before = (tmp_path / "vocabulary.item.parquet").read_bytes()
+
+    fitted.save(str(tmp_path))
+
+    assert (tmp_path / "vocabulary.item.parquet").read_bytes() == before
+    assert Statistics.load(str(tmp_path)) == fitted

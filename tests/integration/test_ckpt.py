@@ -423,3 +423,30 @@ def test_a_job_accepts_the_new_schema_of_a_run_that_was_grown_in_place(tmp_path:
     assert [event["step"] for event in events(out, "resumed")] == [11]
     assert not events(out, "grown")
     assert_every_row_counted_once(config, out)
+
+
+def test_a_run_goes_back_to_the_checkpoint_before_those_that_are_dropped(config: Path, trained: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+    first, *rest = marks(out)
+    assert rest
+    refused = genctr("ckpt", "drop", out, first)
+    assert refused.code == 2
+    assert f"no checkpoint would be left before {first}" in refused.err
+    with Lease(str(out), seconds=30):
+        assert genctr("ckpt", "drop", out, rest[0]).code == 5
+
+    done = genctr("ckpt", "drop", out, rest[0])
+
+    assert (done.code, marks(out)) == (0, [first])
+    assert f"resumes from {first}" in done.out
+    assert train(config, out, *SHORT, "tables.optimizer=lazy_adam").code == 0
+    assert_same_bits(trained, out)
+
+
+def test_a_daily_run_goes_back_by_backfill_alone(trained: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(trained, tmp_path / "run"))
+    (out / "ledger.jsonl").touch()
+    before = marks(out)
+    done = genctr("ckpt", "drop", out, before[-1])
+    assert (done.code, marks(out)) == (2, before)
+    assert "--backfill" in done.err

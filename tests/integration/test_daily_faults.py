@@ -16,6 +16,7 @@ import pytest
 from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
+from data.seal import sealed
 from pipeline.lease import Lease, _locked
 from pipeline.ledger import Ledger
 from pipeline.parts import Tallies
@@ -631,6 +632,49 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert again == first, "it is compared with what had not trained the day, not with what serves"
     assert_proven(out)
     assert_same_bits(whole, out)
+
+
+@pytest.mark.parametrize("file", ["__0_0.distcp", "checkpoint.json"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(config: Path, out: Path, whole: Path, file: str) -> None:
+    assert daily(config, out, "--until", THIRD).code in (0, 3)
+    newest = json.loads((out / "checkpoints" / f"day-{THIRD}.json").read_text())["mark"]
+    path = out / "checkpoints" / newest / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    done = daily(config, out)
+    assert done.code in (0, 3), done.err
+    assert newest in done.err
+    assert file in done.err
+    assert "set aside" in done.err
+    assert (out / "checkpoints" / newest / "damaged.json").exists()
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    assert_proven(out)
+    assert_same_bits(whole, out)
+
+
+def test_with_no_good_checkpoint_left_nothing_is_trained(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    before = (out / "ledger.jsonl").read_bytes()
+    for path in (out / "checkpoints").glob("step-*/checkpoint.json"):
+        path.write_text("{}")
+    done = daily(config, out)
+    assert done.code == 2
+    assert "no good checkpoint is left" in done.err
+    assert (out / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_cursor_that_the_ledger_contradicts_trains_nothing(config: Path, out: Path) -> None:
+    assert daily(config, out, "--until", SECOND).code in (0, 3)
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
+    path = out / "checkpoints" / newest / "checkpoint.json"
+    values = json.loads(path.read_text())
+    values["meta"]["state"]["cursor"]["day"] = FIRST
+    path.write_text(sealed(values))  # with a digest that is right: only the ledger knows
+    for words in (("daily", config, "--out", out, "--quiet"), ("verify", out)):
+        done = genctr(*words)
+        assert done.code in (1, 2)
+        assert f"stands in day {FIRST}, which was done before" in done.err
 
 
 def test_a_day_that_goes_on_from_its_middle_keeps_its_scores(config: Path, out: Path) -> None:

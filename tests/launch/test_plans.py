@@ -53,7 +53,7 @@ def test_what_does_not_fit_ends_with_1_and_saves_nothing(tmp_path: Path) -> None
         (("--ranks", 8), "8 ranks cannot share 4 lanes"),
         ((), "tab: a vocabulary has no size before it is fitted"),
         (("--vocab-rows", "many"), "--vocab-rows 'many': write a number"),
-        (("--out", "nowhere"), "nowhere/statistics: no usable statistics"),
+        (("--out", "nowhere"), "nowhere/statistics/statistics.json: no usable statistics"),
         (("--set", "train.communication=bf16"), "gloo cannot add bf16 numbers up"),
         (("--set", "tables.kernel=magic"), "tables.kernel"),
     ],

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data.seal import sealed
 from pipeline.bundle import Bundle, BundleError, pieces, quantised
 from pipeline.score import BATCH_ROWS, Scorer
 from tests.integration.jobs import command, finish
@@ -145,7 +146,7 @@ def test_parity_notices_other_weights(copy: Path) -> None:
 def test_parity_is_no_number_where_the_trainer_said_none_and_nothing_where_no_row_is_good(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["expected"]["is_click"][0] = None  # as nan is stored
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(sealed(manifest))
     assert math.isnan(Scorer(Bundle(str(copy))).parity())
 
     empty = io.BytesIO()
@@ -159,12 +160,12 @@ def rewrite(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(sealed(manifest))
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, at: int = -1) -> None:
     content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+    content[at] ^= 1
     path.write_bytes(bytes(content))
 
 
@@ -172,7 +173,7 @@ def name_in_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]
     def spoil(folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
         change(manifest)
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(sealed(manifest))
 
     return spoil
 
@@ -184,6 +185,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file that came later": (lambda own: (own / "extra.safetensors").write_bytes(b""), "does not belong"),
     "a pickle beside": (lambda own: (own / "model.pkl").write_bytes(pickle.dumps([])), "does not belong"),
     "no manifest": (lambda own: (own / "manifest.json").unlink(), "cannot be read"),
+    "a flipped bit of the manifest": (lambda own: flip(own / "manifest.json", at=40), "its content and its SHA-256 disagree"),
     "half a manifest": (lambda own: (own / "manifest.json").write_text("{"), "makes no sense"),
     "a manifest of something else": (lambda own: (own / "manifest.json").write_text("[1]"), "makes no sense"),
     "another format": (name_in_manifest(lambda own: own.update(format=99)), "format 99"),

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +38,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 import pipeline.checkpoint
 from data.paths import PATHS, filesystem
-from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Reader
+from pipeline.checkpoint import PIECE_BYTES, CheckpointError, Checkpoints, Damaged, Reader
 from pipeline.half import untouched
 from pipeline.pieces import Pieces
 from pipeline.world import PATIENCE
@@ -618,18 +619,100 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def flip(file: Path, at: int) -> None:
+    """Flip the lowest bit of one byte."""
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(bytes(content))
+
+
+ONES = torch.ones(6).numpy().tobytes()
+
+
+def last(folder: Path, numbers: bytes) -> int:
+    """Where the last byte of these numbers is in the folder's one file of tensors."""
+    return (folder / "__0_0.distcp").read_bytes().index(numbers) + len(numbers) - 1
+
+
+def test_no_flipped_bit_of_a_checkpoint_gives_other_numbers(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    folder, good = tmp_path / "step-0000001", small()
+    checkpoints.restore("step-0000001", good)
+    for file in ("__0_0.distcp", ".metadata", "checkpoint.json"):
+        content = (folder / file).read_bytes()
+        for at in range(0, len(content), 17):
+            flip(folder / file, at)
+            tensors = small()
+            with suppress(Damaged):
+                checkpoints.restore("step-0000001", tensors)
+                assert_same_bits(leaves(tensors), leaves(good))
+            (folder / file).write_bytes(content)
+
+
+def test_what_is_damaged_is_set_aside_and_is_no_checkpoint_any_more(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), keep=5, asynchronous=False)
+    for step in (1, 2, 3):
+        save_and_wait(checkpoints, step)
+    checkpoints.pin("best", "step-0000003")
+    checkpoints.pin("day", "step-0000001")
+    flip(tmp_path / "step-0000003" / ".metadata", 40)
+    flip(tmp_path / "day.json", 12)
+
+    told = checkpoints.sift()
+
+    assert len(told) == 2
+    assert all(name in "\n".join(told) for name in ("step-0000003/.metadata", "day.json.damaged"))
+    assert checkpoints.marks() == ["step-0000001", "step-0000002"]
+    assert (checkpoints.damaged(), checkpoints.pins()) == (["step-0000003"], {})
+    save_and_wait(checkpoints, 3)
+    assert checkpoints.latest() == "step-0000003-2"
+    assert (tmp_path / "step-0000003" / "__0_0.distcp").exists(), "set aside, not removed"
+    assert checkpoints.sift() == []
+
+
+def test_a_checkpoint_from_before_digests_is_read_and_said_to_be_unverified(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path)
+    file = tmp_path / "step-0000001" / "checkpoint.json"
+    values = json.loads(file.read_text())
+    del values["sha256"], values["metadata"]
+    file.write_text(json.dumps(values | {"format": 1}))
+
+    checkpoints.restore("step-0000001", small())
+
+    (told,) = checkpoints.sift()
+    assert "step-0000001 was saved before checkpoints carried digests" in told
+    assert checkpoints.latest() == "step-0000001"
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
         (lambda folder: (folder / "__0_0.distcp").unlink(), r"is damaged: .*No such file.*__0_0\.distcp"),
         (lambda folder: cut(folder / "__0_0.distcp"), "is damaged"),
-        (lambda folder: cut(folder / ".metadata"), "cut or altered|truncated"),
+        (lambda folder: cut(folder / ".metadata"), "SHA-256"),
+        (lambda folder: flip(folder / ".metadata", 40), "not what was written: its content and its SHA-256 in checkpoint.json"),
+        (lambda folder: flip(folder / "checkpoint.json", 20), "not what was written: its content and its SHA-256"),
+        (
+            lambda folder: flip(folder / "__0_0.distcp", last(folder, ONES)),
+            r"model\.weight .* in __0_0\.distcp: the numbers",
+        ),
         (lambda folder: (folder / ".metadata").unlink(), r"No such file.*\.metadata"),
         (lambda folder: (folder / "checkpoint.json").unlink(), "not a whole checkpoint"),
         (lambda folder: cut(folder / "checkpoint.json"), "not a whole checkpoint"),
-        (lambda folder: (folder / "checkpoint.json").write_text('{"format": 2}'), "format 2 is not known"),
+        (lambda folder: (folder / "checkpoint.json").write_text('{"format": 9}'), "format 9 is not known"),
     ],
-    ids=["no shard", "cut shard", "cut metadata", "no metadata", "no marker", "cut marker", "later format"],
+    ids=[
+        "no shard",
+        "cut shard",
+        "cut metadata",
+        "bit of metadata",
+        "bit of marker",
+        "bit of shard",
+        "no metadata",
+        "no marker",
+        "cut marker",
+        "later format",
+    ],
 )
 def test_a_damaged_checkpoint_is_told(tmp_path: Path, harm: Callable[[Path], None], message: str) -> None:
     checkpoints = saved(tmp_path)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,25 +123,63 @@ def test_a_last_line_cut_short_is_taken_off(tmp_path: Path, cut: int) -> None:
     assert Ledger(str(tmp_path)).entries == entries
 
 
+@pytest.mark.parametrize("altered", [b'"2026-11-07"', b'"2026-11-0\xff"', b'"2026-11-0\x0c"'])
+def test_a_last_line_that_was_altered_is_taken_off(tmp_path: Path, altered: bytes) -> None:
+    entries = filled(tmp_path).entries
+    path = tmp_path / "ledger.jsonl"
+    head, _, tail = path.read_bytes().rpartition(b'"2026-11-01"')
+    path.write_bytes(head + altered + tail)
+    assert Ledger(str(tmp_path), mend=False).entries == entries[:-1]
+
+
 def test_an_altered_line_is_refused(tmp_path: Path) -> None:
     filled(tmp_path)
     path = tmp_path / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     lines[1] = lines[1].replace('"rows": 3', '"rows": 4')
     path.write_text("".join(lines))
-    with pytest.raises(LedgerError, match="line 3"):  # which no longer follows from line 2
+    with pytest.raises(LedgerError, match="line 2: it is cut short or altered"):
         Ledger(str(tmp_path))
 
 
 def test_a_checkpoints_mark_must_be_in_the_ledger(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
-    mark = ledger.mark
-    ledger.append("skipped", {"day": "2026-11-03", "why": "it never came", "step": 3})
-    ledger.check(mark)
+    saved = checkpoint(ledger)
+    ledger.append("skipped", {"day": "2026-11-04", "why": "it never came", "step": 6})
+    ledger.check(saved)
     path = tmp_path / "ledger.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     with pytest.raises(LedgerError, match="bring the ledger back"):
-        Ledger(str(tmp_path)).check(mark)
+        Ledger(str(tmp_path)).check(saved)
+
+
+def checkpoint(ledger: Ledger, **state: Any) -> dict[str, Any]:
+    """What a checkpoint at the end of the third day says: 4 rows in 3 steps, after two days of 3 rows each."""
+    known = {"step": 6, "rows": 10, "cursor": {"day": "2026-11-03"}, "stage": 0, "lr_factor": 1.0, **state}
+    return {"ledger": ledger.mark, "state": known, "tally": [[4], [0], [0]]}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"cursor": {"day": "2026-11-02"}}, "stands in day 2026-11-02, which was done before"),
+        ({"step": 3}, "step 3, and the days before it end at step 3"),
+        ({"rows": 13}, "13 rows, the days before it and its own 10"),
+        ({"lr_factor": 0.5}, "lr_factor 0.5"),
+    ],
+)
+def test_a_checkpoint_must_say_what_the_ledger_says(tmp_path: Path, state: dict[str, Any], message: str) -> None:
+    ledger = filled(tmp_path)
+    with pytest.raises(LedgerError, match=message):
+        ledger.check(checkpoint(ledger, **state))
+
+
+def test_the_rows_of_a_trained_day_must_be_the_checkpoints(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    saved = checkpoint(ledger)
+    ledger.append("trained", {"day": "2026-11-03", "step": 6, "rows": 5, "files": {}, "quarantined": {}})
+    with pytest.raises(LedgerError, match="4 rows of day 2026-11-03, the ledger 5"):
+        ledger.check(saved)
 
 
 def test_every_line_is_json_with_no_time_in_it(tmp_path: Path) -> None:

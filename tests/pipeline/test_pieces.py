@@ -15,7 +15,7 @@ from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
 
 from pipeline import pieces
-from pipeline.checkpoint import CheckpointError, Checkpoints
+from pipeline.checkpoint import CheckpointError, Checkpoints, Damaged
 from pipeline.pieces import Pieces, height, write
 from tests.tiny import ROOT
 
@@ -85,11 +85,31 @@ def test_any_rows_are_read_whatever_pieces_they_lie_in(saved: Checkpoints) -> No
         assert opened.meta == {"note": "beside", "step": 9}
 
 
-def test_only_the_bytes_of_the_rows_asked_for_are_read(saved: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_piece_with_a_flipped_bit_elsewhere_are_refused(saved: Checkpoints) -> None:
+    with Pieces(saved, "step-0000009") as opened:
+        chunk = max(opened.tensors["model.rows"].chunks, key=lambda own: own.offsets[0])
+        info = opened.info("model.rows", chunk)
+        file = Path(opened.folder) / info.relative_path
+        whole = file.read_bytes()
+        content = bytearray(whole)
+        content[content.index(ROWS[999].numpy().tobytes(), info.offset)] ^= 1
+        file.write_bytes(bytes(content))
+        assert torch.equal(opened.rows("model.rows", 0, 300), ROWS[:300])
+        with pytest.raises(Damaged, match=r"rows 300 … 999 of model\.rows cannot be read .*: the numbers are not those"):
+            opened.rows("model.rows", 300, 301)
+        file.write_bytes(whole)
+
+
+def test_a_piece_is_verified_once_then_only_rows_asked_for_are_read(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled = []
     fill = pieces._fill
     monkeypatch.setattr(pieces, "_fill", lambda file, out: (filled.append(out.nbytes), fill(file, out)))
     with Pieces(saved, "step-0000009") as opened:
+        opened.rows("model.rows", 298, 303)  # which are in two pieces: both are read whole, once, and verified
+        assert sum(filled) == 1000 * 24 + 5 * 24
+        filled.clear()
         opened.rows("model.rows", 298, 303)
     assert filled == [2 * 24, 3 * 24]
 

@@ -1,0 +1,44 @@
+"""A JSON text that carries the digest of itself: what was altered since it was written is noticed when it is read."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+KEY = "sha256"
+_SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\s*}\s*\Z')
+
+
+def sealed(values: Mapping[str, Any], **layout: Any) -> str:
+    """A JSON object whose last key, `sha256`, is the SHA-256 of all the text before it; one that is among `values` is replaced.
+
+    Args:
+        values: at least one key. layout: of `json.dumps`, such as `indent`.
+    """
+    text = json.dumps({key: own for key, own in values.items() if key != KEY}, **layout)[:-1].rstrip()
+    return f'{text}, "{KEY}": "{hashlib.sha256(text.encode()).hexdigest()}"}}'
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether a JSON text says its digest; older ones do not."""
+    return _SEAL.search(content) is not None
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The values of a JSON object, without its digest, which is checked if it has one.
+
+    Raises:
+        ValueError: it was altered, or is not a JSON object.
+    """
+    seal = _SEAL.search(content)
+    if seal is not None and hashlib.sha256(content[: seal.start()]).hexdigest() != seal[1].decode():
+        raise ValueError("it is not what was written: its content and its SHA-256 disagree")
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("it is not a JSON object")
+    values.pop(KEY, None)
+    return values
