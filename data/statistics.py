@@ -1,4 +1,5 @@
-"""What has to be known of the log before training: vocabularies, means and deviations, quantiles. One pass, then stored."""
+"""What has to be known of the log before training: vocabularies, means and deviations, quantiles, and how often labels are 1.
+One pass, then stored."""
 
 import hashlib
 import io
@@ -17,7 +18,7 @@ from data.arrays import element_type, integers_of, is_bytes, is_list, is_text, n
 from data.errors import BadInput, GenctrError
 from data.ids import id_kind
 from data.paths import PATHS, write_whole
-from data.schema import AnyField, AnyIds, NumberField, Schema
+from data.schema import AnyField, AnyIds, Label, NumberField, Schema
 from data.seal import is_sealed, sealed, unsealed
 
 FILE = "statistics.json"
@@ -41,12 +42,14 @@ class Statistics:
         moments: standardised number -> mean and deviation.
         edges: bucketed number -> the inner edges of its buckets, ascending, float64.
         kinds: table -> what its ids are, "integers" or "strings", because 7 and "7" are two ids; None: nothing but nulls yet.
+        labels: target -> the weight of its rows with label 1, and of all its rows.
     """
 
     vocabularies: dict[str, pa.Array] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     edges: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     kinds: dict[str, str | None] = field(default_factory=dict)
+    labels: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls) -> "Statistics":
@@ -60,8 +63,10 @@ class Statistics:
 
     @staticmethod
     def columns(schema: Schema) -> list[str]:
-        """The columns that `fit` reads; none: there is nothing to fit."""
-        return list(dict.fromkeys(own.column for own in schema.fields if _needs_fitting(_owner(schema, own))))
+        """The columns that `fit` reads."""
+        fields = [own.column for own in schema.fields if _needs_fitting(_owner(schema, own))]
+        labels = [name for own in schema.targets for name in (own.column, own.where, schema.weight) if name is not None]
+        return list(dict.fromkeys([*fields, *labels]))
 
     @property
     def fitted(self) -> set[str]:
@@ -77,6 +82,11 @@ class Statistics:
         """What the ids of a table are: those of its vocabulary, else those of the day they were looked at; None: not known."""
         vocabulary = self.vocabularies.get(table)
         return id_kind(vocabulary.type) if vocabulary else self.kinds.get(table)
+
+    def log_odds(self, target: str) -> float:
+        """The logit of a target's base rate, ln((n1 + 1/2) / (n0 + 1/2)): finite without a click, and without a row 0."""
+        ones, rows = self.labels.get(target, (0.0, 0.0))
+        return math.log((ones + 0.5) / (rows - ones + 0.5))
 
     def save(self, folder: str) -> None:
         """Store as `statistics.json` and one Parquet file a vocabulary, all with their SHA-256; the JSON is written last, so it
@@ -100,6 +110,7 @@ class Statistics:
             "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
             "edges": {name: own.tolist() for name, own in self.edges.items()},
             "kinds": self.kinds,
+            "labels": self.labels,
             "digests": digests,
         }
         write_whole(f"{folder}/{FILE}", sealed(document, indent=1))
@@ -147,6 +158,7 @@ class Statistics:
             moments={name: Moments(*pair) for name, pair in document["moments"].items()},
             edges={name: np.asarray(values, dtype=np.float64) for name, values in document["edges"].items()},
             kinds=document.get("kinds", {}),
+            labels={name: (ones, rows) for name, (ones, rows) in document.get("labels", {}).items()},
         )
 
 
@@ -185,6 +197,7 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
             sums[own.name] = _Sums()
         elif isinstance(own, NumberField) and own.buckets is not None:
             samples[own.name] = own.buckets, _Sample(sample_rows, np.random.default_rng([seed, at]))
+    labels = {own.task: (0.0, 0.0) for own in schema.targets}
 
     for batch in batches:
         for own in schema.fields:
@@ -195,12 +208,32 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
                 sums[own.name].add(_finite(batch.column(own.column)))
             elif own.name in samples:
                 samples[own.name][1].add(_finite(batch.column(own.column)))
+        for target in schema.targets:
+            ones, rows = labels[target.task]
+            more_ones, more_rows = _label_weights(batch, target, schema.weight)
+            labels[target.task] = ones + more_ones, rows + more_rows
 
     return Statistics(
         vocabularies={name: counter.values(min_count) for name, (min_count, counter) in counters.items()},
         moments={name: own.moments() for name, own in sums.items()},
         edges={name: sample.edges(buckets) for name, (buckets, sample) in samples.items()},
+        labels=labels,
     )
+
+
+def _label_weights(batch: pa.RecordBatch, target: Label, weight: str | None) -> tuple[float, float]:
+    """The weight of a target's rows with label 1, and of all that count; training reports the bad ones."""
+    column = batch.column(target.column)
+    values = values_of(column).astype(np.float64)
+    weights = np.ones(len(values))
+    if weight is not None:
+        weights = values_of(batch.column(weight)).astype(np.float64)
+        weights = np.where(np.isfinite(weights) & (weights >= 0) & ~nulls(batch.column(weight)), weights, 0.0)
+    counts = ((values == 0) | (values == 1)) & ~nulls(column)
+    if target.where is not None:
+        where = batch.column(target.where)
+        counts &= (values_of(where).astype(np.float64) == 1) & ~nulls(where)
+    return float(weights[counts & (values == 1)].sum()), float(weights[counts].sum())
 
 
 class _Counter:

@@ -25,6 +25,11 @@ class Scores(nn.Module):
         super().__init__()
         self.score = _Bias(tasks) if features == 1 else linear(features, tasks)
 
+    def start_at(self, logits: Sequence[float]) -> None:
+        """Set the biases, so that the first logits scatter around these, one per target."""
+        with torch.no_grad():
+            self.score.bias.copy_(torch.tensor(logits))
+
     def forward(self, x_BH: Tensor) -> Tensor:
         """Return the logits, (B, T)."""
         logits_BT: Tensor = self.score(x_BH)

@@ -3,6 +3,8 @@
 B rows, F fields, D width of a vector, N number fields, T tasks.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
@@ -24,6 +26,9 @@ class Ranker(nn.Module):
         second: makes the second vectors, for a decoder whose `second_width` is not 0.
         restore: weight of a loss that has the encoder restore the raw vectors, mean over F and D of (generated - emb)^2, which
             does not teach these; 0 for none. The paper advises against it; it is an arm of its ablation.
+        start: the logit that every task starts at, usually that of its base rate: started at p = 1/2, a model of rare clicks
+            overshoots for days. Empty leaves the head's biases at 0. A head
+            of another package without `start_at` keeps its own.
 
     Attributes:
         watch: also report the operands of the decoder's first product as evaluation has them, for diagnostics. Costs the first
@@ -44,12 +49,16 @@ class Ranker(nn.Module):
         tasks: tuple[str, ...],
         second: FieldEmbedding | None = None,
         restore: float = 0.0,
+        start: Sequence[float] = (),
     ) -> None:
         super().__init__()
         assert embed.linear == decoder.needs_linear
         assert (second is not None) == bool(decoder.second_width)
         self.sparse, self.embed, self.second, self.decoder = sparse, embed, second, decoder
         self.head = decoder.make_head(tasks)
+        start_at = getattr(self.head, "start_at", None)
+        if start and start_at is not None:
+            start_at(start)
         self.tasks, self.restore = tasks, restore
         self.watch = False
 

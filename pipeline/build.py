@@ -499,8 +499,7 @@ def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOp
     others = []
     if balance:
         learn = KeyedOptimizerWrapper(balance, partial(torch.optim.Adam, lr=config.model.denoiser.balance_lr))
-        learn.init_state()
-        others = [("balance", learn)]
+        others = [("balance", _with_state(learn))]
     return build_dense_optimizer(config.train.dense, network), others
 
 
@@ -509,10 +508,21 @@ def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Paramete
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     betas = (config.beta1, config.beta2)
     make = partial(kind, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
-    optimizer: KeyedOptimizer = KeyedOptimizerWrapper(parameters, make)
-    optimizer.init_state()  # a checkpoint is loaded into what is there
+    optimizer: KeyedOptimizer = _with_state(KeyedOptimizerWrapper(parameters, make))
     if config.clip_norm is not None:
         optimizer = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
+    return optimizer
+
+
+def _with_state(optimizer: KeyedOptimizerWrapper) -> KeyedOptimizerWrapper:
+    """Give Adam or AdamW the state that torch would make in its first step: a checkpoint is loaded into what is there.
+
+    TorchRec's `init_state` takes a step with zero gradients for it: the counter would start at 1, so the first real step would
+    be .744 of torch's (with the default betas), and weight decay would move every weight before the first batch.
+    """
+    for parameter in optimizer.params.values():
+        moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
     return optimizer
 
 
@@ -621,7 +631,11 @@ def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:
         )
     new = _fit(config, schema, days[-1:])
     merged = Statistics(
-        new.vocabularies | known.vocabularies, new.moments | known.moments, new.edges | known.edges, new.kinds | known.kinds
+        new.vocabularies | known.vocabularies,
+        new.moments | known.moments,
+        new.edges | known.edges,
+        new.kinds | known.kinds,
+        known.labels,  # the newest day is scored before it is trained: its labels are not counted before
     )
     merged.save(f"{folder}/statistics")
 

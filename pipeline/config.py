@@ -545,6 +545,15 @@ class DailyConfig(Section):
     """Limits of the gates, by name; see `pipeline/gates.py`. Predictions that are not finite, and a bundle that says something
     else than the trainer, are never published."""
 
+    first_gates: dict[Literal["auc", "ne", "calibration"], float | tuple[float, float]] = {
+        "auc": 0.5,
+        "ne": 1.1,
+        "calibration": (0.5, 2.0),
+    }
+    """Limits of a model that nothing serves to compare with, asked in place of the gates that compare, if `gates` has any:
+    least AUC, most NE, calibration from … to. Held if surely beyond, or if nothing can be measured; the next night asks
+    again."""
+
     publish: str | None = None
     """Folder or URI of the bundles and of `current`; null is `published` in the run folder."""
 

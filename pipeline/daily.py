@@ -23,6 +23,7 @@ from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
 from data.paths import plain
 from data.readers import CountsNulls
+from pipeline.advice import warn_of_scores
 from pipeline.build import Job, digest
 from pipeline.bundle import Bundle, BundleError
 from pipeline.checkpoint import Checkpoints
@@ -35,6 +36,7 @@ from pipeline.gates import Answer, Evidence, judge
 from pipeline.hooks import tell
 from pipeline.lease import Lease
 from pipeline.ledger import DayRecord, History, Ledger, base_of, fold, next_date
+from pipeline.parity import parity_bound
 from pipeline.prometheus import write_metrics
 from pipeline.publish import prune, switch
 from pipeline.run import restore, train_rows, train_stages
@@ -280,6 +282,7 @@ class Daily:
         if record.scored is None and not begun and state.step > state.began:
             scores = evaluate(job, [day], step=state.step, quiet=self._quiet)
             job.log.write("scored", state.step, {"day": name, **scores})
+            warn_of_scores(job, f"day {name}", scores, state.step)
             self._append("scored", {"day": name, **_lasting(scores)}, state.step)
         stream = job.source.stream(day, shuffle=True)
         if not begun or stream.steps_left(state.cursor):
@@ -396,6 +399,7 @@ class Daily:
         ][-BEFORE:]
         whole = "+" not in name  # late files are no day of their own
         scored = (record.scored or {}).get("tasks", {}).get(self._job.schema.task_names[0], {})
+        scorer = Scorer(Bundle(f"{self._folder}/{bundle}"))
         evidence = Evidence(
             scored=scored if whole or scored.get("auc") is not None else {},  # a few late rows of one label are no sign
             fresh=state.fresh,
@@ -403,10 +407,11 @@ class Daily:
             earlier_rows=[own["rows"] for own in earlier] if whole else (),
             nulls=record.trained["nulls"],
             earlier_nulls=[own["nulls"] for own in earlier] if whole else (),
-            parity=Scorer(Bundle(f"{self._folder}/{bundle}")).parity(),
-            as_bytes=self._config.tables == "int8",
+            parity=scorer.parity(),
+            parity_bound=parity_bound(scorer),
+            alone=history.serving is None or ("candidate" in state.fresh and "serving" not in state.fresh),
         )
-        return judge(evidence, self._config.gates)
+        return judge(evidence, self._config.gates, self._config.first_gates)
 
     def _publish(self, name: str, outcome: Outcome) -> None:
         record = self.history.days[name]

@@ -254,6 +254,8 @@ def _write_rest(
         "tasks": list(job.schema.task_names),
         "schema": job.source.schema.model_dump(mode="json", by_alias=True),
         "model": job.config.model.model_dump(mode="json", by_alias=True),
+        "precision": job.config.train.dense.precision,
+        "communication": job.config.train.communication,
         "reader": {"format": job.config.data.format, "options": job.config.data.reader_options},
         "tables": tables,
         **{kind: _maps_of(job, files, kind) for kind in ("ids", "gone") if job.ids is not None},

@@ -72,7 +72,7 @@ class FreshLook:
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, calibration: [low, high], difference: {metric: [value, low, high]}, psi, effective_rank,
-        finite}; of the first task."""
+        finite}; of the first task. Without a serving model `intervals: {metric: [low, high]}` of the new one's own."""
         sight = sight_of(self._job)
         logits_TN, labels_TN, weights_TN, groups_N = self._scored(stream, at, sight).gathered()
         seen = sight.told().get("emb", {}).get("rankme_share")
@@ -153,14 +153,12 @@ def compare(
         return found
     found["calibration"] = _calibration(rows["candidate"])
     if "serving" not in rows:
+        found["intervals"] = {"calibration": found["calibration"], **_intervals(_drawn(rows["candidate"].thinned()))}
         return found
     whole = {name: found["candidate"][name] - found["serving"][name] for name in found["candidate"]}
-    draws = _draws(rows["candidate"], rows["serving"])
-    found["difference"] = {
-        name: [value, *(draws[name].nanquantile(q).item() for q in (0.025, 0.975))]
-        for name, value in whole.items()
-        if name in draws and value == value and not draws[name].isnan().all()
-    }
+    draws = _drawn(rows["candidate"].thinned(), rows["serving"].thinned())
+    spread = _intervals(draws)
+    found["difference"] = {name: [value, *spread[name]] for name, value in whole.items() if name in spread and value == value}
     found["psi"] = population_stability(rows["candidate"].logits, rows["serving"].logits)
     return found
 
@@ -213,19 +211,25 @@ class _Rows:
         return {"auc": auc.item(), "gauc": gauc.item(), "logloss": loss.item(), "ne": (loss / entropy).item()}
 
 
-def _draws(one: _Rows, other: _Rows) -> dict[str, Tensor]:
-    """The difference of every metric in every draw: {metric: (DRAWS,)}."""
-    one, other = one.thinned(), other.thinned()
+def _drawn(one: _Rows, minus: _Rows | None = None) -> dict[str, Tensor]:
+    """Every metric in every draw, less that of other scores of the same rows: {metric: (DRAWS,)}."""
     generator = torch.Generator().manual_seed(0)  # the same rows, the same interval
     found: dict[str, list[float]] = {}
     units = torch.ones(int(one.units.max()) + 1, dtype=torch.float64)
     for _ in range(DRAWS):
         times_U = torch.poisson(units, generator=generator)
         weights = one.weights * times_U[one.units]
-        first, second = one.drawn(weights, times_U), other.drawn(weights, times_U)
-        for name, value in first.items():
-            found.setdefault(name, []).append(value - second[name])
+        values = one.drawn(weights, times_U)
+        other = minus.drawn(weights, times_U) if minus is not None else dict.fromkeys(values, 0.0)
+        for name, value in values.items():
+            found.setdefault(name, []).append(value - other[name])
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
+
+
+def _intervals(draws: dict[str, Tensor]) -> dict[str, list[float]]:
+    """{metric: its 2.5 % and 97.5 % quantiles}, of those that some draw has."""
+    quantiles = (0.025, 0.975)
+    return {name: [own.nanquantile(q).item() for q in quantiles] for name, own in draws.items() if not own.isnan().all()}
 
 
 def _calibration(rows: _Rows) -> list[float]:

@@ -9,19 +9,42 @@
 | `ne_ceiling`     | the same | most |
 | `rows`           | the day's rows / the median of the days before | from … to |
 | `nulls`          | the largest change of a column's share of nulls against the median of the days before | most |
-| `psi`            | population stability index of the new model's scores against the serving model's, on the same rows | most |
+| `psi`            | population stability index of the new model's scores against the serving model's, on the same rows | most, unless the new model is surely better |
 | `effective_rank` | RankMe of the embeddings, as a share of the most there can be | least |
 | `finite`         | share of predictions and weights that are finite; always asked | 1 |
-| `parity`         | largest difference of a logit between the bundle and the trainer; always asked | most 1e-6, with int8 tables .1 |
+| `parity`         | largest difference of a logit between the bundle and the trainer; always asked | most what rounding explains: `pipeline/parity.py` |
 
-All but the last rows' are of the first task. A question that cannot be asked (no serving model yet, no days before) is answered
-yes and says so. The limits are ours to choose: they are in `daily.gates`.
+All but the last rows' are of the first task. A question that cannot be asked (no days before, no click) is answered yes and says
+so. The limits are ours to choose: they are in `daily.gates`.
+
+A model is *surely better* than the serving one if, of the paired differences on the day's last rows,
+
+- the 95 % interval of logloss or of NE is all below 0, or that of AUC all above 0 with a calibration no farther from 1 (by |ln|), and
+- none of the three intervals lies all on the wrong side of 0.
+
+`psi` is the only gate about change itself. It answers yes, with a note, for what is surely better: the better the new model is than
+a bad one that serves, the more its scores differ from that one's, every night again. `auc`, `gauc`, `logloss` and `ne` hold what is
+surely worse only; `calibration`, the floors and the ceiling ask how good a model is, `rows` and `nulls` about the log: they hold
+whatever the comparison says.
+
+Where nothing serves to compare with (the first publish, or the serving bundle has another schema or model), the gates of a
+comparison cannot be asked. If `daily.gates` has one of them, these are asked instead, with the limits of `daily.first_gates`:
+
+| gate                | number | limit |
+|---|---|---|
+| `first_auc`         | AUC of the new model on the day's last rows | least; held if the 95 % interval is all below it |
+| `first_ne`          | the same of NE | most; held if the 95 % interval is all above it |
+| `first_calibration` | the same of calibration | from … to; held if the 95 % interval is all outside |
+
+If the last rows have no such number (no click among them, too few steps), that of the whole day before it trained is taken, by the
+model of the day before. Without that too the answer is no: the model keeps training, and the next night asks again.
 
 PSI = sum over ten bins b of (p_b - q_b) ln(p_b / q_b); the bins hold a tenth of the serving model's scores each.
 """  # noqa: E501
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -40,7 +63,8 @@ class Evidence:
         fresh: see `pipeline.fresh`; empty if the day was too short.
         rows: [rows] of the day. earlier_rows: of days before, the newest last.
         nulls: share of nulls by column; empty if the files do not say. earlier_nulls: of days before.
-        parity: [1] largest difference of a logit between bundle and trainer. as_bytes: the bundle's tables are int8.
+        parity: [1] largest difference of a logit between bundle and trainer. parity_bound: [1] what rounding explains of it.
+        alone: nothing serves that the new model can be compared with.
     """
 
     scored: Mapping[str, float] = field(default_factory=dict)
@@ -50,7 +74,8 @@ class Evidence:
     nulls: Mapping[str, float] = field(default_factory=dict)
     earlier_nulls: Sequence[Mapping[str, float]] = ()
     parity: float = 0.0
-    as_bytes: bool = False
+    parity_bound: float = 0.0
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,8 +195,69 @@ def nulls(evidence: Evidence, limit: Limit) -> Answer:
 
 
 def psi(evidence: Evidence, limit: Limit) -> Answer:
-    """Have the scores moved?"""
-    return _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), _missing(evidence, "psi"))
+    """Have the scores moved, other than for the better?"""
+    answer = _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), _missing(evidence, "psi"))
+    better = surely_better(evidence.fresh)
+    if answer.ok or not better:
+        return answer
+    return replace(answer, ok=True, note=f"above the limit, but the new model is surely better: {better}")
+
+
+def surely_better(fresh: Mapping[str, Any]) -> str:
+    """Why the new model is surely better than the serving one, as the table above defines it; empty if it is not."""
+    found = {name: interval for name, interval in fresh.get("difference", {}).items() if name in ("logloss", "ne", "auc")}
+    gains = {name: (low, high) if name == "auc" else (-high, -low) for name, (_, low, high) in found.items()}
+    if any(high < 0 for _, high in gains.values()):
+        return ""
+    sure = [name for name, (low, _) in gains.items() if low > 0]
+    new, serving = (abs(_log(fresh.get(model, {}).get("calibration"))) for model in ("candidate", "serving"))
+    if sure == ["auc"] and not new <= serving:
+        return ""
+    return ", ".join(
+        f"{name} {found[name][0]:+.4f}, 95 % interval {found[name][1]:+.4f} … {found[name][2]:+.4f}" for name in sure
+    )
+
+
+def _log(ratio: float | None) -> float:
+    return math.log(ratio) if ratio is not None and 0 < ratio < math.inf else math.inf
+
+
+def _first(metric: str) -> Gate:
+    """The gate of a model that nothing serves to compare with."""
+    name = f"first_{metric}"
+
+    def gate(evidence: Evidence, limit: Limit) -> Answer:
+        low: float | None
+        high: float | None
+        if metric == "calibration":
+            low, high = _pair(name, limit)
+        else:
+            low, high = (_single(name, limit), None) if metric == "auc" else (None, _single(name, limit))
+        number = _number(evidence.fresh.get("candidate", {}).get(metric))
+        if number is not None:
+            bottom, top = evidence.fresh.get("intervals", {}).get(metric, (number, number))
+            ok = (low is None or top >= low) and (high is None or bottom <= high)
+            return Answer(name, number, ok, low, high, f"95 % interval {bottom:.4f} … {top:.4f}")
+        number = _number(evidence.scored.get(metric))
+        if number is not None:
+            return replace(_bounded(name, number, low, high, ""), note="of the whole day, by the model of the day before")
+        return Answer(name, None, False, low, high, f"{_unmeasured(evidence, metric)}; the next night asks again")
+
+    return gate
+
+
+def _number(value: float | None) -> float | None:
+    """None for what is no finite number: a ratio to no click is infinite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _unmeasured(evidence: Evidence, metric: str) -> str:
+    """Why nothing says how good a first model is."""
+    if not evidence.fresh:
+        return "the day has a single step, so none of its rows is held out: set train.batch_rows lower"
+    if evidence.fresh.get("finite", 1.0) < 1:
+        return "not all numbers of the new model are finite"
+    return f"the {evidence.fresh.get('rows', 0)} rows held out have no {metric}: are their labels all alike?"
 
 
 def effective_rank(evidence: Evidence, limit: Limit) -> Answer:
@@ -209,18 +295,22 @@ GATES: dict[str, Gate] = {
 }
 """All gates; outside packages add to `genctr.gates`."""
 
-ALWAYS: Mapping[str, float] = {"finite": 1.0, "parity": 1e-6}
-"""What is asked even if the config does not say so."""
+FIRST: dict[str, Gate] = {metric: _first(metric) for metric in ("auc", "ne", "calibration")}
+"""What is asked instead of a comparison, by the name in `daily.first_gates`."""
 
-BYTES_PARITY = 0.1
+COMPARED = ("auc", "gauc", "logloss", "ne", "psi")
 
 
-def judge(evidence: Evidence, limits: Mapping[str, Limit]) -> list[Answer]:
-    """Every gate's answer, in the order of the config, then what is always asked.
+def judge(evidence: Evidence, limits: Mapping[str, Limit], first: Mapping[Any, Limit] | None = None) -> list[Answer]:
+    """Every gate's answer, in the order of the config, then `first` in place of a comparison, then what is always asked.
 
     Raises:
         GenctrError: no such gate, or a limit that it cannot use.
     """
-    always = dict(ALWAYS) | ({"parity": BYTES_PARITY} if evidence.as_bytes else {})
-    asked: dict[str, Limit] = {**limits, **{name: own for name, own in always.items() if name not in limits}}
-    return [find("genctr.gates", name, GATES)(evidence, limit) for name, limit in asked.items()]
+    asked: dict[str, Limit] = {**limits}
+    for name, limit in (("finite", 1.0), ("parity", evidence.parity_bound)):
+        asked.setdefault(name, limit)
+    answers = [find("genctr.gates", name, GATES)(evidence, limit) for name, limit in asked.items()]
+    if evidence.alone and any(name in limits for name in COMPARED):
+        answers[len(limits) : len(limits)] = [FIRST[name](evidence, limit) for name, limit in (first or {}).items()]
+    return answers

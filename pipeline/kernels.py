@@ -210,7 +210,27 @@ def _equip(
     config.fused_params.pop("preallocated_host_buffers", None)
     if rule is not None:
         kernel._emb_module = rule.over(kernel._emb_module, config)
+    elif counted:
+        count_training_steps(kernel._emb_module)
     kernel._optim = TableOptimizer(config, kernel._emb_module, group, counted=counted)
+
+
+def count_training_steps(tables: Any) -> None:
+    """Let FBGEMM's Adam count steps of training only, and go on from a count that was loaded or reset.
+
+    `iter` is what a checkpoint has; `iter_cpu` is what the next step's bias correction reads. FBGEMM adds 1 to both in every
+    forward, of an evaluation too, and copies `iter` to `iter_cpu` only while that is 0.
+    """
+
+    def take_over(module: Any, _: object) -> None:
+        module.iter_cpu = module.iter.detach().to("cpu", copy=True)
+
+    def take_back(module: Any, _: object, __: object) -> None:
+        if not module.training:
+            module.iter.sub_(1)
+
+    tables.register_forward_pre_hook(take_over)
+    tables.register_forward_hook(take_back)
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...]
             decoder=decoder,
             tasks=tasks,
             restore=config.encoder.supervision_weight if sfg and config.encoder.supervision == "self" else 0.0,
+            start=[features.statistics.log_odds(task) for task in tasks],
         )
     except ValueError as error:
         raise GenctrError(f"the schema's fields: {error}") from error

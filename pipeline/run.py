@@ -16,6 +16,7 @@ from data.cursor import Cursor
 from data.days import Day, open_end
 from data.errors import BadInput, GenctrError
 from data.stream import DayStream
+from pipeline.advice import warn_of_few_steps, warn_of_scores
 from pipeline.build import Job
 from pipeline.checkpoint import SET_ASIDE, Damaged
 from pipeline.config import EarlyStopConfig, TrainConfig
@@ -175,6 +176,7 @@ def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quie
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})
+        warn_of_scores(job, f"day {day}", scores, state.step)
 
     state, saver, ended = train_rows(job, job.open(day, state.step), state, restored, quiet=quiet, others=others)
     best = False
@@ -222,6 +224,8 @@ def train_rows(
         meters.load_state_dict(restored["meters"])
         if world.first:
             tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
+    if state.step == 0:
+        warn_of_few_steps(job, 0, rows=stream.rows, steps=stream.steps_left(state.cursor))
     tallies, ids = Tallies(tally), job.ids
     if ids is not None and state.cursor.row == 0:
         ids.begin_day()
@@ -334,4 +338,5 @@ def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:
     step = restore_best(job)
     scores = evaluate(job, job.source.test_days, step=step, quiet=quiet)
     job.log.write("tested", step, scores)
+    warn_of_scores(job, f"test {job.config.data.test}", scores, step)
     return scores

@@ -90,6 +90,9 @@ class Scorer:
         Raises:
             BadInput: a row is not what the schema says.
         """
+        return self.batch(self._collated(rows, file, first))
+
+    def _collated(self, rows: pa.RecordBatch, file: str, first: int) -> Batch:
         read, columns = _columns_of_scores(self.bundle.schema), self.bundle.schema.columns()
         missing = [name for name in read if name not in rows.schema.names]
         if missing:
@@ -100,20 +103,25 @@ class Scorer:
                 rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
         rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
         rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
-        return self.batch(self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1)))
+        return self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))
 
     def parity(self) -> float:
         """The largest difference between what the sample's rows score and what the trainer said they do.
 
         nan if a score is, which the manifest has as null; 0 if the sample has no row, all of its day being bad.
         """
-        batches = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
-        if not batches:
+        batch = self.sample()
+        if batch is None:
             return 0.0
-        found, expected = self.rows(batches[0], file=SAMPLE), self.bundle.manifest["expected"]
+        found, expected = self.batch(batch), self.bundle.manifest["expected"]
         said = {task: torch.tensor([math.nan if own is None else own for own in expected[task]]) for task in self.bundle.tasks}
         worst = [(found[task] - said[task]).abs().max() for task in self.bundle.tasks]
         return float(torch.stack(worst).max())
+
+    def sample(self) -> Batch | None:
+        """The rows that travel with the bundle; None if there is none, all of its day being bad."""
+        batches = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
+        return self._collated(batches[0], SAMPLE, 0) if batches else None
 
 
 def _columns_of_scores(schema: Schema) -> list[str]:

@@ -151,6 +151,19 @@ class TwinHead(nn.Module):
         self.joint = linear(easy + hard, count) if fusion == "cf" else None
         self.mixed = nn.ModuleList(linear(easy + hard, 2 * count) for _ in range(2)) if fusion == "moef" else None
 
+    @torch.no_grad()
+    def start_at(self, logits: Sequence[float]) -> None:
+        """Set the biases, so that the first fused logits scatter around these, one per target: both branches and what
+        mixes them start there, but where the branches are added each starts at half."""
+        logits_T = torch.tensor(logits)
+        branch_T = logits_T / 2 if self.fusion == "none" else logits_T
+        for scores in (self.easy, self.hard):
+            scores.start_at(branch_T.tolist())
+        if self.joint is not None:
+            self.joint.bias.copy_(logits_T)
+        if self.mixed is not None:
+            self.mixed.get_parameter("1.bias").copy_(logits_T.repeat_interleave(2))
+
     def forward(self, x_BH: Tensor) -> Output:
         """Return the logits and those of the branches."""
         easy_BX, hard_BX, rest_BX = torch.split(x_BH, list(self.widths), dim=1)

@@ -30,8 +30,9 @@ AGE = {"name": "age", "kind": "number", "transform": "buckets", "buckets": 4}
 
 
 def batches(**columns: list[Any]) -> list[pa.RecordBatch]:
-    """The columns, in record batches of two rows."""
-    whole = pa.record_batch(columns)
+    """The columns and a label, in record batches of two rows."""
+    rows = len(next(iter(columns.values())))
+    whole = pa.record_batch({"y": pa.array([0] * rows, pa.int8()), **columns})
     return [whole.slice(start, 2) for start in range(0, whole.num_rows, 2)]
 
 
@@ -138,8 +139,8 @@ def test_quantiles_of_a_sample_are_near_those_of_all_rows_and_seeded() -> None:
 def test_only_what_has_to_be_fitted_is_read() -> None:
     plain = {"name": "user", "kind": "id", "ids": "hash", "rows": 10}
 
-    assert Statistics.columns(schema(plain, {"name": "n", "kind": "number"})) == []
-    assert Statistics.columns(schema(plain, ITEM, {**PRICE, "column": "cents"}, AGE)) == ["item", "cents", "age"]
+    assert Statistics.columns(schema(plain, {"name": "n", "kind": "number"})) == ["y"]
+    assert Statistics.columns(schema(plain, ITEM, {**PRICE, "column": "cents"}, AGE)) == ["item", "cents", "age", "y"]
 
 
 def test_the_kind_of_a_tables_ids_is_that_of_any_column_that_says_it() -> None:
@@ -181,6 +182,7 @@ def test_what_is_stored_is_what_is_loaded(tmp_path: Path) -> None:
     assert {name: edges.tolist() for name, edges in loaded.edges.items()} == {"age": fitted.edges["age"].tolist()}
     assert loaded.fitted == {"item", "price", "age", "tag"}
     assert loaded.kinds == fitted.kinds
+    assert loaded.labels == fitted.labels == {"y": (0.0, 3.0)}
 
 
 def test_a_disk_that_fills_while_they_are_stored_again_leaves_the_old_ones(
@@ -250,3 +252,27 @@ def test_a_vocabulary_that_is_stored_already_is_left_as_it_is(tmp_path: Path) ->
 
     assert (tmp_path / "vocabulary.item.parquet").read_bytes() == before
     assert Statistics.load(str(tmp_path)) == fitted
+
+
+def test_labels_are_counted_by_weight_where_they_count() -> None:
+    labels = [{"column": "click"}, {"column": "buy", "where": "click"}]
+    own = Schema.model_validate(
+        {"name": "log", "labels": labels, "weight": "w", "fields": [{**ITEM, "ids": "hash", "rows": 9}]}
+    )
+    rows = {
+        "click": [1, 1, 0, 0, None, 7, 1],
+        "buy": [1, 0, None, None, None, None, 1],
+        "w": [2.0, 1.0, 1.0, 4.0, 9.0, 9.0, float("nan")],
+    }
+    assert set(Statistics.columns(own)) == rows.keys()
+
+    found = fit(own, batches(**rows))
+
+    assert found.labels == {"click": (3.0, 8.0), "buy": (2.0, 3.0)}
+    assert found.log_odds("click") == pytest.approx(np.log(3.5 / 5.5))
+
+
+@pytest.mark.parametrize(("counted", "logit"), [((0, 0), 0.0), ((0, 199), np.log(0.5 / 199.5)), ((3, 3), np.log(7))])
+def test_the_base_rates_logit_is_finite_without_clicks_and_without_rows(counted: tuple[float, float], logit: float) -> None:
+    assert Statistics(labels={"y": counted}).log_odds("y") == pytest.approx(logit)
+    assert Statistics.nothing().log_odds("y") == 0

@@ -29,7 +29,7 @@ def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Pa
         "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8], "dropout": 0.2}},
         "train": {"batch_rows": 16, "device": "cpu", "score_first": True, "log_every_steps": 4},
         "checkpoint": {"every_steps": 3},
-        "daily": {"gates": LENIENT, "keep": 4, "lease_seconds": 2, **daily},
+        "daily": {"gates": LENIENT, "first_gates": {}, "keep": 4, "lease_seconds": 2, **daily},
     }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run, sort_keys=False))

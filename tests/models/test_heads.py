@@ -20,3 +20,12 @@ def test_any_other_decoder_gets_a_linear_score_per_task():
 
     assert {task: logit.shape for task, logit in head(torch.randn(4, 3)).logits.items()} == {"click": (4,), "buy": (4,)}
     assert sum(p.numel() for p in head.parameters()) == 2 * (3 + 1)
+
+
+def test_a_head_starts_at_the_logits_it_is_given() -> None:
+    for features in (1, 5):
+        head = Head(features=features, tasks=("click", "buy"))
+        head.start_at([-5.0, -7.0])
+        logits = head(torch.zeros(3, features)).logits
+        assert logits["click"].tolist() == [-5.0] * 3
+        assert logits["buy"].tolist() == [-7.0] * 3

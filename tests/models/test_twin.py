@@ -170,3 +170,12 @@ def test_separate_embeddings_halve_the_width_which_must_be_even():
 def test_parts_that_are_not_there_are_told(options, told):
     with pytest.raises(ValueError, match=told):
         twin(**options)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion_starts_at_the_logits_it_is_given(fusion: str) -> None:
+    head = TwinHead((3, 4, 1), fusion=fusion, tasks=("click", "buy")).eval()
+    head.start_at([-5.0, -7.0])
+    logits = head(torch.zeros(2, 8)).logits
+    torch.testing.assert_close(logits["click"], torch.full((2,), -5.0))
+    torch.testing.assert_close(logits["buy"], torch.full((2,), -7.0))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,8 +21,8 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.build import _mistaken, _schema_changes, build_source, build_table_options, load_run
-from pipeline.config import ModelConfig, load
+from pipeline.build import _mistaken, _schema_changes, build_dense_optimizer, build_source, build_table_options, load_run
+from pipeline.config import DenseConfig, ModelConfig, load
 from pipeline.model import build_fields, build_ranker
 from pipeline.run import run
 from pipeline.world import World
@@ -436,3 +437,32 @@ def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None
         assert done.code == 2
         assert "\n  ".join(["would take one thing for another:", *told, "next: set these back"]) in done.err
     assert "daily.accept" in trained([a, b, c], tab={"name": "tabs", "column": "tab", "kind": "id", "ids": "vocab"}).err
+
+
+# --- first values and first steps ---
+
+
+@pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_the_dense_optimizers_first_steps_are_torchs_own(optimizer: str, kind: type, decay: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.arange(-2.0, 3.0)) for _ in range(2))
+    config = DenseConfig.model_validate({"optimizer": optimizer, "lr": 0.1, "weight_decay": decay})
+    own = build_dense_optimizer(config, {"w": ours})
+    plain = kind([theirs], lr=0.1, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=decay)
+    assert torch.equal(ours, theirs)  # nothing moves before the first batch
+    assert set(own.state_dict()["state"]["w"]) == {"step", "exp_avg", "exp_avg_sq"}  # what a checkpoint is loaded into
+    for _ in range(3):
+        ours.grad = torch.randn(5)
+        theirs.grad = ours.grad.clone()
+        own.step()
+        plain.step()
+        assert torch.equal(ours, theirs)
+
+
+def test_a_run_starts_at_the_base_rate_of_its_fitted_days(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path / "run") as job:
+        ones, rows = job.source.features.statistics.labels["is_click"]
+        assert 200 < rows < 280  # both days of training: `score_first` is off, so neither is scored
+        bias = next(own for name, own in job.sharded.dense_parameters.items() if name.endswith("head.score.bias"))
+        assert bias.item() == pytest.approx(np.log((ones + 0.5) / (rows - ones + 0.5)), rel=1e-6)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from data.errors import GenctrError
-from pipeline.gates import ALWAYS, GATES, Evidence, judge
+from pipeline.gates import GATES, Evidence, judge, surely_better
 
 
 def asked(name: str, limit, **evidence):
@@ -110,14 +110,19 @@ def test_nulls_name_the_column_that_changed_most() -> None:
 
 def test_what_is_always_asked_cannot_be_left_out() -> None:
     answers = {answer.gate: answer for answer in judge(Evidence(fresh={"finite": 0.99}, parity=1e-3), {})}
-    assert answers.keys() == ALWAYS.keys()
+    assert answers.keys() == {"finite", "parity"}
     assert not answers["finite"].ok
     assert not answers["parity"].ok
     assert not judge(Evidence(parity=math.nan), {})[1].ok
 
 
-def test_bytes_may_differ_more() -> None:
-    assert next(own for own in judge(Evidence(parity=0.05, as_bytes=True), {}) if own.gate == "parity").ok
+def test_parity_may_be_what_rounding_explains_and_no_more() -> None:
+    for number, ok in ((9e-6, True), (2e-5, False)):
+        answer = asked("finite", 1.0, parity=number, parity_bound=1e-5)
+        assert answer.ok
+        parity = judge(Evidence(parity=number, parity_bound=1e-5), {})[1]
+        assert (parity.number, parity.high, parity.ok) == (number, 1e-5, ok)
+    assert not asked("parity", 1e-6, parity=9e-6, parity_bound=1e-5).ok  # a limit of one's own stays
 
 
 def test_psi_and_effective_rank() -> None:
@@ -135,3 +140,89 @@ def test_an_unknown_gate_and_a_limit_of_the_wrong_kind_are_told() -> None:
         judge(Evidence(), {"rows": 0.5})
     with pytest.raises(GenctrError, match=r"two limits are expected, from … to …, got \(1\.1, 0\.9\)"):
         judge(Evidence(), {"calibration": (1.1, 0.9)})
+
+
+# --- for the better: no gate about change may hold it ---
+
+
+def compared(
+    calibrations: tuple[float, float] = (1.0, 1.0), psi: float = 3.0, **differences: tuple[float, float, float]
+) -> dict:
+    new, serving = calibrations
+    found = {"candidate": {"calibration": new}, "serving": {"calibration": serving}, "finite": 1.0, "psi": 3.0}
+    return {**found, "difference": {name: list(interval) for name, interval in differences.items()}}
+
+
+BETTER, WORSE, UNSURE = (-0.02, -0.03, -0.01), (0.02, 0.01, 0.03), (-0.01, -0.03, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("fresh", "better"),
+    [
+        (compared(logloss=BETTER, auc=UNSURE), True),
+        (compared(ne=BETTER), True),
+        (compared(logloss=UNSURE, ne=UNSURE, auc=UNSURE), False),
+        (compared(logloss=BETTER, auc=(-0.02, -0.03, -0.01)), False),  # AUC surely worse
+        (compared(logloss=UNSURE, auc=(0.09, 0.01, 0.21), calibrations=(1.1, 0.004)), True),
+        (compared(logloss=UNSURE, auc=(0.09, 0.01, 0.21), calibrations=(1.5, 1.1)), False),
+        (compared(logloss=WORSE, auc=(0.09, 0.01, 0.21)), False),
+        (compared(gauc=(0.09, 0.01, 0.21)), False),
+        ({}, False),
+    ],
+)
+def test_psi_does_not_hold_what_is_surely_better(fresh: dict, better: bool) -> None:
+    assert bool(surely_better(fresh)) == better
+    answer = asked("psi", 0.25, fresh={"psi": 3.0, **fresh})
+    assert (answer.ok, answer.number) == (better, 3.0)
+    assert ("surely better" in answer.note) == better
+
+
+# --- the first model ---
+
+FIRST = {"auc": 0.5, "ne": 1.1, "calibration": (0.5, 2.0)}
+GOOD = {"auc": 0.6, "ne": 0.98, "calibration": 1.2}
+
+
+def first(fresh: dict, limits: dict | None = None, **evidence) -> dict:
+    alone = Evidence(fresh=fresh, alone=True, **evidence)
+    return {answer.gate: answer for answer in judge(alone, {"auc": -0.002} if limits is None else limits, FIRST)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "number", "interval", "ok"),
+    [
+        ("auc", 0.45, [0.40, 0.55], True),
+        ("auc", 0.45, [0.40, 0.49], False),
+        ("ne", 1.2, [1.05, 1.4], True),
+        ("ne", 1.5, [1.3, 1.6], False),
+        ("calibration", 0.004, [0.002, 0.01], False),
+        ("calibration", 0.4, [0.3, 0.6], True),
+        ("calibration", 70.0, [30.0, math.inf], False),
+    ],
+)
+def test_the_first_model_has_floors_of_its_own(metric: str, number: float, interval: list[float], ok: bool) -> None:
+    answers = first({"rows": 9, "finite": 1.0, "candidate": GOOD | {metric: number}, "intervals": {metric: interval}})
+    assert answers[f"first_{metric}"].ok == ok
+    assert all(answer.ok for name, answer in answers.items() if name != f"first_{metric}")
+
+
+@pytest.mark.parametrize(
+    ("fresh", "note"),
+    [
+        ({}, "train.batch_rows"),
+        ({"rows": 600, "finite": 1.0, "candidate": {"auc": math.nan, "ne": math.nan, "calibration": math.inf}}, "the 600 rows"),
+    ],
+)
+def test_a_first_model_that_nothing_measures_is_held_until_a_day_says_how_good_it_is(fresh: dict, note: str) -> None:
+    floors = [answer for name, answer in first(fresh).items() if name.startswith("first_")]
+    assert len(floors) == 3
+    assert not any(answer.ok for answer in floors)
+    assert all(note in answer.note for answer in floors)
+    assert all(answer.ok for answer in first(fresh, scored=GOOD).values())  # the next day, scored before it trained
+    assert not first(fresh, scored=GOOD | {"ne": 1.5})["first_ne"].ok
+
+
+def test_without_gates_that_compare_the_first_model_has_no_floor() -> None:
+    assert first({}, limits={}).keys() == {"finite", "parity"}
+    assert "first_ne" not in first({}, limits={"rows": (0.5, 2.0)})
+    assert "first_ne" not in {answer.gate for answer in judge(Evidence(), {"auc": -0.002}, FIRST)}
