@@ -1,5 +1,6 @@
 """Arrow rows to one batch of tensors; what is wrong with a row is told with its file and row, or the row is left out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -29,6 +30,12 @@ NO_GROUP = -(2**63)
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
+LAST = 2**63 - 1
+"""The latest time that 64 bits can say."""
+
+CENTURY = 946_684_800, 4_102_444_800
+"""[s since 1970] the years 2000 to 2099. No number is a time of these years in two units."""
+
 HALF = np.uint64(2**32 - 1)
 MOST_ROWS = 2**20
 """[rows] of the largest batch: beyond, the sums of a tally would not be exact."""
@@ -44,11 +51,13 @@ class Collate:
 
     Attributes:
         origins: whether batches say which file and row each of their rows is.
+        reasons: what was wrong with the rows left out so far, and in how many.
     """
 
     def __init__(self, features: Features, *, bad_rows: Literal["stop", "skip"] = "stop") -> None:
         self.features = features
         self.origins = False
+        self.reasons: Counter[str] = Counter()
         self._schema = features.schema
         self._skip = bad_rows == "skip"
         by_name = {field.name: field for field in features.schema.fields}
@@ -89,6 +98,7 @@ class Collate:
                 if not self._skip:
                     at = int(np.argmax(bad.mask))
                     raise bad.told(columns, at, files[file[at]]) from None
+                self.reasons[bad.reason] += int(bad.mask.sum())
                 skipped += np.bincount(file[bad.mask], minlength=len(files))
                 batch = batch.filter(pa.array(~bad.mask))
 
@@ -142,13 +152,19 @@ class Collate:
         weights = np.repeat(weights, labels.shape[1], axis=1)
         for task, label in enumerate(self._schema.targets):
             counts = _counts(label, columns)
-            values = values_of(columns[label.column]).astype(np.float32)
-            wrong = ~((values == 0) | (values == 1)) | nulls(columns[label.column])
+            values = values_of(columns[label.column])
+            if label.positive_above is None:
+                wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the task"
+                hint = _label_hint(label)
+            else:
+                wrong, expected, hint = np.isnan(values), "a number in every row that counts for the task", None
+                values = values > label.positive_above
+            wrong |= nulls(columns[label.column])
             if counts is not None:
                 wrong &= counts
                 values = np.where(counts, values, 0)
                 weights[:, task] *= counts
-            _refuse(wrong, f"the label of task {label.task!r}", label.column, "0 or 1 in every row that counts for the task")
+            _refuse(wrong, f"the label of task {label.task!r}", label.column, expected, hint=hint)
             labels[:, task] = values
         content.add_floats(labels)
         content.add_floats(weights)
@@ -187,7 +203,11 @@ class Collate:
                 )
             return np.full(count, known, dtype=np.int64)
         column = columns[time.column]
-        days = _in_unit(column, time.unit) // (86_400 * PER_SECOND[time.unit])
+        times, here = _in_unit(column, time.unit), 86_400 * PER_SECOND[time.unit]
+        days = times // here
+        if known is not None:
+            unlike = _other_units(np.full(count, known * here), times, time.unit) & ~nulls(column)
+            _refuse(unlike, "the time of the row", time.column, f"a time in {time.unit}, as the schema says", hint=_UNIT_HINT)
         if known is None:
             _refuse(nulls(column), "the time of the row", time.column, "a time, because ttl_days counts from it")
             return days
@@ -317,8 +337,14 @@ class Collate:
         lengths, times = lists_of(columns[field.time])
         _refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
         _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
-        now = np.repeat(_in_unit(columns[time.column], time.unit), lengths)
-        return (_in_unit(times, time.unit) < now) & ~nulls(times)
+        own, then = _in_unit(columns[time.column], time.unit), _in_unit(times, time.unit)
+        now = np.repeat(own, lengths)
+        known = ~nulls(times)
+        unlike = _other_units(now, then, time.unit) & known
+        if unlike.any():
+            what = f"timestamps, or integers in {time.unit} as the schema's time says, in {time.column!r} and here"
+            _refuse(segment_sums(unlike, lengths) > 0, "the list of times", field.time, what, hint=_UNIT_HINT)
+        return (then < now) & known
 
 
 @dataclass(frozen=True)
@@ -387,10 +413,41 @@ def _date(day: str) -> int | None:
 
 
 def _in_unit(times: pa.Array, unit: str) -> Ints:
-    """Integers as they are, timestamps in the unit; rounding down keeps the order."""
-    if pa.types.is_timestamp(times.type):
-        times = times.cast(pa.timestamp(unit, tz=times.type.tz), safe=False)
-    return integers_of(times)
+    """Integers as they are, timestamps in the unit; rounded down, and at the ends of 64 bits what lies beyond them.
+
+    The order is kept: an event that is before its row in these numbers is so in time. Arrow's cast would wrap instead, and the
+    year 9999 in nanoseconds lie in 1816.
+    """
+    if pa.types.is_uint64(times.type):
+        return np.minimum(values_of(times).view(np.uint64), np.uint64(LAST)).view(np.int64)
+    values = integers_of(times)
+    if not pa.types.is_timestamp(times.type):
+        return values
+    finer, coarser = PER_SECOND[unit], PER_SECOND[times.type.unit]
+    if finer <= coarser:
+        return values // (coarser // finer)
+    factor = finer // coarser
+    scaled = np.clip(values, -(LAST // factor), LAST // factor) * factor
+    return np.where(values > LAST // factor, LAST, np.where(values < -(LAST // factor), -LAST, scaled))
+
+
+def _likely_unit(times: Ints, unit: str) -> Ints:
+    """By integer: the place in `PER_SECOND` of the unit in which it is a time of this century, the stated one first; -1: none.
+
+    Shape:
+        times (N,) -> (N,)
+    """
+    likely = np.full(len(times), -1)
+    for name in [own for own in PER_SECOND if own != unit] + [unit]:
+        first, last = (end * PER_SECOND[name] for end in CENTURY)
+        likely[(times >= first) & (times < last)] = list(PER_SECOND).index(name)
+    return likely
+
+
+def _other_units(ours: Ints, theirs: Ints, unit: str) -> Mask:
+    """True where two integers are plainly not in one unit: each is a time of this century, one of them in another unit."""
+    one, other = _likely_unit(ours, unit), _likely_unit(theirs, unit)
+    return np.asarray((one >= 0) & (other >= 0) & (one != other))
 
 
 # --- what is wrong with a row ---
@@ -399,9 +456,18 @@ def _in_unit(times: pa.Array, unit: str) -> Ints:
 class _BadRows(Exception):
     """Some rows are not what the schema says."""
 
-    def __init__(self, mask: Mask, what: str, column: str, expected: str, measure: str | None) -> None:
+    def __init__(
+        self, mask: Mask, what: str, column: str, expected: str, measure: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(what)
         self.mask, self.what, self.column, self.expected, self.measure = mask, what, column, expected, measure
+        self.hint = hint
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with all of them, in one line."""
+        advice = f" ({self.hint})" if self.hint else ""
+        return f"{self.what}, column {self.column!r}, is not {self.expected}{advice}"
 
     def told(self, columns: Columns, at: int, file: str) -> BadInput:
         """As the user is told it, for one of the rows."""
@@ -416,13 +482,24 @@ class _BadRows(Exception):
             row=columns["_row"][at].as_py(),
             column=self.column,
             expected=self.expected,
-            hint="mend the log, or leave such rows out with data.bad_rows: skip; they are counted.",
+            hint=self.hint or "fix the log, or leave such rows out with data.bad_rows: skip; they are counted.",
         )
 
 
-def _refuse(wrong: Mask, what: str, column: str, expected: str, *, measure: str | None = None) -> None:
+def _refuse(wrong: Mask, what: str, column: str, expected: str, *, measure: str | None = None, hint: str | None = None) -> None:
     if wrong.any():
-        raise _BadRows(wrong, what, column, expected, measure)
+        raise _BadRows(wrong, what, column, expected, measure, hint)
+
+
+_UNIT_HINT = "write all times as timestamps, or as integers in one unit, and set `unit` of the schema's time to it."
+
+
+def _label_hint(label: Label) -> str:
+    return (
+        "if the column holds other numbers by design, such as -1 and 1 or a count, set `positive_above` of the label in the "
+        f"schema: {{column: {label.column}, positive_above: 0}} has 1 for what is above 0, else 0. Fix the log otherwise; "
+        "data.bad_rows: skip leaves such rows out, up to data.max_bad_rows_share."
+    )
 
 
 # --- the evidence for exactly once ---

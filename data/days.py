@@ -20,7 +20,7 @@ import pyarrow.parquet
 from data.arrays import workable
 from data.document import nearest
 from data.errors import BadInput, GenctrError
-from data.paths import below, filesystem
+from data.paths import below, cannot_open, filesystem, list_data
 from data.readers import BATCH_ROWS, Reader
 
 TAIL_BYTES = 65_536
@@ -113,7 +113,8 @@ class Days:
         root: the folder of the log, local or in an object store.
         reader: how to read its files.
         layout: where a day is below `root`: "day={day}", or "{day}.parquet" for one file a day, or, with a pattern for what
-            to read in the day's folder, "dt={day}/hour=*". Names that begin with "_" or "." are never data.
+            to read in the day's folder, "dt={day}/hour=*". Names that begin with "_" or "." or end with ".crc" are never data;
+            all else that is listed is read, or is a bad file.
         success: the file that marks a day's folder as complete. None: every folder is complete.
         bad_files: "stop" refuses a day with a bad file. "quarantine" leaves bad files out and names them in the day; every
             file is then read through before the first row is handed out, so all rows of the good files are trained.
@@ -147,7 +148,7 @@ class Days:
         return sorted(day for day, complete in zip(found, self._complete(found.values()), strict=True) if complete)
 
     def sizes(self, day: str) -> dict[str, int]:
-        """[bytes] of every data file of a complete day, by its name below the root, without opening one.
+        """[bytes] of every data file of a complete day, by its name below the root, without opening one; -1: it cannot be.
 
         Raises:
             BadInput: the day is not there, or not complete.
@@ -163,14 +164,15 @@ class Days:
     def rows(self, day: str) -> dict[str, int]:
         """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""
 
+        paths = self._files(self._find(day))
+
         def count(path: str) -> int:
             try:
-                return sum(self._reader.units(path))
+                return sum(self._reader.units(path)) if paths[path] >= 0 else -1
             except BadInput:
                 return -1
 
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            paths = list(self._files(self._find(day)))
             return {self.below_root(path): rows for path, rows in zip(paths, pool.map(count, paths), strict=True)}
 
     def below_root(self, path: str) -> str:
@@ -267,19 +269,14 @@ class Days:
         ]
 
     def _files(self, day: pyarrow.fs.FileInfo) -> dict[str, int]:
-        """Sizes of a day's files by path, in the order of the paths."""
+        """Sizes of a day's files by path, in the order of the paths; -1 for one that cannot be opened."""
         here = below(self._root, day.base_name)
         if day.type == pyarrow.fs.FileType.File:
             return {here: day.size}
-        files = filesystem(self._root)[0]
-        infos = files.get_file_info(pyarrow.fs.FileSelector(day.path, recursive=True))
-        sizes = {info.path[len(day.path) :].strip("/"): info for info in infos if info.type == pyarrow.fs.FileType.File}
-        return {below(here, name): sizes[name].size for name in sorted(sizes) if self._is_data(name.split("/"))}
+        return {below(here, name): size for name, size in list_data(here).items() if self._fits(name.split("/"))}
 
-    def _is_data(self, parts: Sequence[str]) -> bool:
-        hidden = any(part.startswith(("_", ".")) for part in parts)
-        fits = all(map(fnmatch.fnmatchcase, parts, self._within)) and len(parts) >= len(self._within)
-        return fits and not hidden
+    def _fits(self, parts: Sequence[str]) -> bool:
+        return all(map(fnmatch.fnmatchcase, parts, self._within)) and len(parts) >= len(self._within)
 
     def _look(
         self,
@@ -290,6 +287,8 @@ class Days:
         full: bool,
     ) -> DayFile | BadInput:
         try:
+            if size < 0:
+                raise cannot_open(path)
             units, schema = self._reader.units(path), self._reader.schema(path)
             if accept:
                 accept(schema, path)

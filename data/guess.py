@@ -153,15 +153,16 @@ class Guess:
 def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
     """Guess every column. At most one is the label and one the time."""
     guesses: dict[str, Guess] = {}
-    label = _best([own for own in columns if _is_binary(own)], CLICKS, ACTS)
+    label = _best([own for own in columns if _is_binary(own)], CLICKS, ACTS) or _best(
+        [own for own in columns if _is_signed(own)], CLICKS, ACTS
+    )
+    label = label or _best([own for own in columns if _is_count(own)], CLICKS)
     time = _best([own for own in columns if not is_list(own.type) and _unit(own)], r"^(time|timestamp|ts)(_|$)", "")
     group = _best([own for own in columns if not is_list(own.type)], USERS, VISITS)
     plain = [own for own in columns if not is_list(own.type)]
     for own in columns:
         if own is label:
-            why = f"0 and 1, {own.mean:.1%} are 1, and the name says so"
-            task = _identifier(own.name)
-            guess = Guess("label", why, {"column": own.name, **({"task": task} if task != own.name else {})})
+            guess = _label(own)
         elif own is time:
             unit = _unit(own)
             guess = Guess(
@@ -209,6 +210,22 @@ def _best(columns: Sequence[ColumnFacts], *patterns: str) -> ColumnFacts | None:
     return next((own for pattern in patterns for own in columns if own.named(pattern)), None)
 
 
+def _label(own: ColumnFacts) -> Guess:
+    why, task, above = f"0 and 1, {own.mean:.1%} are 1, and the name says so", _identifier(own.name), {}
+    if not _is_binary(own):
+        what = "-1 and 1" if _is_signed(own) else f"a count from 0 to {own.high}"
+        why, above = f"{what}, and the name says so: 1 where it is greater than 0", {"positive_above": 0}
+    return Guess("label", why, {"column": own.name, **({"task": task} if task != own.name else {}), **above})
+
+
+def _is_signed(own: ColumnFacts) -> bool:
+    return own.whole and own.distinct == 2 and not is_list(own.type) and (own.low, own.high) == (-1, 1)
+
+
+def _is_count(own: ColumnFacts) -> bool:
+    return pa.types.is_integer(own.type) and own.low == 0 and 2 < own.distinct <= FEW_VALUES
+
+
 def _is_binary(own: ColumnFacts) -> bool:
     numeric = pa.types.is_integer(own.type) or pa.types.is_floating(own.type) or pa.types.is_boolean(own.type)
     return bool(numeric and own.whole and own.distinct == 2 and (own.low, own.high) in {(0, 1), (False, True)})
@@ -225,9 +242,15 @@ def _unit(own: ColumnFacts) -> str | None:
     return next((unit for unit, by in SCALES.items() if SECONDS[0] * by < own.low <= own.high < SECONDS[1] * by), None)
 
 
-def _count_alike(events: ColumnFacts, time: ColumnFacts) -> bool:
-    """Can times of events be compared with the row's? Timestamps are brought to its unit, integers are not."""
-    return pa.types.is_timestamp(events.element) or _unit(events) == _unit(time)
+def _unlike(events: ColumnFacts, time: ColumnFacts) -> str:
+    """Why times of events cannot be compared with the row's; empty: they can. Timestamps are brought to its unit, integers are
+    not; and two timestamps need a time zone in both, or in neither."""
+    stamps = pa.types.is_timestamp(events.element) and pa.types.is_timestamp(time.element)
+    if stamps and (events.element.tz is None) != (time.element.tz is None):
+        return f", but only one of it and {time.name} has a time zone"
+    if pa.types.is_timestamp(events.element) or _unit(events) == _unit(time):
+        return ""
+    return f", but not in the unit of {time.name}"
 
 
 def _moment(value: Any, unit: str | None) -> str:
@@ -291,7 +314,7 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
             return Guess("vector", f"{longest} floats in every row", _entry(own, "vector", {"dim": longest}))
         return Guess("left out", f"lists of {shortest} to {longest} floats: a vector has one width")
     if _unit(own):
-        unlike = f", but not in the unit of {time.name}" if time is not None and not _count_alike(own, time) else ""
+        unlike = _unlike(own, time) if time is not None else ""
         return Guess("left out", f"times of events{unlike or ': the `time` of a sequence'}")
     if not is_text(own.element) and not pa.types.is_integer(own.element):
         return Guess("left out", f"no kind of field holds {own.type}")
@@ -305,7 +328,7 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
         return Guess("ids", what, _entry(own, "ids", _table(own)))
     keys: dict[str, Any] = {"length": min(longest, LONGEST_SEQUENCE)}
     lists = [other for other in columns if is_list(other.type) and _unit(other) and other.lengths == own.lengths]
-    times = [other.name for other in lists if time is not None and _count_alike(other, time)]
+    times = [other.name for other in lists if time is not None and not _unlike(other, time)]
     if times:
         keys["time"] = times[0]
     if shared and alike is not None:

@@ -17,7 +17,7 @@ from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
 from data.guess import ColumnFacts, Guess, guess_columns, schema_text
 from data.ids import fingerprints, mix
-from data.paths import below, filesystem
+from data.paths import below, cannot_open, filesystem, is_ignored, list_files
 from data.readers import CsvReader, ParquetReader, Reader
 
 SAMPLE_ROWS = 2_000_000
@@ -141,11 +141,11 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         BadInput: there is nothing to read.
     """
     where = path.rstrip("/")
-    layout, found = _find(where)
+    problems: list[str] = []
+    layout, found = _find(where, problems)
     readers: dict[str, Reader] = {"parquet": ParquetReader(), "csv": CsvReader(), "tsv": CsvReader(delimiter="\t")}
     units: list[tuple[Reader, str, int, int]] = []
     schemas: dict[str, pa.Schema] = {}
-    problems: list[str] = []
     days: list[DayState] = []
     for day, (files, success) in found.items():
         rows = 0
@@ -192,8 +192,8 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
 # --- where the files are ---
 
 
-def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
-    """The layout, and by day its files and whether it is marked."""
+def _find(path: str, problems: list[str]) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
+    """The layout, and by day its files and whether it is marked; what is there and not read is among the problems."""
     store, inner = filesystem(path)
     info = store.get_file_info(inner)
     if info.type == pyarrow.fs.FileType.File:
@@ -201,19 +201,22 @@ def _find(path: str) -> tuple[str, dict[str, tuple[list[str], bool | None]]]:
     if info.type == pyarrow.fs.FileType.NotFound:
         raise BadInput("there is no such file or folder", file=path)
     days: dict[str, tuple[list[str], bool]] = {}
-    inside = sorted(
-        entry.path for entry in store.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True)) if entry.is_file
-    )
-    for entry in inside:
-        *folders, name = entry[len(inner) :].strip("/").split("/")
+    for entry, size in list_files(path).items():
+        *folders, name = entry.split("/")
         day = folders[0] if folders else ""
-        if any(part.startswith((".", "_")) for part in folders):
+        if any(map(is_ignored, folders)):
             continue
         files, marked = days.setdefault(day, ([], False))
         if name == SUCCESS and len(folders) < 2:
             days[day] = files, True
-        elif _format(name) and not name.startswith((".", "_")):
-            files.append(below(path, entry[len(inner) :].strip("/")))
+        elif is_ignored(name):
+            continue
+        elif size < 0:
+            problems.append(str(cannot_open(below(path, entry))).replace("\n", ";"))
+        elif _format(name):
+            files.append(below(path, entry))
+        else:
+            problems.append(f"not read, for its name ends with none of {', '.join(ENDINGS)}: {below(path, entry)}")
     own, marked = days.pop("", ([], False))
     days = {day: state for day, state in days.items() if state[0] or state[1]}
     if own:

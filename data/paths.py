@@ -3,6 +3,7 @@
 import io
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs
 from iopath.common.file_io import PathHandler, PathManager
 
-from data.errors import GenctrError
+from data.errors import BadInput, GenctrError
 
 T = TypeVar("T")
 
@@ -273,6 +274,67 @@ def list_folder(path: str) -> list[str]:
         return []
     inside = [entry for entry in entries if not f"{path}/".endswith(f"/{entry}")]
     return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in inside]
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a name, or a folder it is in, is one that Spark, Hive and Hadoop write next to the data: `_SUCCESS`,
+    `_temporary/`, `.part-0.parquet.crc`, `part-0.parquet.crc`. Nothing else in a folder of data is passed over."""
+    return name.endswith(".crc") or any(part.startswith(("_", ".")) for part in name.split("/"))
+
+
+def list_data(folder: str) -> dict[str, int]:
+    """What `list_files` finds, without what is ignored."""
+    return {name: size for name, size in list_files(folder).items() if not is_ignored(name)}
+
+
+def list_files(folder: str) -> dict[str, int]:
+    """[bytes] of all that is in a folder and below it, by its name there and in the order of the names.
+
+    -1: it is there and no file that can be opened: a link whose target is gone, a link to a folder around it, a pipe.
+
+    Raises:
+        GenctrError: a folder cannot be listed. OSError: the store does not answer.
+    """
+    files, inner = filesystem(folder)
+    if isinstance(files, pyarrow.fs.LocalFileSystem):
+        try:
+            found = dict(_walk(inner, "", ()))
+        except OSError as error:
+            raise GenctrError(f"cannot list {error.filename}: {error.strerror}\n  next: make the folder readable") from error
+    else:
+        infos = files.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True))
+        there = {info.path[len(inner) :].strip("/"): info for info in infos if info.type != pyarrow.fs.FileType.Directory}
+        found = {name: -1 if info.size is None else info.size for name, info in there.items()}
+    return dict(sorted(found.items()))
+
+
+def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Name and size. Not Arrow's own listing, which leaves out links without a target, and follows one to a folder above it."""
+    above = (*above, os.path.realpath(folder))
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = inside + entry.name
+            try:
+                status = entry.stat()
+            except OSError:
+                yield name, -1
+                continue
+            loop = entry.is_symlink() and os.path.realpath(entry.path) in above
+            if stat.S_ISDIR(status.st_mode) and not loop:
+                if not is_ignored(name):
+                    yield from _walk(entry.path, f"{name}/", above)
+            else:
+                yield name, status.st_size if stat.S_ISREG(status.st_mode) else -1
+
+
+def cannot_open(path: str) -> BadInput:
+    """The error for what `list_data` lists without a size."""
+    return BadInput(
+        "it is listed and cannot be opened: a link whose target is not there, a link to a folder around it, or not a file",
+        file=path,
+        expected="a file",
+        hint="bring its target back, or delete it; data.bad_files: quarantine trains without it",
+    )
 
 
 def file_bytes(path: str) -> int:

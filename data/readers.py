@@ -9,6 +9,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.fs
@@ -27,6 +28,10 @@ BUFFER_BYTES = 65_536
 
 FOOTERS = 32
 """[files] whose parsed footers are kept: parsing one of a hundred row groups takes a tenth of reading a row group."""
+
+INT96 = "us"
+"""The unit of times that older Spark and Hive write as int96. Arrow's own choice is nanoseconds, and wraps outside of 1677 to
+2262."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -58,6 +63,14 @@ class CountsNulls(Protocol):
         """Nulls by column, of the columns whose number is known."""
 
 
+@runtime_checkable
+class CountsRows(Protocol):
+    """A reader that can count a file's rows without what parses them, so that rows that the parser loses are found."""
+
+    def rows(self, path: str) -> int | None:
+        """[rows] of the file; None if they cannot be counted without parsing it."""
+
+
 class ParquetReader:
     """Parquet: a unit is a row group. Pages are decoded as they are needed; checksums are verified where the file has them.
 
@@ -71,13 +84,18 @@ class ParquetReader:
     def units(self, path: str) -> tuple[int, ...]:
         """The rows of every row group."""
         with _told(path):
-            footer = self._metadata(path)
+            footer = self._footer_of(path)[0]
             return tuple(footer.row_group(unit).num_rows for unit in range(footer.num_row_groups))
+
+    def rows(self, path: str) -> int | None:
+        """What the footer says of the whole file; `units` has what it says of each row group."""
+        with _told(path):
+            return int(self._footer_of(path)[0].num_rows)
 
     def nulls(self, path: str) -> dict[str, int]:
         """Nulls by column, of the columns whose writer has counted them in every row group. Elements of lists do not count."""
         with _told(path):
-            footer = self._metadata(path)
+            footer = self._footer_of(path)[0]
         known: dict[str, int] = {}
         for column in range(footer.num_columns):
             found = [footer.row_group(unit).column(column).statistics for unit in range(footer.num_row_groups)]
@@ -91,7 +109,7 @@ class ParquetReader:
     def schema(self, path: str) -> pa.Schema:
         """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return _workable(self._metadata(path).schema.to_arrow_schema())
+            return _workable(self._footer_of(path)[1])
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
@@ -102,7 +120,8 @@ class ParquetReader:
                 files.open_input_file(inner) as source,
                 pyarrow.parquet.ParquetFile(
                     source,
-                    metadata=self._metadata(path),
+                    metadata=self._footer_of(path)[0],
+                    coerce_int96_timestamp_unit=INT96,
                     buffer_size=BUFFER_BYTES if local else 0,
                     pre_buffer=not local,
                     page_checksum_verification=True,
@@ -112,7 +131,7 @@ class ParquetReader:
                 for batch in _from_row(start, whole):
                     yield batch.cast(_workable(batch.schema))
 
-    def _metadata(self, path: str) -> Any:
+    def _footer_of(self, path: str) -> tuple[Any, pa.Schema]:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
         files, inner = filesystem(path)
         info = files.get_file_info(inner)
@@ -128,6 +147,10 @@ class CsvReader:
         types: Arrow type by column, such as {"user_id": "string"}. Other columns get the type that the file's first block
             suggests, always the first one, so a row means the same wherever reading begins.
         nulls: what stands for a missing value.
+        quote: the character around values that hold a delimiter or a line break; None: no value is quoted. auto: a double quote
+            in CSV, None where the delimiter is a tab, for a tab-separated log has inch signs more often than quoted values.
+        newlines_in_values: a quoted value may hold line breaks. The rows are then what the parser says they are: without line
+            breaks in values they are counted a second time, as lines.
     """
 
     def __init__(
@@ -137,7 +160,15 @@ class CsvReader:
         names: Sequence[str] | None = None,
         types: Mapping[str, str] = NOTHING,
         nulls: Sequence[str] = ("",),
+        quote: str | None = "auto",
+        newlines_in_values: bool = False,
     ) -> None:
+        if quote not in (None, "auto") and len(quote) != 1:
+            raise GenctrError(
+                f"reader option quote: {quote!r}\n  expected: one character, auto, or null where nothing is quoted"
+            )
+        self._quote = {"auto": None if delimiter == "\t" else '"'}.get(quote or "", quote)
+        self._newlines_in_values = newlines_in_values
         self._delimiter = delimiter
         self._names = names
         self._types = {column: _type(column, name) for column, name in types.items()}
@@ -147,7 +178,25 @@ class CsvReader:
         """One unit; its rows are counted by reading the file once."""
         first = self.schema(path).names[:1]
         with _told(path), self._open(path, types=dict.fromkeys(first, pa.string()), columns=first) as batches:
-            return (sum(batch.num_rows for batch in batches),)
+            parsed = sum(batch.num_rows for batch in batches)
+        if (lines := self.rows(path)) not in (None, parsed):
+            raise BadInput(
+                f"{lines:,} lines that are not empty, {parsed:,} rows: a quote that is not closed on its line joins lines",
+                file=path,
+                expected="one row a line, after the header line" if self._names is None else "one row a line",
+                hint="set `quote: null` in data.reader_options if nothing is quoted, or `newlines_in_values: true` if quoted "
+                "values hold line breaks",
+            )
+        return (parsed,)
+
+    def rows(self, path: str) -> int | None:
+        """Its lines that are not empty, without the header; None if values hold line breaks."""
+        if self._newlines_in_values:
+            return None
+        files, inner = filesystem(path)
+        with _told(path), files.open_input_stream(inner) as source:
+            lines = _count_lines(source)
+        return lines - (self._names is None)
 
     def schema(self, path: str) -> pa.Schema:
         """The stated types, and for the rest what the first block suggests."""
@@ -179,14 +228,30 @@ class CsvReader:
                 source,
                 # One thread: Arrow then says in which row a mistake is.
                 read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names),
-                # A line break in a quoted value is none of the file's, wherever a block ends.
-                parse_options=pyarrow.csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=self._delimiter,
+                    quote_char=self._quote or False,
+                    # Without a quote there is none; with one, also where none is expected: a line that a quote joins to others
+                    # is then found by its number of lines, wherever a block ends.
+                    newlines_in_values=self._quote is not None,
+                ),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types, include_columns=columns, null_values=self._nulls, strings_can_be_null=True
                 ),
             ) as batches,
         ):
             yield batches
+
+
+def _count_lines(source: Any) -> int:
+    """Lines that are not empty, however they end: with LF, CR or both. Arrow skips empty ones too."""
+    lines, ended = 0, True
+    while piece := source.read(1 << 20):
+        text = np.frombuffer(piece, dtype=np.uint8)
+        ends = (text == ord("\n")) | (text == ord("\r"))
+        lines += int(np.count_nonzero(~ends[1:] & ends[:-1])) + bool(ended and not ends[0])
+        ended = bool(ends[-1])
+    return lines
 
 
 READERS: Mapping[str, type[Reader]] = MappingProxyType({"parquet": ParquetReader, "csv": CsvReader})
@@ -204,11 +269,14 @@ def _workable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column.with_type(workable(column.type)) for column in schema])
 
 
-def _parquet_footer(path: str, size: int, mtime_ns: int) -> Any:
-    """The footer of a file; size and time only tell one version of the file from the next."""
+def _parquet_footer(path: str, size: int, mtime_ns: int) -> tuple[Any, pa.Schema]:
+    """The footer of a file and its columns; size and time only tell one version of the file from the next."""
     files, inner = filesystem(path)
-    with files.open_input_file(inner) as source, pyarrow.parquet.ParquetFile(source) as parquet:
-        return parquet.metadata
+    with (
+        files.open_input_file(inner) as source,
+        pyarrow.parquet.ParquetFile(source, coerce_int96_timestamp_unit=INT96) as parquet,
+    ):
+        return parquet.metadata, parquet.schema_arrow
 
 
 def _type(column: str, name: str) -> pa.DataType:
@@ -229,7 +297,9 @@ def _told(path: str, unit: int | None = None) -> Iterator[None]:
         _fetch(path)
         typed = "say the column's type in data.reader_options, as types: {price: double}; its first rows suggest another one"
         again = "write the file again, or set data.bad_files to quarantine to train without it"
-        hint = typed if "CSV conversion error" in str(error) else again
+        quoted = f"if nothing is quoted in this log, set `quote: null` in data.reader_options; otherwise {again}"
+        said = str(error)
+        hint = typed if "CSV conversion error" in said else quoted if "CSV parse error" in said else again
         raise BadInput(f"unreadable data: {error}", file=path, row_group=unit, hint=hint) from error
 
 

@@ -159,8 +159,9 @@ class SequenceField(_Ids):
     """What to do with a row that has more than `length` events."""
 
     time: str | None = None
-    """The list column with the time of every event, in the unit of the row's own time. Events that are not before the row's
-    own time are dropped: they would tell the future."""
+    """The list column with the time of every event, as `Time` says of the row's own. Events that are not before the row's own
+    time are dropped: they would tell the future. So are events without a time, and those that cannot be told from the row's
+    time in the schema's unit. A row without a time is a bad row."""
 
     pool: Literal["mean", "sum", "attention"] = "mean"
     """How the embeddings of one row become one vector. attention: weighted by their likeness to the `query`."""
@@ -209,10 +210,14 @@ class Label(Section):
     """What a task learns to predict."""
 
     column: str
-    """The column with 0 or 1 (or false and true) in every row."""
+    """The column with 0 or 1 (or false and true) in every row; with `positive_above`, any numbers."""
 
     task: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
     """What the task is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
+
+    positive_above: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """The label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4 and 5
+    are good. Left out: the column holds the label itself."""
 
     where: str | None = None
     """Only rows where this column is 1 (or true) count for the task; in the others the label may be missing."""
@@ -222,10 +227,12 @@ class Time(Section):
     """When a row happened."""
 
     column: str
-    """The column with the time: an integer in `unit` since 1970, or an Arrow timestamp."""
+    """The column with the time: an integer in `unit` since 1970, or an Arrow timestamp, which has a unit of its own. Timestamps
+    with a time zone and without one are not compared with each other; next to integers, one without counts as UTC."""
 
     unit: Literal["s", "ms", "us", "ns"]
-    """What the integers count; times of events count the same."""
+    """What the integers count; times of events count the same. Timestamps are compared in it, rounded down; a time too far from
+    1970 for 64 bits of it counts as the last or the first that they can say."""
 
 
 class Schema(Section):
@@ -325,7 +332,25 @@ class Schema(Section):
             if not fits(kind):
                 hint = _TIME_ADVICE if fits in (_is_time, _are_times) else _advice(kind)
                 raise BadInput(f"column {name!r} holds {kind}", file=file, column=name, expected=what, hint=hint)
+        self._check_zones(columns, file)
         self._check_shared_tables(columns, file)
+
+    def _check_zones(self, columns: pa.Schema, file: str) -> None:
+        """A timestamp with a time zone is a moment, one without is what a clock showed: which one is earlier is not known."""
+        for field in self.fields:
+            if not isinstance(field, SequenceField) or field.time is None:
+                continue
+            assert self.time is not None, "checked when the schema was read"
+            own, events = (element_type(columns.field(name).type) for name in (self.time.column, field.time))
+            stamps = pa.types.is_timestamp(own) and pa.types.is_timestamp(events)
+            if stamps and (own.tz is None) != (events.tz is None):
+                raise BadInput(
+                    f"column {field.time!r} holds {events}, and {self.time.column!r}, which it is compared with, {own}",
+                    file=file,
+                    column=field.time,
+                    expected="a time zone in both or in neither",
+                    hint="write both columns with the time zone, such as timestamp[us, tz=UTC].",
+                )
 
     def _check_shared_tables(self, columns: pa.Schema, file: str) -> None:
         """Integers and strings never share a table: 7 and "7" would be two ids without anyone noticing."""

@@ -229,7 +229,10 @@ def _label_weights(batch: pa.RecordBatch, target: Label, weight: str | None) -> 
     if weight is not None:
         weights = values_of(batch.column(weight)).astype(np.float64)
         weights = np.where(np.isfinite(weights) & (weights >= 0) & ~nulls(batch.column(weight)), weights, 0.0)
-    counts = ((values == 0) | (values == 1)) & ~nulls(column)
+    if target.positive_above is None:
+        counts = ((values == 0) | (values == 1)) & ~nulls(column)
+    else:
+        counts, values = ~np.isnan(values) & ~nulls(column), (values > target.positive_above).astype(np.float64)
     if target.where is not None:
         where = batch.column(target.where)
         counts &= (values_of(where).astype(np.float64) == 1) & ~nulls(where)

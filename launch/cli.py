@@ -465,6 +465,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)
+    if proof.uncounted:
+        print(f"{proof.uncounted} files: rows counted by the reader's parser alone; it has no other count of them")
     print(f"{proof.days} days proven, {proof.rows:,} rows read in {proof.seconds:.1f} s ({rate:,.0f} rows/s)")
     return 1 if proof.wrong else 0
 

@@ -52,7 +52,7 @@ from pipeline.world import World
 
 MAY_CHANGE = {
     *("schema_file", "data.root", "data.lanes", "data.prefetch"),
-    *("data.check", "data.bad_files", "data.bad_rows"),  # what helps at night must not ask for more
+    *("data.check", "data.bad_files", "data.bad_rows", "data.max_bad_rows_share"),  # what helps at night must not ask for more
     *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.plan", "train.pipeline"),
 }
 """What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""

@@ -62,6 +62,9 @@ class DataConfig(Section):
     bad_rows: Literal["stop", "skip"] = "stop"
     """What a row that is not what the schema says does: stop the run, or be left out and counted."""
 
+    max_bad_rows_share: float = Field(default=0.01, ge=0, le=1)
+    """[1] of the rows of a day that bad_rows: skip may leave out. More stop the run: then the schema is wrong, or the log."""
+
     @model_validator(mode="after")
     def _every_day_is_for_one_thing(self) -> "DataConfig":
         uses: dict[str, str] = {}

@@ -64,7 +64,8 @@ def _compared(
     trained = history.files(day)
     gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
     told = [f"{name} is gone" for name in gone if name not in sizes]
-    told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if name in sizes]
+    told += [f"{name} cannot be opened" for name in gone if sizes.get(name, 0) < 0]
+    told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if sizes.get(name, -1) >= 0]
     had = {name: own["rows"] + own["skipped"] for name, own in trained.items()} if rows else {}
     told += [f"{name} has {rows[name]} rows, had {had[name]}" for name in sorted(had) if rows.get(name, had[name]) != had[name]]
     if told:

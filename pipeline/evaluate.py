@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from data.days import Day
-from data.errors import GenctrError
+from data.errors import BadInput, GenctrError
 from data.paths import PATHS, list_folder
 from pipeline.build import Job
 from pipeline.progress import Progress
@@ -50,6 +50,7 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
     job.source.collate.origins = predictions is not None
     for day in days:
         opened = day if isinstance(day, Day) else job.open(day, step)
+        before = counts.clone()
         stream, written = job.source.stream(opened), []
         with Progress(stream.rows, f"score {opened.name}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
@@ -59,6 +60,7 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
                 counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
                 if predictions is not None:
                     written.append(_predictions(output, job.schema.task_names, opened))
+        check_skipped(job, opened, int(job.world.total(counts - before)[1]))
         if predictions is not None and written:
             _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world)
     job.source.collate.origins = False
@@ -68,6 +70,32 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
     scores = {**counted, meters.kind: meters.compute()}
     return job.world.agree(lambda: scores, dict[str, Any])
+
+
+def check_skipped(job: Job, day: Day, skipped: int) -> None:
+    """Refuse a day of which more than `data.max_bad_rows_share` is left out. Every rank calls it, with the same numbers.
+
+    Args:
+        skipped: [rows] left out over all ranks and since the day began. The share is one of the whole day, so a day stops
+            whatever was saved of it and whenever it was resumed, as soon as it is sure to.
+
+    Raises:
+        BadInput: it is more.
+    """
+    limit = job.config.data.max_bad_rows_share
+    if skipped <= limit * day.rows:
+        return
+    # Each rank knows its own rows' reasons; the first one's are told.
+    reason = job.world.agree(
+        lambda: next((own for own, _ in job.source.collate.reasons.most_common(1)), "see data.bad_rows: stop"), str
+    )
+    raise BadInput(
+        f"day {day.name}: {skipped:,} of {day.rows:,} rows, {skipped / day.rows:.1%}, are not what the schema says and "
+        f"would be left out; most often: {reason}",
+        file=job.config.data.root,
+        expected=f"at most {limit:.3g} of the rows, data.max_bad_rows_share",
+        hint="set data.bad_rows: stop to see the first one, and say in the schema what the column holds; or raise the limit",
+    )
 
 
 def _predictions(output: StepOutput, tasks: Sequence[str], day: Day) -> pa.Table:

@@ -61,7 +61,10 @@ class Tallies:
 
 
 class Saver:
-    """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step; and what else is known, `facts`."""
+    """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step; and what else is known, `facts`.
+
+    `accept` is called with the tally over all ranks first, and raises where such a day must not be saved.
+    """
 
     def __init__(
         self,
@@ -75,11 +78,13 @@ class Saver:
         ends: Callable[[Cursor], bool],
         cut: str,
         facts: Callable[[], Mapping[str, Any]],
+        accept: Callable[[torch.Tensor], None],
     ) -> None:
         self._checkpoints, self._tensors = checkpoints, tensors
         self._meters, self._tallies, self._world = meters, tallies, world
         self._every, self._ends, self._cut, self._facts = every_steps, ends, cut, facts
         self._saved: TrainState | None = None
+        self._accept = accept
 
     def before(self, state: TrainState) -> None:
         """Remember where the steps begin that the next save is of."""
@@ -101,6 +106,7 @@ class Saver:
         check_finite(tensors, self._world, since=self._saved or state, now=state, kept=kept)
         self._saved = state
         tally = self._world.total(self._tallies.here.stacked())
+        self._accept(tally)
         meta: dict[str, Any] = {
             "state": state.to_json(),
             "cut": self._cut,

@@ -20,7 +20,7 @@ from pipeline.advice import warn_of_few_steps, warn_of_scores
 from pipeline.build import Job
 from pipeline.checkpoint import SET_ASIDE, Damaged
 from pipeline.config import EarlyStopConfig, TrainConfig
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import check_skipped, evaluate
 from pipeline.grow import fits, load_grown
 from pipeline.parts import NOTHING, Bar, Saver, Tallies, TrainMeters
 from pipeline.progress import Progress
@@ -238,6 +238,7 @@ def train_rows(
         every_steps=job.config.checkpoint.every_steps,
         ends=lambda cursor: stream.steps_left(cursor) == 0,
         cut=_cut(opened),
+        accept=lambda counts: check_skipped(job, opened, int(counts[2].sum())),
         facts=lambda: {**facts, **({"ids": ids.told()} if ids is not None else {})},
     )
     since, before = time.perf_counter(), state.rows
@@ -258,7 +259,11 @@ def train_rows(
         state = _train(job, stream, state, parts, config.max_steps)
 
     seconds = time.perf_counter() - since
-    total = world.total(tallies.here.stacked()).tolist()
+    counts = world.total(tallies.here.stacked())
+    check_skipped(job, opened, int(counts[2].sum()))
+    total = counts.tolist()
+    if world.first and (skipped := sum(total[2])):
+        sys.stderr.write(f"genctr: day {day}: {skipped:,} bad rows of {opened.rows:,} left out\n")
     files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
     rate = (state.rows - before) / seconds
     values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.ids import AdmittedIds, seed_of
-from data.paths import PATHS, below, filesystem, write_whole
+from data.paths import PATHS, below, cannot_open, filesystem, list_data, write_whole
 from data.readers import Reader
 from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
@@ -155,9 +154,10 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     info = files.get_file_info(inner)
     paths = {info.base_name: data}
     if info.type == pyarrow.fs.FileType.Directory:
-        found = files.get_file_info(pyarrow.fs.FileSelector(inner, recursive=True))
-        names = sorted(own.path[len(inner) :].strip("/") for own in found if own.type == pyarrow.fs.FileType.File)
-        paths = {name: below(data, name) for name in names if not re.search(r"(^|/)[_.]", name)}
+        sizes = list_data(data)
+        paths = {name: below(data, name) for name in sizes}
+        if bad := [name for name, size in sizes.items() if size < 0]:
+            raise cannot_open(paths[bad[0]])
     if not paths:
         raise BadInput("there is no file to score", file=data, hint="give a file, or a folder with files in it")
     rows = 0

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.batch import Tally
-from data.errors import GenctrError
+from data.days import Day
+from data.errors import BadInput, GenctrError
+from data.readers import CountsRows
 from pipeline.build import Source
 from pipeline.bundle import Bundle, BundleError
 from pipeline.ledger import History, Ledger, LedgerError, base_of
@@ -17,13 +19,15 @@ class Proof:
     """What was found.
 
     Args:
-        days: proven ones. rows: [rows] read. seconds: [s] it took. wrong: what was not proven, and why.
+        days: proven ones. rows: [rows] read. seconds: [s] it took. wrong: what was not proven, and why. uncounted: [files]
+            whose rows were counted by nothing but the reader's parser.
     """
 
     days: int = 0
     rows: int = 0
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
+    uncounted: int = 0
 
 
 def verify(
@@ -54,7 +58,7 @@ def verify(
         source = source_of(schema, "quarantine" if bad else "stop")
         if schema not in there:
             there[schema] = set(source.days.list())
-        wrong = _day(source, name, record.trained, there[schema], history.files(base))
+        wrong = _day(source, name, record.trained, there[schema], history.files(base), proof)
         wrong += _files(source, name, history) if not wrong else []
         proof.rows += record.trained["rows"]
         proof.wrong += wrong
@@ -99,7 +103,9 @@ def _files(source: Source, name: str, history: History) -> list[str]:
     return wrong
 
 
-def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str], known: Collection[str]) -> list[str]:
+def _day(
+    source: Source, name: str, trained: Mapping[str, Any], there: set[str], known: Collection[str], proof: Proof
+) -> list[str]:
     base = base_of(name)
     if base not in there:
         return [f"day {base} is no longer in the log"]
@@ -113,13 +119,28 @@ def _day(source: Source, name: str, trained: Mapping[str, Any], there: set[str],
         day = opened.only(name, [paths[file].path for file in files])
         stream = source.stream(day)
         tally = sum((batch.tally for batch in stream.batches(stream.start())), Tally.zeros(len(day.files)))
+        wrong = _counted(source, day, files, proof)
     except GenctrError as error:
-        return [str(error).splitlines()[0]]
-    wrong = []
+        return [f"{error.file}: {error.what}" if isinstance(error, BadInput) else str(error).splitlines()[0]]
     for file, rows, hashed, skipped in zip(day.files, *tally.stacked().tolist(), strict=True):
         own = files[source.days.below_root(file.path)]
         if (rows, skipped) != (own["rows"], own["skipped"]):
             wrong.append(f"{file.path} has {rows} rows ({skipped} bad), {own['rows']} ({own['skipped']}) were trained")
         elif hashed != own["hash"]:
             wrong.append(f"{file.path} has other content than what was trained")
+    return wrong
+
+
+def _counted(source: Source, day: Day, files: Mapping[str, Mapping[str, int]], proof: Proof) -> list[str]:
+    """Files that have more rows, or fewer, than were trained, counted by their lines or footers: without the parser."""
+    wrong = []
+    for file in day.files:
+        own = files[source.days.below_root(file.path)]
+        counted = source.reader.rows(file.path) if isinstance(source.reader, CountsRows) else None
+        proof.uncounted += counted is None
+        if counted not in (None, own["rows"] + own["skipped"]):
+            wrong.append(
+                f"{file.path} has {counted:,} rows when its lines or its footer are counted, "
+                f"{own['rows'] + own['skipped']:,} were read when it was trained"
+            )
     return wrong

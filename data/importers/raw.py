@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data.document import nearest
 from data.errors import BadInput, GenctrError
+from data.paths import cannot_open
 
 FILE_ROWS = 262_144
 """[rows] of one written file, at most: about what an import holds in memory."""
@@ -129,12 +130,14 @@ def find(source: str, patterns: Sequence[str], form: str) -> list[Path]:
     """The files of `source`, a file or a folder searched with its subfolders, whose names match one of `patterns`.
 
     Raises:
-        GenctrError: there are none.
+        GenctrError: there are none, or one cannot be opened.
     """
     root = Path(source)
     if root.is_file():
         return [root]
-    found = sorted(path for pattern in patterns for path in root.rglob(pattern) if path.is_file())
+    found = sorted(path for pattern in patterns for path in root.rglob(pattern) if not path.is_dir())
+    if closed := [path for path in found if not path.is_file()]:
+        raise cannot_open(str(closed[0]))
     if not found:
         what = "has no such files" if root.is_dir() else "is not there"
         raise GenctrError(f"{source} {what}\n  expected: {form}, named {' or '.join(patterns)}")

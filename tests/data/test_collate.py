@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data.batch import Batch, Tally
-from data.collate import NO_GROUP, Collate, odd_numbers, segment_sums
+from data.collate import NO_GROUP, PER_SECOND, Collate, odd_numbers, segment_sums
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
@@ -44,6 +44,7 @@ def collate(
 ID = {"name": "a", "kind": "id", "ids": "identity", "rows": 100}
 LIST = {"name": "past", "kind": "ids", "ids": "identity", "rows": 100}
 SEQUENCE = {"name": "past", "kind": "sequence", "ids": "identity", "rows": 100, "length": 2}
+EVENTS = {**SEQUENCE, "time": "t", "length": 4}
 NUMBER = {"name": "n", "kind": "number"}
 VECTOR = {"name": "v", "kind": "vector", "dim": 2}
 
@@ -155,6 +156,65 @@ def test_timestamps_are_compared_in_the_unit_of_the_schema() -> None:
     assert past_of(collate(columns, {**SEQUENCE, "time": "t"}, time={"column": "now", "unit": "ms"})) == [[1]]
 
 
+NOW, THEN, NEVER = 1_790_000_000, 1_789_999_999, 253_402_214_400  # [s] 2026, a second before, 9999-12-31
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("stored", ["s", "ms", "us"])
+@pytest.mark.parametrize("moment", ["integer", "timestamp"])
+def test_the_year_9999_is_in_the_future_in_every_unit(unit: str, stored: str, moment: str) -> None:
+    scale = PER_SECOND[stored]
+    times = pa.array([[THEN * scale, NEVER * scale, -NEVER * scale, NOW * scale]], pa.list_(pa.timestamp(stored)))
+    now = pa.array([NOW * PER_SECOND[unit]], pa.int64() if moment == "integer" else pa.timestamp(unit))
+
+    batch = collate({"past": [[1, 2, 3, 4]], "t": times, "now": now}, EVENTS, time={"column": "now", "unit": unit})
+
+    assert past_of(batch) == [[1, 3]]
+
+
+def test_a_row_of_the_year_9999_has_a_past() -> None:
+    times = pa.array([[THEN, NEVER]], pa.list_(pa.timestamp("s")))
+    now = pa.array([NEVER * 1000], pa.timestamp("ms"))
+
+    batch = collate({"past": [[1, 2]], "t": times, "now": now}, EVENTS, time={"column": "now", "unit": "ns"})
+
+    assert past_of(batch) == [[1]]
+
+
+def test_an_unsigned_time_beyond_63_bits_is_in_the_future() -> None:
+    times = pa.array([[THEN, 2**64 - 1, 2**63]], pa.list_(pa.uint64()))
+
+    batch = collate({"past": [[1, 2, 3]], "t": times, "now": [NOW]}, EVENTS, time={"column": "now", "unit": "s"})
+
+    assert past_of(batch) == [[1]]
+
+
+@pytest.mark.parametrize(("row", "event"), [("ms", "s"), ("s", "ms"), ("us", "ns"), ("ns", "us")])
+def test_integers_in_two_units_are_refused(row: str, event: str) -> None:
+    columns = {"past": [[1], [2]], "t": [[0], [(NOW + 60) * PER_SECOND[event]]], "now": [NOW * PER_SECOND[row]] * 2}
+
+    with pytest.raises(BadInput, match=rf"integers in {row} as the schema's time says(.|\n)*integers in one unit") as caught:
+        collate(columns, EVENTS, time={"column": "now", "unit": row})
+    assert (caught.value.row, caught.value.column) == (101, "t")
+
+
+@pytest.mark.parametrize("zones", [("UTC", None), (None, "Europe/Berlin")])
+def test_times_with_and_without_a_zone_are_not_compared(zones: tuple[str | None, str | None]) -> None:
+    times = pa.array([[THEN]], pa.list_(pa.timestamp("s", zones[0])))
+    now = pa.array([NOW], pa.timestamp("s", zones[1]))
+
+    with pytest.raises(BadInput, match=r"expected: a time zone in both or in neither\n  next: write both") as caught:
+        collate({"past": [[1]], "t": times, "now": now}, EVENTS, time={"column": "now", "unit": "s"})
+    assert caught.value.column == "t"
+
+
+def test_two_zones_are_compared_as_moments() -> None:
+    times = pa.array([[THEN, NOW]], pa.list_(pa.timestamp("s", "Asia/Tokyo")))
+    now = pa.array([NOW], pa.timestamp("s", "Europe/Berlin"))
+
+    assert past_of(collate({"past": [[1, 2]], "t": times, "now": now}, EVENTS, time={"column": "now", "unit": "s"})) == [[1]]
+
+
 def test_numbers_are_transformed_and_missing_ones_are_0() -> None:
     fields = [{**NUMBER, "name": name, "transform": how} for name, how in zip("nlsb", TRANSFORMS, strict=True)]
     values = pa.array([3, None, -1], pa.int32())
@@ -197,6 +257,32 @@ def test_labels_weights_and_groups_are_read() -> None:
     assert batch.weights.tolist() == [[0.5, 0.5], [2, 0], [1, 1]]
     assert batch.groups.tolist() == [-7, 9, NO_GROUP]
     assert batch.labels.dtype == batch.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("values", "above", "labels"),
+    [
+        (pa.array([-1, 1, -1], pa.int8()), 0, [0, 1, 0]),
+        (pa.array([0, 3, 1], pa.uint16()), 0, [0, 1, 1]),
+        (pa.array([0.25, 0.5, 0.75], pa.float64()), 0.5, [0, 0, 1]),
+        (pa.array([2**24, 2**24 + 1, 0]), 2**24, [0, 1, 0]),
+    ],
+)
+def test_a_label_may_be_what_is_above_a_number(values: pa.Array, above: float, labels: list[int]) -> None:
+    batch = collate({"a": [1, 2, 3], "y": values}, label={"column": "y", "positive_above": above})
+
+    assert batch.labels[:, 0].tolist() == labels
+
+
+@pytest.mark.parametrize("bad", [None, math.nan])
+def test_a_label_above_a_number_has_to_be_one(bad: float | None) -> None:
+    with pytest.raises(BadInput, match="expected: a number in every row"):
+        collate({"a": [1, 2], "y": pa.array([1.0, bad])}, label={"column": "y", "positive_above": 0})
+
+
+def test_a_label_of_minus_1_is_refused_with_the_line_for_the_schema() -> None:
+    with pytest.raises(BadInput, match=r"is -1(.|\n)*\{column: y, positive_above: 0\}"):
+        collate({"a": [1, 2], "y": [1, -1]})
 
 
 def test_groups_may_be_strings() -> None:
@@ -473,6 +559,11 @@ def test_a_row_is_of_the_day_of_its_time_and_never_of_the_far_future() -> None:
     batch = collate({"a": [1, 2, 3, 4, 5], "t": times}, MANAGED, time=TIME)
     assert batch.days is not None
     assert batch.days.tolist() == [20_412, 20_777, 20_778, 20_778, 20_777]
+
+
+def test_a_time_in_another_unit_than_the_schema_says_ages_nothing() -> None:
+    with pytest.raises(BadInput, match="expected: a time in s, as the schema says"):
+        collate({"a": [1], "t": [NOON * 1000]}, MANAGED, time=TIME)
 
 
 def test_without_a_time_a_row_is_of_the_day_it_lies_in() -> None:

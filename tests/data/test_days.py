@@ -3,6 +3,7 @@
 Run: pytest tests/data/test_days.py
 """
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -38,6 +39,64 @@ def folder(tmp_path: Path) -> Path:
     pq.write_table(table(8), folder / "3.parquet")
     (folder / "_SUCCESS").touch()
     return folder
+
+
+# --- what is listed and cannot be opened ---
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+UNOPENED: dict[str, Callable[[Path], None]] = {
+    "a link whose target is gone": lambda path: path.symlink_to("/nowhere/at/all.parquet"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to the folder it is in": lambda path: path.symlink_to(path.parent),
+    "a pipe": pipe,
+}
+
+
+@pytest.mark.parametrize("make", UNOPENED.values(), ids=UNOPENED)
+@pytest.mark.parametrize("place", ["4.parquet", "hour=03/4.parquet"])
+def test_what_is_listed_and_cannot_be_opened_is_a_bad_file(folder: Path, make: Callable[[Path], None], place: str) -> None:
+    path = folder / place
+    path.parent.mkdir(exist_ok=True)
+    make(path)
+
+    assert days(folder.parent).sizes(DAY)[f"day={DAY}/{place}"] == -1
+    assert days(folder.parent).rows(DAY)[f"day={DAY}/{place}"] == -1
+    with pytest.raises(BadInput, match="it is listed and cannot be opened") as caught:
+        days(folder.parent).open(DAY, ["id"])
+    assert caught.value.file == str(path)
+    day = days(folder.parent, bad_files="quarantine").open(DAY, ["id"])
+    assert (day.rows, list(day.quarantined)) == (8, [str(path)])
+
+
+@pytest.mark.parametrize("name", ["_committed_1", ".1.parquet.crc", "1.parquet.crc", "_temporary/0/1.parquet", ".hive/x"])
+def test_what_spark_and_hive_write_next_to_the_data_is_not_data(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("no Parquet")
+
+    assert len(days(folder.parent).open(DAY, ["id"]).files) == 3
+
+
+@pytest.mark.parametrize("name", ["part-4", "part-4.parquet.tmp", "sub/notes.txt"])
+def test_a_file_of_another_name_is_read_too(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("no Parquet")
+
+    with pytest.raises(BadInput, match="unreadable data"):
+        days(folder.parent).open(DAY, ["id"])
+
+
+def test_links_to_files_and_folders_elsewhere_are_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mount").mkdir()
+    pq.write_table(table(9, 10), tmp_path / "mount" / "4.parquet")
+    (folder / "sub").symlink_to(tmp_path / "mount")
+    (folder / "3.parquet").rename(tmp_path / "3")
+    (folder / "3.parquet").symlink_to(tmp_path / "3")
+
+    assert days(folder.parent).open(DAY, ["id"]).rows == 10
 
 
 # --- which days there are ---

@@ -194,6 +194,18 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path
     assert "problem: " in report.text()
 
 
+def test_what_is_listed_and_not_read_is_a_problem(tmp_path: Path) -> None:
+    write_day(f"{tmp_path}/day=2026-11-01", [pa.table({"a": [1, 2]})])
+    (tmp_path / "day=2026-11-01" / "gone.parquet").symlink_to("/nowhere.parquet")
+    (tmp_path / "day=2026-11-01" / "part-1.orc").write_text("ORC")
+
+    problems = "\n".join(inspect(str(tmp_path)).problems)
+
+    assert "it is listed and cannot be opened: a link whose target is not there" in problems
+    assert f"where: file {tmp_path}/day=2026-11-01/gone.parquet" in problems
+    assert f"{tmp_path}/day=2026-11-01/part-1.orc" in problems
+
+
 def test_what_turns_out_bad_while_it_is_read_is_a_problem_and_the_rest_is_counted(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("a,b\n" + "1,\n" * 400_000 + "2,late\n")
     (tmp_path / "2.csv").write_text("a,b\n3,x\n")
@@ -436,6 +448,21 @@ def test_a_label_that_is_not_0_and_1_is_no_feature(values: list[Any], tmp_path: 
     schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
 
     assert [own.name for own in schema.fields] == ["user"]
+
+
+@pytest.mark.parametrize(("values", "why"), [([-1, 1, 1], "-1 and 1"), ([0, 3, 1], "a count from 0 to 3")])
+def test_a_label_of_other_numbers_is_declared(values: list[int], why: str, tmp_path: Path) -> None:
+    label = guess_of(tmp_path, click=values, item=["a", "b", "c"])["click"]
+
+    assert label.entry == {"column": "click", "positive_above": 0}
+    assert label.why.startswith(why)
+
+
+def test_times_with_a_zone_are_not_guessed_to_be_comparable_with_times_without(tmp_path: Path) -> None:
+    now = pa.array([1_790_000_000, 1_790_000_001], pa.timestamp("s"))
+    times = pa.array([[1_780_000_000], [1_780_000_001]], pa.list_(pa.timestamp("s", "UTC")))
+
+    assert guess_of(tmp_path, time=now, hist=[[1], [2]], hist_ts=times)["hist_ts"].why.endswith("time has a time zone")
 
 
 def test_the_label_lends_no_table(tmp_path: Path) -> None:

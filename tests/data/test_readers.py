@@ -5,6 +5,7 @@ Run: pytest tests/data/test_readers.py
 
 import gzip
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -206,8 +207,10 @@ def test_a_line_break_in_quotes_is_no_end_of_a_row_wherever_a_block_ends(tmp_pat
     path = tmp_path / "a.csv"
     path.write_text("a,b\n" + "".join(f'{n},"two\nlines {n}"\n' for n in range(100_000)))
 
-    assert CsvReader().units(str(path)) == (100_000,)
-    assert read_csv(CsvReader(), path, "a", "b", start=99_999) == {"a": [99_999], "b": ["two\nlines 99999"]}
+    reader = CsvReader(newlines_in_values=True)
+    assert reader.units(str(path)) == (100_000,)
+    assert reader.rows(str(path)) is None
+    assert read_csv(reader, path, "a", "b", start=99_999) == {"a": [99_999], "b": ["two\nlines 99999"]}
 
 
 def test_a_column_that_is_there_twice_is_in_the_schema_twice(tmp_path: Path) -> None:
@@ -273,6 +276,66 @@ def test_a_value_that_is_not_of_its_columns_type_is_told_and_other_columns_stay_
     assert read_csv(reader, path, "a") == {"a": [1, 3]}
     with pytest.raises(BadInput, match="invalid value 'many'"):
         read_csv(reader, path, "b")
+
+
+STRAY = 'y,text\n1,a\n0,"smart tv\n1,b\n0,55"\n1,c\n'
+"""Five rows; the two quotes stand for inches and make one value of three lines."""
+
+
+def test_a_quote_is_a_letter_in_tsv(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text(STRAY.replace(",", "\t"))
+    reader = CsvReader(delimiter="\t")
+
+    assert reader.units(str(path)) == (5,)
+    assert read_csv(reader, path, "text")["text"] == ["a", '"smart tv', "b", '55"', "c"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("names", [None, ["y", "text"]])
+def test_a_quote_that_swallows_lines_is_found_by_counting_them(tmp_path: Path, end: str, names: list[str] | None) -> None:
+    path = tmp_path / "a.csv"
+    text = STRAY if names is None else STRAY.partition("\n")[2]
+    path.write_bytes(text.replace("\n", end).encode())
+
+    with pytest.raises(BadInput, match=r"5 lines that are not empty, 3 rows(.|\n)*next: set `quote: null`") as caught:
+        CsvReader(names=names).units(str(path))
+    assert caught.value.file == str(path)
+    assert CsvReader(names=names, quote=None).units(str(path)) == (5,)
+    assert CsvReader(names=names).rows(str(path)) == 5
+
+
+def test_lines_are_counted_whatever_the_blocks_are(tmp_path: Path) -> None:
+    """The end of a line, and its CR and its LF, lie on both sides of a block's end."""
+    for first in range(2**20 - 4, 2**20 + 2):
+        path = tmp_path / "a.csv.gz"
+        path.write_bytes(gzip.compress(b"\xef\xbb\xbfa\r\n" + b"x" * (first - 6) + b"\r\n\r\n1\r\n2", 1))
+        assert CsvReader().rows(str(path)) == 3
+        assert CsvReader().units(str(path)) == (3,)
+
+
+def test_the_footer_counts_the_rows_of_a_parquet_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": range(7)}), tmp_path / "a.parquet", row_group_size=3)
+
+    assert ParquetReader().rows(str(tmp_path / "a.parquet")) == 7
+
+
+@pytest.mark.parametrize("quote", ["", "''", "no"])
+def test_a_quote_is_one_character(quote: str) -> None:
+    with pytest.raises(GenctrError, match="expected: one character, auto, or null"):
+        CsvReader(quote=quote)
+
+
+def test_times_as_int96_are_read_beyond_2262(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    never = datetime(9999, 12, 31)
+    pq.write_table(pa.table({"t": [never], "l": [[never]]}), path, use_deprecated_int96_timestamps=True)
+    reader = ParquetReader()
+
+    (batch,) = reader.read(path, 0, ["t", "l"], 0)
+
+    assert batch.schema == reader.schema(path)
+    assert batch.to_pylist() == [{"t": never, "l": [never]}]
 
 
 def test_an_unknown_type_is_told() -> None:

@@ -272,6 +272,12 @@ def test_labels_are_counted_by_weight_where_they_count() -> None:
     assert found.log_odds("click") == pytest.approx(np.log(3.5 / 5.5))
 
 
+def test_labels_above_a_threshold_are_counted_as_training_reads_them() -> None:
+    label = {"column": "stars", "positive_above": 3}
+    own = Schema.model_validate({"name": "log", "label": label, "fields": [{**ITEM, "ids": "hash", "rows": 9}]})
+    assert fit(own, batches(stars=[5, 4, 3, -1, None])).labels == {"stars": (2.0, 4.0)}
+
+
 @pytest.mark.parametrize(("counted", "logit"), [((0, 0), 0.0), ((0, 199), np.log(0.5 / 199.5)), ((3, 3), np.log(7))])
 def test_the_base_rates_logit_is_finite_without_clicks_and_without_rows(counted: tuple[float, float], logit: float) -> None:
     assert Statistics(labels={"y": counted}).log_odds("y") == pytest.approx(logit)

@@ -115,7 +115,7 @@ def test_a_day_that_begins_with_bad_rows_has_a_sample_of_its_good_ones(tmp_path:
     labels = [None] * 256 + rows["is_click"].to_pylist()[256:]
     column = pa.array(labels, rows.schema.field("is_click").type)
     pq.write_table(rows.set_column(rows.schema.get_field_index("is_click"), "is_click", column), file)
-    done = daily(config, out, *settings("data.bad_rows=skip"))
+    done = daily(config, out, *settings("data.bad_rows=skip", "data.max_bad_rows_share=1"))
 
     assert done.code == 0, done.err
     (bundle,) = (out / "published").glob("2026*")

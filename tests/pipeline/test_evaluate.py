@@ -1,5 +1,6 @@
 """Scoring days: every row once, by the model as it is, without a trace in it."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,47 @@ def test_rows_and_files_left_out_of_a_score_are_counted_and_named(config: Path, 
     assert (tested["rows"], tested["skipped"], tested["tasks"]["is_click"]["rows"]) == (good, 2, good)
     assert (quarantined["day"], quarantined["file"], quarantined["step"]) == (DAYS[3], str(second), tested["step"])
     assert f"genctr: day {DAYS[3]} is read without {second}: unreadable data" in done.err
+
+
+def labels_of_minus_1(config: Path, folder: Path) -> Path:
+    """The log with -1 for 0 in every label."""
+    root = folder / "log"
+    shutil.copytree(config.parent / "log", root)
+    for file in root.glob("*/*.parquet"):
+        table = pq.read_table(file, partitioning=None)
+        at = table.schema.get_field_index("is_click")
+        pq.write_table(table.set_column(at, "is_click", pa.array([2 * own - 1 for own in table["is_click"].to_pylist()])), file)
+    return root
+
+
+TOLD = r"rows, \d\d\.\d%, are not what the schema says(.|\n)*most often: the label of task 'is_click'(.|\n)*positive_above: 0"
+
+
+def test_a_day_that_loses_a_class_stops_before_it_is_saved_or_scored(config: Path, tmp_path: Path) -> None:
+    root, out = labels_of_minus_1(config, tmp_path), tmp_path / "run"
+    words = (f"data.root={root}", "data.bad_rows=skip", "checkpoint.every_steps=1")
+
+    for _ in range(2):  # the same when it is run again
+        stopped = train(config, out, *words)
+        assert stopped.code == 2
+        assert re.search(TOLD, stopped.err), stopped.err
+        assert not events(out, "trained")
+    with built(config, tmp_path / "other", *words) as job, pytest.raises(BadInput, match=TOLD):
+        evaluate(job, [DAYS[3]], step=1, quiet=True)
+
+
+def test_a_few_bad_rows_are_left_out_and_their_number_is_printed(config: Path, spoilt: Path, tmp_path: Path) -> None:
+    words = (f"data.root={spoilt}", "data.bad_rows=skip", f"data.days=[{DAYS[3]}]", "data.bad_files=quarantine")
+    out = tmp_path / "run"
+    free = ("data.validation=[]", "data.test=[]")
+
+    done = train(config, out, *words, *free, f"data.fit=[{DAYS[3]}]")
+
+    assert done.code == 0, done.err
+    assert re.search(rf"genctr: day {DAYS[3]}: 2 bad rows of \d+ left out", done.err)
+    strict = train(config, tmp_path / "strict", *words, *free, f"data.fit=[{DAYS[3]}]", "data.max_bad_rows_share=0")
+    assert strict.code == 2
+    assert "expected: at most 0 of the rows, data.max_bad_rows_share" in strict.err
 
 
 def test_a_bad_day_is_not_scored_in_part(config: Path, spoilt: Path, tmp_path: Path) -> None:
