@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily"])
+    SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily.job"])
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), arguments.trials, random.Random(arguments.seed))
 
@@ -168,8 +168,8 @@ def same_files(run: Path, good: Path, damaged: Path) -> bool:
 
 def same_tensors(run: Path, good: Path) -> bool:
     """Whether the newest checkpoints hold the same bits."""
-    from pipeline.ckpt import checkpoints_of, find
-    from pipeline.pieces import Pieces, height
+    from pipeline.checkpoint.inspect import checkpoints_of, find
+    from pipeline.checkpoint.pieces import Pieces, height
 
     held = []
     for own in (run, good):

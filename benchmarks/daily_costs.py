@@ -24,15 +24,15 @@ from grid import ROOT
 sys.path.insert(0, str(ROOT))
 
 from data.synthetic import write
-from pipeline.build import build
-from pipeline.bundle import Bundle, read_current
-from pipeline.config import load
-from pipeline.export import export
-from pipeline.publish import switch
-from pipeline.run import load as load_checkpoint
-from pipeline.run import restore
-from pipeline.score import Scorer
-from pipeline.world import world
+from pipeline.builders.job import build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.jobs.train import load as load_checkpoint
+from pipeline.jobs.train import restore
+from pipeline.serving.bundle import Bundle, read_current
+from pipeline.serving.export import export
+from pipeline.serving.publish import switch
+from pipeline.serving.scorer import Scorer
 
 
 def disk(folder: Path, size: int) -> tuple[float, float]:

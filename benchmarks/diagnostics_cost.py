@@ -15,11 +15,11 @@ from pathlib import Path
 
 from grid import DATA
 
-from pipeline.build import build
-from pipeline.config import load
-from pipeline.trainer import TrainState
-from pipeline.watch import Watch
-from pipeline.world import world
+from pipeline.builders.job import build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.training.collapse_monitor import Watch
+from pipeline.training.loop import TrainState
 
 CASES = {
     "kuairand": (f"data.root={DATA / 'kuairand'}", "train.score_first=false"),

@@ -32,10 +32,10 @@ import yaml
 from data.days import write_day
 from data.errors import GenctrError
 from data.schema import AnyIds, Schema, VectorField
-from pipeline.build import Job, build
-from pipeline.config import load
-from pipeline.runlog import read_log
-from pipeline.world import world
+from pipeline.builders.job import Job, build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.run_folder.log import read_log
 
 ROOT = Path(__file__).parents[1]
 DLRM = ROOT / "benchmarks" / "configs" / "dlrm.yaml"

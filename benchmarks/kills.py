@@ -24,7 +24,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.ckpt import compare, open_named
+from pipeline.checkpoint.inspect import compare, open_named
 
 ORPHAN_SECONDS = 30.0
 """[s] that a process may need to end after its job was killed."""

@@ -29,13 +29,13 @@ sys.path.insert(0, str(ROOT))
 from stale import LABELS, sampled
 
 from data.cursor import Cursor
-from pipeline.build import build
-from pipeline.config import load
-from pipeline.evaluate import evaluate
-from pipeline.meters import auc_by_group
-from pipeline.run import train_rows
-from pipeline.trainer import TrainState
-from pipeline.world import world
+from pipeline.builders.job import build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.jobs.evaluate import evaluate
+from pipeline.jobs.train import train_rows
+from pipeline.training.loop import TrainState
+from pipeline.training.metrics import auc_by_group
 
 ITEM = {"globo": "article_id", "kuairand": "video_id"}
 TABLES = {"globo": ("user_id", "article_id"), "kuairand": ("user_id", "video_id", "author_id", "music_id")}

@@ -4,7 +4,7 @@
 
 The published runs are TorchRec's DLRM example on Criteo's 1TB log (facebookresearch/dlrm, torchrec_dlrm): eight A100 of 40 GB
 a host (AWS p4d), fp32, tables of 128 columns. Their networks are counted by hand, their tables are planned by `genctr plan`.
-What is assumed is in `pipeline/devices.py` and `pipeline/paper.py`. Nothing is fitted to these runs but the fixed 7 ms of a
+What is assumed is in `pipeline/distributed/hardware.py` and `pipeline/planning/estimate.py`. Nothing is fitted to these runs but the fixed 7 ms of a
 step, to the one of 256 rows a card, which is left out here; the share of their peak that fp32 products reach, .8, was chosen
 with DCN V2's larger batch in view.
 """
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from data.errors import GenctrError
 from data.schema import AnyIds, Schema
-from pipeline.config import RunConfig, load
-from pipeline.devices import DEVICES
-from pipeline.network import Network
-from pipeline.paper import Ask, Paper, on_paper
+from pipeline.config.run import RunConfig, load
+from pipeline.distributed.hardware import DEVICES
+from pipeline.planning.dense_cost import Network
+from pipeline.planning.estimate import Ask, Paper, on_paper
 
 HERE = Path(__file__).parent
 PER_HOST = 8

@@ -26,8 +26,8 @@ from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
-from pipeline.shard import TableOptions, shard
-from pipeline.world import world
+from pipeline.distributed.shard import TableOptions, shard
+from pipeline.distributed.world import world
 
 HIDDEN = (400, 400, 400)
 CROSS = 3

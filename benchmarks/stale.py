@@ -26,10 +26,10 @@ from grid import DATA, ROOT, paired, read, spread
 sys.path.insert(0, str(ROOT))
 
 from data.days import write_day
-from pipeline.bundle import Bundle
-from pipeline.meters import auc_by_group
-from pipeline.model import build_reader
-from pipeline.score import Scorer, score_file
+from pipeline.builders.models import build_reader
+from pipeline.serving.bundle import Bundle
+from pipeline.serving.scorer import Scorer, score_file
+from pipeline.training.metrics import auc_by_group
 
 LABELS = {"globo": "label", "kuairand": "is_click"}
 FIRST = {"globo": "2017-10-01", "kuairand": "2022-04-25"}

@@ -38,13 +38,13 @@ from grid import DATA, ROOT
 
 sys.path.insert(0, str(ROOT))
 
-import pipeline.half
+import pipeline.distributed.cpu_fp16
 from data.ids import mix
-from pipeline.build import build
-from pipeline.config import load
-from pipeline.run import load as load_checkpoint
-from pipeline.run import run
-from pipeline.world import world
+from pipeline.builders.job import build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.jobs.train import load as load_checkpoint
+from pipeline.jobs.train import run
 
 IDS = 10**9
 LIKES, DISLIKES = 0.75, 0.25
@@ -113,7 +113,7 @@ def resident() -> int:
 
 
 def in_huge_pages(numbers: int, kind: torch.dtype) -> torch.Tensor:
-    """What `pipeline.half.untouched` gives, in pages of 2 MiB."""
+    """What `pipeline.distributed.cpu_fp16.untouched` gives, in pages of 2 MiB."""
     memory = mmap.mmap(-1, numbers * kind.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=kind)
@@ -130,7 +130,7 @@ def faults() -> int:
 def steps(turns: int, sizes: list[int], batches: int, *, huge: bool) -> dict[str, Any]:
     """Start and steps of every size, turn by turn: the mean of the first, which touches the rows, and later medians."""
     if huge:
-        pipeline.half.untouched = in_huge_pages
+        pipeline.distributed.cpu_fp16.untouched = in_huge_pages
     with tempfile.TemporaryDirectory() as name, world("cpu") as here:
         folder = Path(name)
         write_log(folder, days=1, rows=8192 * batches, near=sizes[0])
@@ -304,7 +304,7 @@ def job(days: int, rows: int, table: int, scratch: str | None) -> list[dict[str,
 
 # What fp16 costs.
 
-AT_RANDOM = pipeline.half.rounded
+AT_RANDOM = pipeline.distributed.cpu_fp16.rounded
 ARMS = {
     "fp16, at random": ("fp16", AT_RANDOM),
     "fp16, to the nearest": ("fp16", lambda values, _: values.half()),
@@ -314,7 +314,7 @@ ARMS = {
 
 def arm_of(config: str, arm: str, *overrides: str) -> dict[str, float]:
     """AUC and logloss of the test day, or of the last day before it trained."""
-    kind, pipeline.half.rounded = ARMS[arm]
+    kind, pipeline.distributed.cpu_fp16.rounded = ARMS[arm]
     said = [*overrides, f"tables.precision={kind}", "train.diagnose_every_steps=0", "checkpoint.every_steps=100000"]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -322,7 +322,7 @@ def arm_of(config: str, arm: str, *overrides: str) -> dict[str, float]:
         closing(build(*load(config, said), f"{folder}/run", here)) as made,
     ):
         results = run(made, quiet=True)
-    pipeline.half.rounded = AT_RANDOM
+    pipeline.distributed.cpu_fp16.rounded = AT_RANDOM
     [scores] = (results["test"] or results["days"][max(results["days"])])["tasks"].values()
     return {key: scores[key] for key in ("auc", "logloss")}
 

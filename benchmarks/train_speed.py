@@ -34,10 +34,10 @@ import torch
 import yaml
 
 from data.batch import Batch
-from pipeline.build import Job, build
-from pipeline.config import load
-from pipeline.task import StepOutput
-from pipeline.world import world
+from pipeline.builders.job import Job, build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.training.objective import StepOutput
 
 FIELDS, DIM, BATCH, ROWS, VOCABULARY = 39, 16, 8192, 524_288, 100_000
 

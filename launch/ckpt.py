@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from data.errors import GenctrError
 
 if TYPE_CHECKING:
-    from pipeline.checkpoint import Checkpoints
-    from pipeline.ckpt import Compared
+    from pipeline.checkpoint.inspect import Compared
+    from pipeline.checkpoint.manager import Checkpoints
 
 MIB = 2**20
 SHOWN = 20
@@ -87,7 +87,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser, *, several: str = "", defau
 
 
 def _ls(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import checkpoints_of, listed, unfinished
+    from pipeline.checkpoint.inspect import checkpoints_of, listed, unfinished
 
     checkpoints = checkpoints_of(arguments.run)
     lines = [
@@ -113,8 +113,8 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import checkpoints_of, find
-    from pipeline.pieces import Pieces, size_bytes
+    from pipeline.checkpoint.inspect import checkpoints_of, find
+    from pipeline.checkpoint.pieces import Pieces, size_bytes
 
     checkpoints = checkpoints_of(arguments.run)
     mark = find(checkpoints, arguments.mark)
@@ -148,7 +148,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import ALL, checkpoints_of, find, stored_bytes, verify, verify_pins
+    from pipeline.checkpoint.inspect import ALL, checkpoints_of, find, stored_bytes, verify, verify_pins
 
     checkpoints = checkpoints_of(arguments.run)
     every = arguments.mark == ALL
@@ -170,7 +170,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _drop(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import drop
+    from pipeline.checkpoint.inspect import drop
 
     dropped, newest = drop(arguments.run, arguments.mark)
     print(f"removed: {', '.join(dropped)}; the run resumes from {newest}")
@@ -178,7 +178,7 @@ def _drop(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import compare, open_named
+    from pipeline.checkpoint.inspect import compare, open_named
 
     with open_named(arguments.left) as left, open_named(arguments.right) as right:
         with _moving(left.total_bytes, "diff", quiet=arguments.quiet) as advance:
@@ -188,9 +188,9 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _reshard(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import ALL, checkpoints_of, find
-    from pipeline.move import Run, destination, rewrite
-    from pipeline.pieces import Pieces
+    from pipeline.checkpoint.inspect import ALL, checkpoints_of, find
+    from pipeline.checkpoint.pieces import Pieces
+    from pipeline.checkpoint.rewrite import Run, destination, rewrite
 
     source = checkpoints_of(arguments.run)
     if arguments.mark == ALL and arguments.out is None:
@@ -220,9 +220,9 @@ def _move_pins(source: "Checkpoints", target: "Checkpoints", moved: Mapping[str,
 
 
 def _grow(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import checkpoints_of, find
-    from pipeline.move import Run, destination, grow, rewrite
-    from pipeline.pieces import Pieces
+    from pipeline.checkpoint.inspect import checkpoints_of, find
+    from pipeline.checkpoint.pieces import Pieces
+    from pipeline.checkpoint.rewrite import Run, destination, grow, rewrite
 
     source, run, table = checkpoints_of(arguments.run), Run.of(arguments.run), arguments.table
     mark = find(source, arguments.mark)
@@ -244,9 +244,9 @@ def _grow(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from pipeline.ckpt import checkpoints_of, find
-    from pipeline.move import Run, export_table, table_named
-    from pipeline.pieces import Pieces, size_bytes
+    from pipeline.checkpoint.inspect import checkpoints_of, find
+    from pipeline.checkpoint.pieces import Pieces, size_bytes
+    from pipeline.checkpoint.rewrite import Run, export_table, table_named
 
     checkpoints, run = checkpoints_of(arguments.run), Run.of(arguments.run)
     with Pieces(checkpoints, find(checkpoints, arguments.mark)) as pieces:
@@ -301,7 +301,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 @contextmanager
 def _moving(total: int, label: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Progress in MiB; yields what is told of [bytes] that are done."""
-    from pipeline.progress import Progress
+    from pipeline.run_folder.progress import Progress
 
     done = 0
     with Progress(_mib(total), label, shown=True, plain=quiet, unit="MiB") as progress:

@@ -19,9 +19,9 @@ from launch.ranks import GO_ON
 
 if TYPE_CHECKING:
     from data.schema import Schema
-    from pipeline.build import Source
-    from pipeline.config import RunConfig
-    from pipeline.sample import SampleReport
+    from pipeline.builders.job import Source
+    from pipeline.config.run import RunConfig
+    from pipeline.jobs.sample import SampleReport
 
 HELD, NOTHING = 3, 75
 """Exit codes of `daily`: a model was held back; nothing to do yet (EX_TEMPFAIL of <sysexits.h>, for schedulers that retry)."""
@@ -242,15 +242,15 @@ def _import(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from data.paths import plain
-    from pipeline.config import load
-    from pipeline.world import launched, world
+    from pipeline.config.run import load
+    from pipeline.distributed.world import launched, world
 
     config, schema = load(arguments.config, arguments.overrides)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
-    from pipeline.build import build
-    from pipeline.lease import Lease, writing
-    from pipeline.run import run
+    from pipeline.builders.job import build
+    from pipeline.jobs.train import run
+    from pipeline.run_folder.lease import Lease, writing
 
     folder = plain(arguments.out or f"runs/{config.name}")
     lease = Lease(folder, seconds=config.daily.lease_seconds)
@@ -270,9 +270,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     logging.getLogger("torchrec").setLevel(logging.ERROR)
     from data.statistics import Statistics
     from launch.plans import show, vocabulary_sizes
-    from pipeline.config import load
-    from pipeline.devices import find_device
-    from pipeline.paper import Ask, on_paper, saved_plan
+    from pipeline.config.run import load
+    from pipeline.distributed.hardware import find_device
+    from pipeline.planning.estimate import Ask, on_paper, saved_plan
 
     config, schema = load(arguments.config, arguments.overrides)
     hardware = config.train.hardware
@@ -293,10 +293,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from pipeline.build import build, load_run
-    from pipeline.evaluate import evaluate
-    from pipeline.run import restore_best
-    from pipeline.world import launched, world
+    from pipeline.builders.job import build, load_run
+    from pipeline.distributed.world import launched, world
+    from pipeline.jobs.evaluate import evaluate
+    from pipeline.jobs.train import restore_best
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
@@ -314,9 +314,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from pipeline.build import build, load_run
-    from pipeline.diagnose import days_to_show, diagnose
-    from pipeline.world import launched, world
+    from pipeline.builders.job import build, load_run
+    from pipeline.distributed.world import launched, world
+    from pipeline.jobs.diagnose import days_to_show, diagnose
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
@@ -330,9 +330,9 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from pipeline.build import build, load_run
-    from pipeline.sample import sample
-    from pipeline.world import world
+    from pipeline.builders.job import build, load_run
+    from pipeline.distributed.world import world
+    from pipeline.jobs.sample import sample
 
     config, schema = load_run(arguments.run)
     pretraining = [at for at, stage in enumerate(config.resolved()) if stage.task == "pretrain"]
@@ -352,8 +352,8 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _daily(arguments: argparse.Namespace) -> int:
     from data.paths import plain
-    from pipeline.config import load
-    from pipeline.world import launched, world
+    from pipeline.config.run import load
+    from pipeline.distributed.world import launched, world
 
     config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
     folder = plain(arguments.out or f"runs/{config.name}")
@@ -365,10 +365,10 @@ def _daily(arguments: argparse.Namespace) -> int:
         return _print_plan(folder, config, schema, until, backfill=(again[0], arguments.mark) if again else None)
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
-    from pipeline.build import build
-    from pipeline.daily import Daily, publish_folder
-    from pipeline.hooks import tell
-    from pipeline.lease import Lease, writing
+    from pipeline.builders.job import build
+    from pipeline.daily.job import Daily, publish_folder
+    from pipeline.daily.notify import tell
+    from pipeline.run_folder.lease import Lease, writing
 
     lease = Lease(folder, seconds=config.daily.lease_seconds, also=[publish_folder(config.daily.publish, folder)])
     with world(config.train.device) as here, writing(here, lease), ExitStack() as stack:
@@ -396,9 +396,9 @@ def _daily(arguments: argparse.Namespace) -> int:
 def _print_plan(
     folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
 ) -> int:
-    from pipeline.build import build_days, check_changes
-    from pipeline.daily import plan
-    from pipeline.model import build_reader
+    from pipeline.builders.job import build_days, check_changes
+    from pipeline.builders.models import build_reader
+    from pipeline.daily.job import plan
 
     check_changes(folder, config, schema)
     last = config.resolved()[-1].config
@@ -410,8 +410,8 @@ def _print_plan(
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pipeline.build import load_run
-    from pipeline.ledger import Ledger
+    from pipeline.builders.job import load_run
+    from pipeline.daily.ledger import Ledger
 
     load_run(arguments.run)  # a mistyped folder is told, not shown as one where nothing happened
     ledger = Ledger(arguments.run, mend=False)
@@ -427,9 +427,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _print_status(folder: str, *, gates: bool = False) -> None:
     from launch.status import show
-    from pipeline.build import load_run
-    from pipeline.ledger import Ledger
-    from pipeline.runlog import read_log
+    from pipeline.builders.job import load_run
+    from pipeline.daily.ledger import Ledger
+    from pipeline.run_folder.log import read_log
 
     task = load_run(folder)[1].task_names[0]
     show(Ledger(folder, mend=False).history(), read_log(folder), task=task, gates=gates)
@@ -438,11 +438,11 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from data.document import read_document
     from data.schema import Schema
-    from pipeline.build import build_source, load_run, stage_schema
-    from pipeline.checkpoint import Checkpoints
-    from pipeline.daily import publish_folder
-    from pipeline.ledger import Ledger
-    from pipeline.verify import verify
+    from pipeline.builders.job import build_source, load_run, stage_schema
+    from pipeline.checkpoint.manager import Checkpoints
+    from pipeline.daily.audit import verify
+    from pipeline.daily.job import publish_folder
+    from pipeline.daily.ledger import Ledger
 
     config, _ = load_run(arguments.run)
     stages = config.resolved()
@@ -472,9 +472,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _approve(arguments: argparse.Namespace) -> int:
-    from pipeline.build import load_run
-    from pipeline.daily import publish_folder
-    from pipeline.operate import approve
+    from pipeline.builders.job import load_run
+    from pipeline.daily.approvals import approve
+    from pipeline.daily.job import publish_folder
 
     daily = load_run(arguments.run)[0].daily
     folder = publish_folder(daily.publish, arguments.run)
@@ -484,9 +484,9 @@ def _approve(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from pipeline.build import load_run
-    from pipeline.daily import publish_folder
-    from pipeline.operate import rollback
+    from pipeline.builders.job import load_run
+    from pipeline.daily.approvals import rollback
+    from pipeline.daily.job import publish_folder
 
     daily = load_run(arguments.run)[0].daily
     folder = publish_folder(daily.publish, arguments.run)
@@ -496,8 +496,8 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from pipeline.bundle import Bundle
-    from pipeline.score import Scorer, score_folder
+    from pipeline.serving.bundle import Bundle
+    from pipeline.serving.scorer import Scorer, score_folder
 
     rows = score_folder(Scorer(Bundle(arguments.bundle)), arguments.data, arguments.out)
     print(f"{rows:,} rows scored into {arguments.out}")
@@ -506,7 +506,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
 def _schedule(arguments: argparse.Namespace) -> int:
     from launch.schedules import SCHEDULES
-    from pipeline.config import load
+    from pipeline.config.run import load
 
     config, _ = load(arguments.config)
     out = arguments.out or f"runs/{config.name}"

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import GenctrError
-from pipeline.paper import Paper, RankLine
-from pipeline.plan import TablePlan
+from pipeline.distributed.sharding_plan import TablePlan
+from pipeline.planning.estimate import Paper, RankLine
 
 GIB = 2**30
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.ledger import DayRecord, History
+from pipeline.daily.ledger import DayRecord, History
 
 
 def show(history: History, log: Sequence[Mapping[str, Any]], *, task: str, gates: bool) -> None:

@@ -84,7 +84,7 @@ def test_every_package_is_a_room() -> None:
     ("guard", "room", "code"),
     [
         (imports_only_downward, "models", "from data.batch import Batch"),
-        (imports_only_downward, "models", "import pipeline.config"),
+        (imports_only_downward, "models", "import pipeline.config.run"),
         (imports_only_downward, "data", "def f():\n    import models.ranker"),
         (imports_only_downward, "data", "import json, models"),
         (imports_only_downward, "pipeline", "if True:\n    from launch import cli"),
@@ -109,7 +109,7 @@ def test_the_guards_bite(guard, room: str, code: str) -> None:
 @pytest.mark.parametrize(
     ("room", "code"),
     [
-        ("launch", "from pipeline.config import load\nfrom data.errors import GenctrError\nimport rich"),
+        ("launch", "from pipeline.config.run import load\nfrom data.errors import GenctrError\nimport rich"),
         ("pipeline", "import models.ranker, data.batch, fbgemm_gpu"),
         ("models", "import math\nimport torch.nn.functional as F\nfrom torchrec.sparse.jagged_tensor import KeyedJaggedTensor"),
         ("data", "from data import cursor\nimport pyarrow.parquet as pq\n\ndef f(*names, key=1): ..."),

@@ -12,9 +12,9 @@ import yaml
 
 from data.synthetic import write
 from launch.cli import main
-from pipeline.build import Job, build
-from pipeline.config import load
-from pipeline.world import world
+from pipeline.builders.job import Job, build
+from pipeline.config.run import load
+from pipeline.distributed.world import world
 from tests.integration.jobs import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]

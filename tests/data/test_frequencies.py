@@ -8,8 +8,8 @@ import pytest
 from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
-from pipeline.build import build_source
-from pipeline.config import load
+from pipeline.builders.job import build_source
+from pipeline.config.run import load
 from tests.tiny import DAYS, built, write_log
 
 

@@ -19,13 +19,13 @@ from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlan
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from data.batch import Tally
-from pipeline.build import build_source
-from pipeline.config import load
-from pipeline.runlog import read_log
+from pipeline.builders.job import build_source
+from pipeline.config.run import load
+from pipeline.run_folder.log import read_log
 
 SERVER = multiprocessing.get_context("forkserver")
 TURNS = itertools.count(os.getpid() * 7)
-SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily"])
+SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily.job"])
 
 
 def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int) -> None:

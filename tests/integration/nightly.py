@@ -116,7 +116,7 @@ def ledger(out: Path) -> list[dict[str, Any]]:
 
 
 def states(out: Path) -> dict[str, str]:
-    from pipeline.ledger import Ledger
+    from pipeline.daily.ledger import Ledger
 
     return {name: own.state for name, own in Ledger(str(out), mend=False).history().days.items()}
 

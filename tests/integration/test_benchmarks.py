@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from data.schema import AnyIds
-from pipeline.config import load
+from pipeline.config.run import load
 from tests.tiny import ROOT
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 import yaml
 
-from pipeline import pieces
-from pipeline.build import build
-from pipeline.ckpt import open_named
-from pipeline.config import load
-from pipeline.grow import load_grown
-from pipeline.lease import Lease
-from pipeline.run import load as load_checkpoint
-from pipeline.world import world
+from pipeline.builders.job import build
+from pipeline.checkpoint import pieces
+from pipeline.checkpoint.inspect import open_named
+from pipeline.config.run import load
+from pipeline.distributed.world import world
+from pipeline.jobs.reshape import load_grown
+from pipeline.jobs.train import load as load_checkpoint
+from pipeline.run_folder.lease import Lease
 from tests.integration.jobs import (
     SERVER,
     assert_every_row_once,

@@ -14,10 +14,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.errors import GenctrError
 from models.decoders import DECODERS
-from pipeline.build import build
-from pipeline.config import load
-from pipeline.run import run
-from pipeline.world import World
+from pipeline.builders.job import build
+from pipeline.config.run import load
+from pipeline.distributed.world import World
+from pipeline.jobs.train import run
 from tests.helpers import on_ranks
 from tests.tiny import DAYS, SCHEMA, built, write_log
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import load
+from pipeline.config.run import load
 from tests.integration.nightly import Nightly
 from tests.tiny import ROOT, SCHEMA, genctr
 

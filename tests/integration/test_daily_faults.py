@@ -17,9 +17,9 @@ from iopath.common.file_io import PathHandler
 
 from data.paths import PATHS
 from data.seal import sealed
-from pipeline.lease import Lease, _locked
-from pipeline.ledger import Ledger
-from pipeline.parts import Tallies
+from pipeline.daily.ledger import Ledger
+from pipeline.run_folder.lease import Lease, _locked
+from pipeline.training.callbacks import Tallies
 from tests.integration.jobs import assert_same_bits, events
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
 from tests.tiny import Done, genctr

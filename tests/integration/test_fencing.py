@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from pipeline import lease
+from pipeline.run_folder import lease
 from tests.integration import nightly
 from tests.integration.jobs import SERVER, events
 from tests.integration.nightly import Nightly, write_daily

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.grow import load_grown
+from pipeline.jobs.reshape import load_grown
 from tests.integration.jobs import assert_same_bits, events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
 from tests.tiny import SCHEMA, Done, built, genctr

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from data.synthetic import write
-from pipeline.managed import CLOCK
+from pipeline.distributed.managed_ids import CLOCK
 from tests.integration.jobs import (
     assert_every_row_once,
     assert_same_bits,

@@ -10,11 +10,11 @@ import yaml
 
 from data.ids import NO_ID
 from models.managed import UNSEEN
-from pipeline.bundle import Bundle, BundleError
-from pipeline.fresh import take_over
-from pipeline.grow import fits, load_grown
-from pipeline.run import load, restore
-from pipeline.score import Scorer
+from pipeline.daily.challenger import take_over
+from pipeline.jobs.reshape import fits, load_grown
+from pipeline.jobs.train import load, restore
+from pipeline.serving.bundle import Bundle, BundleError
+from pipeline.serving.scorer import Scorer
 from tests.integration.jobs import final_tensors, flat
 from tests.integration.nightly import LENIENT, Nightly, ledger
 from tests.integration.test_managed import USERS, write_managed

@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from data.paths import PATHS, filesystem, write_whole
 from data.synthetic import write
-from pipeline.runlog import read_log
+from pipeline.run_folder.log import read_log
 from tests.integration.jobs import finish, start
 from tests.tiny import genctr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import TableConfig, TrainConfig, load
+from pipeline.config.run import TableConfig, TrainConfig, load
 from tests.tiny import ROOT, SCHEMA, genctr
 
 PAGE = (ROOT / "docs" / "plan.md").read_text()

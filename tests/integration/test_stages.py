@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from data.batch import Tally
-from pipeline.build import build_source, stage_schema
-from pipeline.config import load
+from pipeline.builders.job import build_source, stage_schema
+from pipeline.config.run import load
 from tests.integration.jobs import (
     assert_same_bits,
     events,

@@ -17,7 +17,7 @@ from data.document import read_document
 from data.paths import PATHS
 from data.schema import Schema
 from launch import cli
-from pipeline.lease import Lease
+from pipeline.run_folder.lease import Lease
 from tests.integration.jobs import assert_every_row_once, events
 from tests.tiny import DAYS, ROOT, SERVER, Done, genctr, train, write_log
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.ledger import Ledger
+from pipeline.daily.ledger import Ledger
 from tests.tiny import SCHEMA, genctr, write_log
 
 

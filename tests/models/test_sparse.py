@@ -13,7 +13,7 @@ from models.encoders import ENCODERS
 from models.losses import BCE
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
-from pipeline.shard import Init, TableOptions, shard
+from pipeline.distributed.shard import Init, TableOptions, shard
 from tests.helpers import on_ranks
 
 CPU = torch.device("cpu")

@@ -1,0 +1,909 @@
+"""Save and restore model, optimizers and cursor with DCP: sharded, in the background, whole or not at all.
+
+    root/step-0000123/__0_0.distcp …     one file of tensors per rank
+                      .metadata          where each piece of each tensor lies
+                      checkpoint.json    written last: a folder without it is not a checkpoint
+                      damaged.json       what checkpoint.json is renamed to when the checkpoint is found damaged
+    root/best.json                       a pin: the folder named in it is kept
+
+Everything is verified when it is read: checkpoint.json and the pins carry their own SHA-256, checkpoint.json that of
+`.metadata`, and each piece of a tensor the CRC-32 that `torch.save` stored with it (`pipeline/checkpoint/archive.py`).
+
+`torch.distributed.checkpoint` (DCP) does the sharding, the resharding and the files. Ours are the order of events that makes
+a checkpoint whole or absent, the copy that lets training go on while it is written, the pieces in which tables of any size are
+written and read with little memory, and the refusal to run what a file says.
+"""
+
+import copy
+import errno
+import hashlib
+import io
+import math
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from enum import Enum
+from typing import IO, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
+from torch.distributed._shard.sharded_tensor.shard import Shard
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import (
+    FileSystemBase,
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageInfo,
+    _StoragePrefix,
+)
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, SavePlan
+from torch.distributed.checkpoint.staging import AsyncStager
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future as TorchFuture
+
+from data.errors import GenctrError
+from data.paths import PATHS, list_folder, plain, remove_folder, token_of, turn, write_whole
+from data.seal import is_sealed, sealed, unsealed
+from pipeline.checkpoint.archive import Altered, check_value, crc_of, stored_crc, view
+from pipeline.distributed.exchange import gather
+from pipeline.distributed.host_memory import free_memory
+from pipeline.distributed.world import PATIENCE
+
+MARKER = "checkpoint.json"
+SET_ASIDE = "damaged.json"
+FORMAT = 2
+UNSEALED = 1
+"""The format before checkpoint.json carried digests: it is still read, and a line says that it is not verified."""
+FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
+SHOWN = 5
+
+PIECE_BYTES = 1 << 26
+"""[bytes] of a shard that are written and read at a time: DCP copies each of them, and would copy a shard as a whole."""
+
+PAGE_BYTES = 4096
+"""[bytes] of memory that the system hands out at a time."""
+
+COPY_SHARE = 0.5
+"""[1] of the free memory that the copy for a save in the background may take."""
+MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
+AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {MEND}"
+"""What helps where reading failed: a checkpoint that is whole must not be removed because a store was away."""
+
+Anything = TypeVar("Anything")
+
+
+class CheckpointError(GenctrError):
+    """A checkpoint that could not be written or cannot be read.
+
+    Args:
+        what: one sentence, what is wrong.
+        where: the folder or file.
+        hint: what to do next.
+    """
+
+    def __init__(self, what: str, where: str, hint: str) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(f"{what}\n  where: {where}\n  next: {hint}")
+
+
+class Damaged(CheckpointError):
+    """A checkpoint with a file that is missing or not what was written. Another one may be good."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every method is collective: all ranks call it, with the same arguments but for `tensors`.
+
+    At any instant, SIGKILL included, a checkpoint is either whole or not there, and the former one is only removed after the
+    new one is whole. A step that was saved before is saved beside it (`step-0000123-2`), for the same reason.
+
+    A save in the background first copies the local shards (memory: one more copy of them until it is written), then writes
+    from another thread over a process group of its own. If it fails, the next call raises. Where the copy does not fit into
+    memory, that is told and training waits. Reading and writing take PIECE_BYTES beside the shards, and what was zero and is
+    zero in the file stays untouched memory.
+
+    Args:
+        root: folder or URI, through `data.paths.PATHS`. A store behind a scheme (`s3://`) must put an object whole when it is
+            closed, as object stores do.
+        keep: [checkpoints] the newest ones to keep, besides the pinned ones. At least 1.
+        asynchronous: write in the background.
+
+    Errors:
+        CheckpointError: disk full, unreadable folder, missing or damaged file, checkpoint of another model.
+    """
+
+    def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
+        assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
+        self.root = plain(root)
+        self._keep, self._asynchronous = keep, asynchronous
+        # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
+        # would mix with the batches. DCP needs a CPU group anyway. It is as patient as that one: who has written waits for the
+        # slowest rank, and all of them for the first to remove the oldest checkpoint.
+        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if dist.is_initialized() else None
+        self._rank = dist.get_rank() if dist.is_initialized() else 0
+        self._running: tuple[str, Future[Any]] | None = None
+        self._told_to_wait = False
+
+    def save(self, step: int, *, tensors: dict[str, Any], meta: dict[str, Any], pin: str | None = None) -> str:
+        """Save, or begin to save, and return the name of the new checkpoint.
+
+        Args:
+            step: [steps] trained so far.
+            tensors: nested state dicts; ShardedTensor, DTensor, Tensor and plain values as leaves.
+            meta: JSON values: cursor, tally, versions.
+            pin: also keep this checkpoint under this name (`best`), until another one takes the name.
+        """
+        assert self._group is not None, "saving needs a process group"
+        self.wait()
+        mark = self._on_rank_0(lambda: self._new_folder(step), str)
+        writer = Writer(f"{self.root}/{mark}", lambda digest: self._complete(mark, _marker(step, meta, digest, pin), pin))
+        tensors = _in_pieces(tensors)
+        with self._told(mark):
+            if self._asynchronous and self._has_room(tensors):
+                future = dcp_async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_LocalCopies())
+                self._running = mark, cast(Future[Any], future)
+            else:
+                dcp_save(tensors, storage_writer=writer, process_group=self._group)
+        return mark
+
+    def beside(self, step: int, *, meta: dict[str, Any]) -> tuple[str, "Writer"]:
+        """A free name for one more checkpoint of a step, and what writes it: a checkpoint once it is finished.
+
+        Nothing else is touched, no leftover and no older checkpoint. Not collective: one process, without the others.
+        """
+        mark = self._free_name(step)
+        file = f"{self.root}/{mark}/{MARKER}"
+        return mark, Writer(f"{self.root}/{mark}", lambda digest: write_whole(file, _marker(step, meta, digest)))
+
+    def pin(self, name: str, mark: str) -> None:
+        """Keep a checkpoint under this name, until another one takes it. Not collective."""
+        write_whole(f"{self.root}/{name}.json", sealed({"mark": mark}))
+
+    def wait(self) -> None:
+        """Return when nothing is being saved any more; raise if the save in the background failed."""
+        if self._running is not None:
+            (mark, future), self._running = self._running, None
+            with self._told(mark):
+                future.result()
+
+    def marks(self) -> list[str]:
+        """The names of all complete checkpoints, oldest first."""
+        self.wait()
+        return self._on_rank_0(self._complete_marks, list[str])
+
+    def latest(self) -> str | None:
+        """The newest complete checkpoint, or None."""
+        return next(iter(self.marks()[::-1]), None)
+
+    def pinned(self, name: str) -> str | None:
+        """The checkpoint pinned under `name`, or None."""
+        self.wait()
+        return self._on_rank_0(lambda: self._pins().get(name), str)
+
+    def pins(self) -> dict[str, str]:
+        """The pinned checkpoints by the names they are pinned under."""
+        self.wait()
+        return self._on_rank_0(self._pins, dict[str, str])
+
+    def unpin(self, names: Iterable[str]) -> None:
+        """Let go of pins, but for the newest checkpoint's; the checkpoints go with the next save, unless they are among the
+        newest."""
+        self.wait()
+        self._on_rank_0(lambda: self._unpin(names), None)
+
+    def drop(self, marks: Iterable[str]) -> None:
+        """Remove checkpoints, and the pins on them."""
+        self.wait()
+        self._on_rank_0(lambda: self._drop(list(marks)), None)
+
+    def sift(self) -> list[str]:
+        """Set aside every checkpoint whose checkpoint.json or .metadata is damaged, and every pin that is; return a message
+        for each. The pieces of tensors are verified when they are read."""
+        self.wait()
+        return self._on_rank_0(self._sift, list[str])
+
+    def set_aside(self, mark: str) -> None:
+        """Make a damaged checkpoint none, without removing it: its marker is renamed, its pins go."""
+        self.wait()
+        self._on_rank_0(lambda: self._set_aside(mark), None)
+
+    def damaged(self) -> list[str]:
+        """The checkpoints that were set aside, oldest first."""
+        self.wait()
+        return self._on_rank_0(lambda: [mark for mark in self._folders() if self._is_set_aside(mark)], list[str])
+
+    def _sift(self) -> list[str]:
+        messages, unsealed = [], []
+        for mark in self._complete_marks():
+            try:
+                self._read_marker(mark)
+                self.metadata(mark)
+                unsealed += [mark] if self._read_json(f"{self.root}/{mark}/{MARKER}")["format"] == UNSEALED else []
+            except Damaged as error:
+                messages.append(f"{error.what}\n  where: {error.where}\n  it is set aside: {SET_ASIDE} is its marker now")
+                self._set_aside(mark)
+        for name in self._pin_names():
+            try:
+                self._read_pin(name)
+            except Damaged as error:
+                file = f"{self.root}/{name}.json"
+                _Files().rename(file, f"{file}.damaged")
+                messages.append(f"the pin {name} is damaged, and set aside: {error.what}\n  where: {file}.damaged")
+                for mark in self._complete_marks():  # the newest one that was saved under this name has it again
+                    if self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin") == name:
+                        self.pin(name, mark)
+        if unsealed:
+            messages.append(
+                f"{', '.join(unsealed)} {'was' if len(unsealed) == 1 else 'were'} saved before checkpoints carried digests: "
+                f"{MARKER} and .metadata are read unverified"
+            )
+        return messages
+
+    def _set_aside(self, mark: str) -> None:
+        named = {name for name in self._pin_names() if self._read_pin(name, strict=False) == mark}
+        _Files().rename(f"{self.root}/{mark}/{MARKER}", f"{self.root}/{mark}/{SET_ASIDE}")
+        self._unpin(named)
+
+    def _is_set_aside(self, mark: str) -> bool:
+        return bool(PATHS.exists(f"{self.root}/{mark}/{SET_ASIDE}"))
+
+    def _unpin(self, names: Iterable[str]) -> None:
+        for name in names:
+            if PATHS.exists(f"{self.root}/{name}.json"):
+                PATHS.rm(f"{self.root}/{name}.json")
+
+    def _drop(self, marks: Sequence[str]) -> None:
+        self._unpin([name for name, mark in self._pins().items() if mark in marks])
+        for mark in marks:
+            PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
+            remove_folder(f"{self.root}/{mark}")
+
+    def read_meta(self, mark: str) -> dict[str, Any]:
+        """The `meta` that was saved with a checkpoint, and its `step`."""
+        self.wait()
+        return self._on_rank_0(lambda: self._read_marker(mark), dict[str, Any])
+
+    def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
+        """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
+        self.wait()
+        found = _saved_sizes(self.metadata(mark), {part})
+        return {name.removeprefix(f"{part}."): size for name, size in found.items() if size is not None}
+
+    def metadata(self, mark: str) -> Metadata:
+        """What a checkpoint holds and where each piece of it lies. Not collective."""
+        return self._metadata(Reader(f"{self.root}/{mark}"))
+
+    def restore(self, mark: str, tensors: dict[str, Any], *, some: bool = False) -> dict[str, Any]:
+        """Load a checkpoint into `tensors`, in place, whatever ranks and plan it was saved from; return its meta.
+
+        The caller then hands `tensors` to `load_state_dict`. Only the parts (top-level keys) of `tensors` are read; of these,
+        names and sizes must be those of the checkpoint, which may hold more of them if only `some` are wanted. After a
+        CheckpointError about a damaged file, `tensors` may be partly loaded: do not use them.
+        """
+        meta = self.read_meta(mark)
+        with warnings.catch_warnings():
+            # TorchRec's state dicts are ShardedTensors, and one process without a group is how export reads a checkpoint.
+            warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            self._load(mark, tensors, some=some)
+        return meta
+
+    def _load(self, mark: str, tensors: dict[str, Any], *, some: bool) -> None:
+        reader = Reader(f"{self.root}/{mark}")
+        wanted: dict[str, torch.Size | None] = {}
+        for sizes in self._on_all_ranks(lambda: _wanted_sizes(tensors, self._metadata(reader)), dict[str, list[int] | None]):
+            # An optimizer's state dict holds the tables of its own rank only.
+            wanted.update({name: size if size is None else torch.Size(size) for name, size in sizes.items()})
+        saved = _saved_sizes(self._metadata(reader), set(tensors))
+        self._compare(mark, wanted, {name: saved[name] for name in saved.keys() & wanted.keys()} if some else saved)
+        try:
+            dcp_load(tensors, storage_reader=reader, planner=_SafeLoadPlanner(), process_group=self._group)
+        except CheckpointException as error:
+            rank, failure = _first_failure(error)
+            what, hint = ("could not be read", AGAIN) if is_of_store(failure) else ("is damaged", MEND)
+            # Anything else may be a mistake of the reader's, for which no checkpoint is set aside.
+            certain = isinstance(failure, (Altered, FileNotFoundError, pickle.UnpicklingError))
+            kind = Damaged if certain else CheckpointError
+            raise kind(
+                f"checkpoint {mark} {what}: {one_line(failure)}", f"{self.root}/{mark}, read by rank {rank}", hint
+            ) from failure
+
+    def _has_room(self, tensors: dict[str, Any]) -> bool:
+        """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
+        rooms = self._on_all_ranks(lambda: (_bytes(tensors) * ranks, free_memory()), tuple[float, float])
+        need, free = max(rooms, key=lambda room: room[0] - room[1])
+        fits = need <= free * COPY_SHARE
+        if not fits and not self._told_to_wait and self._rank == 0:
+            sys.stderr.write(
+                f"genctr: training waits for every save: to go on it would copy {need / 2**30:.1f} GiB on a machine, and "
+                f"{free / 2**30:.1f} GiB are free\n"
+            )
+        self._told_to_wait |= not fits
+        return fits
+
+    # Rank 0, alone.
+
+    def _complete_marks(self) -> list[str]:
+        return [mark for mark in self._folders() if PATHS.exists(f"{self.root}/{mark}/{MARKER}")]
+
+    def _folders(self) -> list[str]:
+        return sorted(filter(FOLDER.fullmatch, self._names()), key=_order)
+
+    def _names(self) -> list[str]:
+        try:
+            return list_folder(self.root)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint folder cannot be read: {one_line(error)}",
+                self.root,
+                "give the run a folder that this user may read and write",
+            ) from error
+
+    def _pins(self) -> dict[str, str]:
+        return {name: str(self._read_pin(name)) for name in self._pin_names()} | self._last_pin()
+
+    def _pin_names(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
+
+    def _read_pin(self, name: str, *, strict: bool = True) -> str | None:
+        file = f"{self.root}/{name}.json"
+        try:
+            mark = self._read_json(file).get("mark")
+            if not isinstance(mark, str):
+                raise Damaged("the pin names no checkpoint", file, "remove it: what it kept goes with the next save")
+        except Damaged:
+            if strict:
+                raise
+            return None
+        return mark
+
+    def _last_pin(self) -> dict[str, str]:
+        """What the newest checkpoint says it is pinned as: a kill may have come before the pin."""
+        for mark in self._complete_marks()[-1:]:
+            with suppress(CheckpointError):  # who reads the checkpoint is told
+                pin = self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin")
+                return {pin: mark} if pin is not None else {}
+        return {}
+
+    def _read_marker(self, mark: str) -> dict[str, Any]:
+        file = f"{self.root}/{mark}/{MARKER}"
+        values = self._read_json(file)
+        try:
+            return {**values["meta"], "step": values["step"]}
+        except (KeyError, TypeError) as error:
+            raise Damaged(f"checkpoint {mark} is damaged: {MARKER} lacks {error}", file, MEND) from error
+
+    def _read_json(self, file: str) -> dict[str, Any]:
+        try:
+            return _read_marker(file)
+        except (OSError, ValueError) as error:
+            raise (CheckpointError if is_of_store(error) else Damaged)(
+                f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND
+            ) from error
+
+    def _new_folder(self, step: int) -> str:
+        """Finish or clear away what a killed save left behind and choose a folder that is not there."""
+        try:
+            PATHS.mkdirs(f"{self.root}/")
+            self._remove_leftovers()
+            for name, mark in self._last_pin().items():
+                self.pin(name, mark)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint folder cannot be written: {one_line(error)}",
+                self.root,
+                "give the run a folder that this user may read and write",
+            ) from error
+        return self._free_name(step)
+
+    def _free_name(self, step: int) -> str:
+        taken = [time for name in self._folders() for at, time in [_order(name)] if at == step]
+        return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
+
+    def _remove_leftovers(self) -> None:
+        for name in set(self._folders()) - set(self._complete_marks()):
+            if not self._is_set_aside(name):
+                remove_folder(f"{self.root}/{name}")
+
+    def _complete(self, mark: str, marker: str, pin: str | None) -> None:
+        """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
+        write_whole(f"{self.root}/{mark}/{MARKER}", marker)
+        if pin is not None:
+            self.pin(pin, mark)
+        for old in set(self._complete_marks()[: -self._keep]) - set(self._pins().values()):
+            PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
+            remove_folder(f"{self.root}/{old}")
+
+    # All ranks, together.
+
+    def _on_rank_0(self, work: Callable[[], Anything], kind: Any) -> Anything:
+        absent = None if kind is None else kind | None
+        answers: Sequence[Any] = self._on_all_ranks(lambda: work() if self._rank == 0 else None, absent)
+        return cast(Anything, answers[0])
+
+    def _on_all_ranks(self, work: Callable[[], Anything], kind: Any) -> Sequence[Anything]:
+        """What every rank's `work` returned, as a `kind`. If one raises, all do, so that none is left waiting."""
+        return gather(work, kind, group=self._group)
+
+    def _metadata(self, reader: "Reader") -> Metadata:
+        try:
+            return reader.read_metadata()
+        except (OSError, ValueError, pickle.UnpicklingError) as error:
+            raise (CheckpointError if is_of_store(error) else Damaged)(
+                f"the checkpoint cannot be read: {one_line(error)}",
+                f"{reader.path}/.metadata",
+                AGAIN if is_of_store(error) else MEND,
+            ) from error
+
+    def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:
+        def shown(title: str, lines: list[str]) -> list[str]:
+            more = [f"    … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+            return [f"  {title}: {len(lines)}", *(f"    {line}" for line in lines[:SHOWN]), *more] if lines else []
+
+        def size(value: torch.Size | None) -> str:
+            return "a plain value" if value is None else str(list(value))
+
+        both = sorted(wanted.keys() & saved.keys())
+        differences = [
+            *shown("the model has, the checkpoint does not", sorted(wanted.keys() - saved.keys())),
+            *shown("the checkpoint has, the model does not", sorted(saved.keys() - wanted.keys())),
+            *shown(
+                "another size",
+                [f"{k}: model {size(wanted[k])}, checkpoint {size(saved[k])}" for k in both if wanted[k] != saved[k]],
+            ),
+        ]
+        if differences:
+            raise CheckpointError(
+                "\n".join([f"checkpoint {mark} is of another model", *differences]),
+                f"{self.root}/{mark}",
+                "train with the schema, model and tables this run began with, or name a new run folder",
+            )
+
+    @contextmanager
+    def _told(self, mark: str) -> Iterator[None]:
+        """Say what a failed save means, and free the space it took."""
+        try:
+            yield
+        except CheckpointException as error:
+            rank, failure = _first_failure(error)
+            if self._rank == 0:
+                with suppress(OSError, GenctrError):
+                    self._remove_leftovers()
+            if not isinstance(failure, OSError):
+                raise failure from error
+            full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise CheckpointError(
+                f"checkpoint {mark} could not be saved: {'the disk is full' if full else one_line(failure)}",
+                f"{self.root}/{mark}, written by rank {rank}",
+                f"{'make room' if full else 'make the folder writable'} and start the run again: "
+                "it resumes from the newest whole checkpoint, which is untouched",
+            ) from failure
+
+
+def _marker(step: int, meta: dict[str, Any], metadata: str, pin: str | None = None) -> str:
+    values = {"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "metadata": metadata, "meta": meta}
+    return sealed(values)
+
+
+def _read_marker(file: str) -> dict[str, Any]:
+    """What a checkpoint's marker, or a pin, says.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is damaged. CheckpointError: another version wrote it.
+    """
+    with PATHS.open(file, "rb") as stream:
+        content = bytes(stream.read())
+    values = unsealed(content)
+    if "mark" in values:
+        return values
+    if values.get("format") not in (FORMAT, UNSEALED):
+        raise CheckpointError(
+            f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
+            file,
+            "use the version of genctr that wrote it",
+        )
+    if is_sealed(content) != (values["format"] == FORMAT):
+        raise ValueError("its format and its SHA-256 do not fit together")
+    return values
+
+
+def _order(folder: str) -> tuple[int, int]:
+    """The step of a checkpoint, and which save of that step it is."""
+    _, step, *again = folder.split("-")
+    return int(step), int(again[0]) if again else 1
+
+
+def _first_failure(error: CheckpointException) -> tuple[int, BaseException]:
+    rank = min(error.failures)
+    return rank, error.failures[rank][0]
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether reading failed for another reason than what a file holds, or that it is gone."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says first."""
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+
+
+def _saved_sizes(metadata: Metadata, parts: set[str]) -> dict[str, torch.Size | None]:
+    """What the checkpoint holds of these parts: name -> size, None for a plain value."""
+    return {
+        name: stored.size if isinstance(stored, TensorStorageMetadata) else None
+        for name, stored in metadata.state_dict_metadata.items()
+        if metadata.planner_data[name][0] in parts
+    }
+
+
+def _wanted_sizes(tensors: dict[str, Any], metadata: Metadata) -> dict[str, torch.Size | None]:
+    """What this rank wants to load, under the names DCP gives it."""
+    planner = DefaultLoadPlanner()
+    planner.set_up_planner(tensors, metadata)
+    return {
+        name: value.size() if isinstance(value, (Tensor, ShardedTensor)) else None for name, value in planner.state_dict.items()
+    }
+
+
+def _bytes(value: Any) -> int:
+    """[bytes] of all local tensors in nested state dicts."""
+    if isinstance(value, dict):
+        return sum(_bytes(part) for part in value.values())
+    if isinstance(value, ShardedTensor):
+        return sum(shard.tensor.nbytes for shard in value.local_shards())
+    return value.nbytes if isinstance(value, Tensor) else 0
+
+
+def _in_pieces(value: Any) -> Any:
+    """Nested state dicts whose shards are cut by rows into pieces of at most PIECE_BYTES; views, nothing is copied."""
+    if isinstance(value, dict):
+        return {key: _in_pieces(part) for key, part in value.items()}
+    return _cut_shards(value) if isinstance(value, ShardedTensor) else value
+
+
+def _cut_shards(tensor: ShardedTensor) -> ShardedTensor:
+    whole = tensor.metadata()
+    bytes_of_row = math.prod(whole.size[1:]) * whole.tensor_properties.dtype.itemsize
+    most = max(PIECE_BYTES // bytes_of_row, 1)
+    if all(shard.shard_sizes[0] <= most for shard in whole.shards_metadata):
+        return tensor
+
+    def cut(shard: ShardMetadata) -> Iterator[tuple[int, ShardMetadata]]:
+        (top, *left), (height, *width) = shard.shard_offsets, shard.shard_sizes
+        for start in range(0, max(height, 1), most):
+            size = [min(most, height - start), *width]
+            yield start, ShardMetadata([top + start, *left], size, shard.placement)
+
+    mine = [
+        Shard(shard.tensor[start : start + piece.shard_sizes[0]], piece)
+        for shard in tensor.local_shards()
+        for start, piece in cut(shard.metadata)
+    ]
+    pieces = [piece for shard in whole.shards_metadata for _, piece in cut(shard)]
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        mine, ShardedTensorMetadata(pieces, whole.size, whole.tensor_properties), process_group=tensor._process_group
+    )
+
+
+class _LocalCopies(AsyncStager):
+    """Copies the local shards to CPU memory, so that training may go on while they are written.
+
+    Ours because DCP's own stager asks a ShardedTensor for its `data_ptr`, which TorchRec's do not answer.
+    """
+
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        return cast(dict[str, Any], _copied(state_dict))
+
+    def synchronize_staging(self) -> None:
+        """Nothing to wait for: `stage` returns when the copy is done."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(part) for part in value)
+    if isinstance(value, ShardedTensor):
+        return _copied_shards(value)
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    return copy.deepcopy(value)
+
+
+def _copied_shards(tensor: ShardedTensor) -> ShardedTensor:
+    def on_cpu(shard: ShardMetadata) -> ShardMetadata:
+        assert shard.placement is not None, "TorchRec places every shard"
+        return ShardMetadata(shard.shard_offsets, shard.shard_sizes, f"rank:{shard.placement.rank()}/cpu")
+
+    whole = tensor.metadata()
+    return ShardedTensor._init_from_local_shards_and_global_metadata(
+        [Shard(shard.tensor.detach().to("cpu", copy=True), on_cpu(shard.metadata)) for shard in tensor.local_shards()],
+        ShardedTensorMetadata([on_cpu(shard) for shard in whole.shards_metadata], whole.size, whole.tensor_properties),
+        process_group=tensor._process_group,
+    )
+
+
+class _Files(FileSystemBase):
+    """DCP's file system over PATHS, so that a company's own path handler works."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[IO[bytes]]:  # type: ignore[override]
+        with PATHS.open(os.fspath(path), mode) as stream:
+            try:
+                yield stream
+            except RuntimeError as error:
+                # torch.save says `unexpected pos` when a write failed; what went wrong is the error before it.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
+        return f"{os.fspath(path)}/{suffix}"
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        old, new = os.fspath(path), os.fspath(new_path)
+        if "://" not in old:
+            with turn(new):
+                os.replace(old, new)
+            return
+        if not PATHS.copy(old, new, overwrite=True):  # object stores have no rename
+            raise OSError(f"could not copy {old} to {new}")
+        PATHS.rm(old)
+
+    def init_path(self, path: str | os.PathLike[str]) -> str:
+        return os.fspath(path)
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        PATHS.mkdirs(f"{os.fspath(path)}/")
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        return bool(PATHS.exists(os.fspath(path)))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        PATHS.rm(os.fspath(path))
+
+
+class Writer(FileSystemWriter):
+    """Writes through PATHS, and calls `complete` with the digest of `.metadata`, on rank 0, once every rank has written."""
+
+    def __init__(self, folder: str, complete: Callable[[str], None]) -> None:
+        super().__init__(folder)
+        self.fs = _Files()  # type: ignore[assignment]
+        self.path = folder
+        # Syncing a stream that is no file makes DCP sync every disk of the machine instead.
+        self.sync_files = "://" not in folder
+        self._complete = complete
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Name the files. In a store, which cannot lock, also by who writes: what a job that was taken over had begun to send
+        must not take the place of its successor's."""
+        folder = os.fspath(self.path)
+        own = f"{token_of(folder)}_" if "://" in folder else ""
+        return [replace(plan, storage_data=_StoragePrefix(f"__{own}{rank}_")) for rank, plan in enumerate(plans)]
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write the metadata, then complete."""
+        super().finish(metadata, results)
+        with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()
+        self._complete(digest)
+
+
+class Reader(FileSystemReader):
+    """Reads through PATHS, verifies all it reads, and lets `.metadata`, which is a pickle, build nothing but metadata."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.fs = _Files()  # type: ignore[assignment]
+        self.path = folder
+        self._known: Metadata | None = None
+
+    def read_metadata(self, *_args: Any, **_: Any) -> Metadata:
+        """What the checkpoint holds, read once.
+
+        Raises:
+            OSError: it cannot be read. ValueError, UnpicklingError: it is not what was written.
+        """
+        if self._known is None:
+            digest = _read_marker(f"{self.path}/{MARKER}").get("metadata")
+            with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
+                content = stream.read()
+            if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+                raise ValueError(f"it is not what was written: its content and its SHA-256 in {MARKER} disagree")
+            self._known = _read_metadata(content)
+            self._known.storage_meta = StorageMeta(load_id=self.load_id)
+        return self._known
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> TorchFuture[None]:
+        """Read the pieces that `plan` wants, each once, and verify each.
+
+        Ours because DCP's loads a piece again for every part of it, and nowhere looks at what it has loaded. The CRC-32 of
+        one piece is computed while the next one is read.
+
+        Raises:
+            Altered: a piece is not what was written; what was loaded must not be used.
+        """
+        wanted: dict[tuple[str, int], list[ReadItem]] = {}
+        for item in plan.items:
+            info = self.storage_data[item.storage_index]
+            wanted.setdefault((info.relative_path, info.offset), []).append(item)
+        files: dict[str, list[list[ReadItem]]] = {}
+        for (file, _), items in sorted(wanted.items(), key=lambda own: own[0]):
+            files.setdefault(file, []).append(items)
+        with ThreadPoolExecutor(1) as background:
+            for file, pieces in files.items():
+                self._read_file(file, pieces, planner, background)
+        done: TorchFuture[None] = TorchFuture()
+        done.set_result(None)
+        return done
+
+    def _read_file(self, file: str, pieces: list[list[ReadItem]], planner: LoadPlanner, background: ThreadPoolExecutor) -> None:
+        with self.fs.create_stream(f"{self.path}/{file}", "rb") as stream:
+            checked: Future[None] | None = None
+            for items in pieces:
+                info: _StorageInfo = self.storage_data[items[0].storage_index]
+                archive = view(cast(IO[bytes], stream), info)
+                try:
+                    if items[0].type == LoadItemType.BYTE_IO:
+                        check_value(archive)
+                        archive.seek(0)
+                        planner.load_bytes(items[0], io.BytesIO(archive.read()))
+                        continue
+                    crc = stored_crc(archive)
+                    archive.seek(0)
+                    piece = _loaded(archive)
+                except Altered as error:
+                    raise Altered(f"{_shown(items[0])} in {file}: {error}") from error
+                if checked is not None:
+                    checked.result()  # one piece in memory besides the one that is read
+                checked = background.submit(_check, piece, crc, f"{_shown(items[0])} in {file}")
+                for item in items:
+                    _commit(piece, item, planner)
+            if checked is not None:
+                checked.result()
+
+
+def _loaded(archive: IO[bytes]) -> Tensor:
+    try:
+        piece = torch.load(archive, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch raises of a damaged archive is not listed anywhere
+        raise Altered(one_line(error)) from error
+    if not isinstance(piece, Tensor):
+        raise Altered("it holds no tensor")
+    return piece
+
+
+def _check(piece: Tensor, crc: int, where: str) -> None:
+    if piece.numel() and crc_of(piece) != crc:
+        raise Altered(f"{where}: the numbers are not those that were written")
+
+
+def _commit(piece: Tensor, item: ReadItem, planner: LoadPlanner) -> None:
+    part = narrow_tensor_by_index(piece, item.storage_offsets, item.lengths)
+    target = planner.resolve_tensor(item).detach()
+    if target.size() != part.size():
+        raise Altered(f"{_shown(item)}: it has the size {list(part.size())}, expected {list(target.size())}")
+    target.copy_(part)
+    planner.commit_tensor(item, target)
+
+
+def _shown(item: ReadItem) -> str:
+    index = item.storage_index
+    return f"{index.fqn} from row {index.offset[0]} on" if index.offset else index.fqn
+
+
+def _read_metadata(content: bytes) -> Metadata:
+    try:
+        metadata = _MetadataUnpickler(io.BytesIO(content)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
+        raise pickle.UnpicklingError(f"cut or altered ({one_line(error)})") from error
+    if not isinstance(metadata, Metadata):
+        raise pickle.UnpicklingError("this is no checkpoint metadata")
+    return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds the value classes of DCP's metadata and nothing else: no function that a pickle may name is called."""
+
+    _ALLOWED = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_dtype or (module, name) in self._ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs; it is not run")
+
+
+def _member(kind: Any, name: Any) -> Enum:
+    """What stands in for `getattr`, by which some Python releases (3.11.0 to 3.11.3) pickle the members of an enum."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"it asks {kind!r} for {name!r}, which no checkpoint needs; it is not run")
+
+
+class _SafeLoadPlanner(DefaultLoadPlanner):
+    """DCP unpickles plain values freely; this one hands on only what survives torch's weights-only load.
+
+    Large tensors in CPU memory are filled page by page, and a page of zeros that is one already is not written: the memory of
+    rows that were never trained stays untouched.
+    """
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        target: Tensor = super().resolve_tensor(read_item)
+        return torch.empty_like(target) if _is_paged(target) else target
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        target: Tensor = super().resolve_tensor(read_item).detach()
+        if _is_paged(target):
+            _copy_pages(tensor, target)
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        safe = io.BytesIO()
+        torch.save(torch.load(value, weights_only=True), safe)
+        safe.seek(0)
+        super().load_bytes(read_item, safe)
+
+
+def _is_paged(target: Tensor) -> bool:
+    return target.device.type == "cpu" and target.nbytes >= 256 * PAGE_BYTES and target.is_contiguous()
+
+
+def _copy_pages(source: Tensor, target: Tensor) -> None:
+    given, there = source.view(-1).view(torch.uint8), target.view(-1).view(torch.uint8)
+    whole = len(given) // PAGE_BYTES * PAGE_BYTES
+    pages, filled = (data[:whole].view(-1, PAGE_BYTES) for data in (given, there))
+    written = (pages.any(1) | filled.any(1)).nonzero().flatten()
+    if len(written) == len(pages):
+        there.copy_(given)
+        return
+    filled.index_copy_(0, written, pages.index_select(0, written))
+    there[whole:] = given[whole:]

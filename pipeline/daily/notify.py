@@ -1,0 +1,43 @@
+"""Tell somebody what happened to a day: a webhook, a command. What goes wrong with it is said, and changes nothing."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import urllib.request
+from typing import Literal
+
+from pipeline.config.run import HooksConfig
+from pipeline.distributed.world import STORE
+
+SECONDS = 10.0
+"""[s] a hook may take."""
+
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", STORE)
+"""What a launcher tells a rank. A hook is none of the ranks: with these, a `genctr score` in it would wait for them."""
+
+
+def tell(config: HooksConfig, event: Literal["published", "held", "failed"], *, run: str, day: str, text: str) -> None:
+    """Send {event, run, day, text} to whoever is named, if they want to know of such events."""
+    if event not in config.events:
+        return
+    news = json.dumps({"event": event, "run": run, "day": day, "text": text}).encode()
+    for send, to in ((_post, config.webhook), (_pipe, config.command)):
+        try:
+            if to is not None:
+                send(to, news)
+        except Exception as error:  # noqa: BLE001 - a server without HTTP, a command of no words: nothing of it may end a night
+            sys.stderr.write(f"genctr: a hook for {event} {day} failed: {error}\n")
+
+
+def _post(address: str, news: bytes) -> None:
+    if not address.startswith(("http://", "https://")):
+        raise ValueError(f"{address} is no http address")
+    request = urllib.request.Request(address, news, {"Content-Type": "application/json"})  # noqa: S310 - checked
+    urllib.request.urlopen(request, timeout=SECONDS).close()  # noqa: S310
+
+
+def _pipe(command: str, news: bytes) -> None:
+    own = {name: value for name, value in os.environ.items() if name not in OF_A_RANK}
+    subprocess.run(shlex.split(command), input=news, env=own, timeout=SECONDS, check=True)  # noqa: S603 - the config's owner

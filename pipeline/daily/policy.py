@@ -1,0 +1,118 @@
+"""What the daily job does next, and why: a pure function of the ledger, the log and the policies."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+from pipeline.config.run import DailyConfig
+from pipeline.daily.ledger import History, next_date
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is next.
+
+    Args:
+        kind: train a day (or finish it); skip one that never came; leave late files; go back to before a day; wait; or stop
+            and have a person decide.
+        day: the day. files: late ones, by name below the log's root. why: a sentence.
+    """
+
+    kind: Literal["train", "skip", "leave", "rewind", "wait", "stop"]
+    day: str = ""
+    why: str = ""
+    files: tuple[str, ...] = ()
+
+
+def decide(
+    history: History,
+    found: Sequence[str],
+    sizes: Callable[[str], Mapping[str, int]],
+    config: DailyConfig,
+    *,
+    rows: Callable[[str], Mapping[str, int]] = lambda day: {},
+    first: str,
+    until: str | None,
+    asked: Callable[[str], bool] = lambda day: True,
+    now: datetime,
+) -> Action:
+    """The next action.
+
+    Args:
+        history: what the ledger says. found: the complete days of the log. sizes: [bytes] of a day's files, by name.
+        rows: [rows] of them; nothing if they are not to be compared.
+        first: the day to begin with. until: the last day to take up; None for all. asked: whether a day between is to be taken
+            up at all. now: for the deadline of missing days.
+    """
+    last = history.last
+    if last is not None and not last.is_done:
+        return Action("train", last.name, "it was begun")
+    for day in found:
+        if history.was_taken_up(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
+            return action
+    wanted = _wanted(history, first, until, asked)
+    dates = wanted is not None  # a folder that is no date is then no day of this log
+    coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or next_date(day) is not None)]
+    return _next(history, coming, config, wanted, until, now)
+
+
+def _compared(
+    history: History, day: str, sizes: Mapping[str, int], rows: Mapping[str, int], config: DailyConfig
+) -> Action | None:
+    """Is a trained day what it was?"""
+    trained = history.files(day)
+    gone = sorted(name for name, own in trained.items() if sizes.get(name) != own["size"])
+    told = [f"{name} is gone" for name in gone if name not in sizes]
+    told += [f"{name} cannot be opened" for name in gone if sizes.get(name, 0) < 0]
+    told += [f"{name} has {sizes[name]} bytes, had {trained[name]['size']}" for name in gone if sizes.get(name, -1) >= 0]
+    had = {name: own["rows"] + own["skipped"] for name, own in trained.items()} if rows else {}
+    told += [f"{name} has {rows[name]} rows, had {had[name]}" for name in sorted(had) if rows.get(name, had[name]) != had[name]]
+    if told:
+        why = f"day {day} has changed since it was trained: {told[0]}"
+        if config.changed == "retrain-from":
+            return Action("rewind", day, why)
+        return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")
+    late = tuple(sorted(sizes.keys() - trained.keys() - history.left(day, sizes)))
+    if not late:
+        return None
+    why = f"{len(late)} files came to day {day} after it was {'trained' if trained else 'skipped'}, such as {late[0]}"
+    if config.late == "append":
+        return Action("train", f"{day}+{len(history.names(day))}", why, late)
+    if config.late == "ignore":
+        return Action("leave", day, why, late)
+    return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
+
+
+def _wanted(history: History, first: str, until: str | None, asked: Callable[[str], bool]) -> str | None:
+    """The day that is to come after the last; None if days are no dates."""
+    last = history.last_day
+    wanted = next_date(last) if last is not None else first if next_date(first) is not None else None
+    while wanted is not None and not asked(wanted) and (until is None or wanted < until):
+        wanted = next_date(wanted)
+    return wanted
+
+
+def _next(
+    history: History, days: Sequence[str], config: DailyConfig, wanted: str | None, until: str | None, now: datetime
+) -> Action:
+    """The day after the last."""
+    last = history.last_day
+    coming = [day for day in days if (last is None or day > last) and (until is None or day <= until)]
+    if not coming:
+        if until is not None and last is not None and last >= until:
+            return Action("wait", until, f"day {until} is done, the last that was asked for")
+        return Action("wait", wanted or "", f"day {wanted} is not there yet" if wanted else "no new day is there")
+    if wanted is None or coming[0] <= wanted:
+        return Action("train", coming[0], "it is complete")
+    deadline = _end(wanted) + timedelta(hours=config.gap_hours)
+    why = f"day {wanted} is missing, {coming[0]} is there"
+    if config.gap == "stop" or (config.gap == "wait" and now >= deadline):
+        return Action("stop", wanted, f"{why}\n  next: bring day {wanted}, or set daily.gap to skip")
+    if now < deadline:
+        return Action("wait", wanted, f"{why}; it may come until {deadline:%Y-%m-%d %H:%M} UTC")
+    return Action("skip", wanted, why)
+
+
+def _end(day: str) -> datetime:
+    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), datetime.min.time(), UTC)

@@ -1,0 +1,347 @@
+"""The one-shot job: train the stages and days a config names, in order, from wherever the run folder stands."""
+
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from data.batch import Tally
+from data.cursor import Cursor
+from data.days import Day, open_end
+from data.errors import BadInput, GenctrError
+from data.stream import DayStream
+from pipeline.builders.job import Job
+from pipeline.checkpoint.manager import SET_ASIDE, Damaged
+from pipeline.config.run import EarlyStopConfig, TrainConfig
+from pipeline.jobs.advice import warn_of_few_steps, warn_of_scores
+from pipeline.jobs.evaluate import check_skipped, evaluate
+from pipeline.jobs.reshape import fits, load_grown
+from pipeline.jobs.warm_start import transfer
+from pipeline.run_folder.progress import Progress
+from pipeline.training.callbacks import NOTHING, Bar, Saver, Tallies, TrainMeters
+from pipeline.training.collapse_monitor import Watch
+from pipeline.training.loop import Part, TrainState, train
+
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False, "loss": False}
+
+
+def run(job: Job, *, quiet: bool) -> dict[str, Any]:
+    """Train to the end, validate, and score the test days with the best model.
+
+    Every step of it can be killed and run again: what a checkpoint holds is not repeated, what it does not hold is done
+    again from the same bits.
+
+    Returns:
+        {"days": {day: scores before training}, "test": scores or None, "rows": rows trained, "step": steps}.
+    """
+    for config in (stage.config.data for stage in job.stages):
+        if open_end(config.days):
+            raise GenctrError(f"data.days {config.days!r} has no last day\n  next: name one, or run `genctr daily`")
+    state, restored = restore(job)
+    if "ledger" in restored:
+        raise GenctrError(
+            f"{job.folder} is trained by `genctr daily`: its ledger would not have the days that are trained without it\n"
+            "  next: run `genctr daily`, or give a new --out"
+        )
+    state, _ = train_stages(job, state, restored, last=len(job.stages), quiet=quiet)
+    job.checkpoints.wait()
+    return {"days": state.scores, "test": _test(job, quiet=quiet), "rows": state.rows, "step": state.step}
+
+
+def train_stages(
+    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool, others: Sequence[Part] = ()
+) -> tuple[TrainState, Mapping[str, Any]]:
+    """Train what is left of the stages before `last`, counted from 0, and enter that one, if there is one; `others`: see
+    `train_rows`."""
+    while job.at < last:
+        while _is_left(job.config.train, state):
+            state, restored = _train_day(job, state, restored, quiet=quiet, others=others), {}
+        if job.at + 1 == len(job.stages):
+            break
+        state, restored = _next_stage(job, state), {}
+    return state, restored
+
+
+def _is_left(config: TrainConfig, state: TrainState) -> bool:
+    """Whether there is something left to train in the stage."""
+    in_time = config.max_steps is None or state.step - state.began < config.max_steps
+    return in_time and not state.stopped and state.cursor.epoch < config.epochs
+
+
+def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
+    """The newest good checkpoint's state and all else that was saved with it, or the beginning. Collective.
+
+    A checkpoint that turns out to be damaged is set aside, with a message, and the one before it is used.
+    If the config accepts changes and the model has another shape than the checkpoint's, what fits is loaded, and logged.
+
+    Raises:
+        GenctrError: there were checkpoints, and all of them are damaged.
+    """
+    while (mark := job.checkpoints.latest()) is not None:
+        try:
+            state, meta = _restored(job, mark)
+        except Damaged as error:
+            _set_aside(job, mark, error)
+            continue
+        job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
+        return state, meta
+    if damaged := job.checkpoints.damaged():
+        raise GenctrError(
+            f"{job.checkpoints.root}: no good checkpoint is left: {', '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} "
+            f"damaged and set aside ({SET_ASIDE})\n"
+            "  next: bring the checkpoints back from a copy, or give a new --out, which begins with the first day"
+        )
+    return TrainState(0, 0, _start(job)), {}
+
+
+def _restored(job: Job, mark: str) -> tuple[TrainState, dict[str, Any]]:
+    if job.config.daily.accept and not fits(job, mark):
+        meta = job.checkpoints.read_meta(mark)
+        job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
+        state = replace(TrainState.from_json(meta["state"]), best=None, stale=0)  # the best was another model
+    else:
+        meta = load(job, mark)
+        state = TrainState.from_json(meta["state"])
+    if not state.cursor.row:  # a day that was not begun is cut as the config says now
+        state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
+    return state, meta
+
+
+def _set_aside(job: Job, mark: str, error: Damaged) -> None:
+    """Set a damaged checkpoint aside, say what that means, and stand where the one before it stands."""
+    lost = job.checkpoints.read_meta(mark)["state"]
+    job.checkpoints.set_aside(mark)
+    before = job.checkpoints.latest()
+    if before is not None:
+        state = job.checkpoints.read_meta(before)["state"]
+        if job.world.first:
+            sys.stderr.write(
+                f"genctr: {error.what}\n  where: {error.where}\n  {mark} is set aside ({SET_ASIDE} is its marker now); the run "
+                f"resumes from {before}: day {state['cursor']['day']}, step {state['step']:,}; "
+                f"{lost['rows'] - state['rows']:,} rows are trained again\n"
+            )
+        job.enter(int(state["stage"]))  # what was loaded of the damaged one is not kept
+    elif job.world.first:
+        sys.stderr.write(f"genctr: {error.what}\n  where: {error.where}\n")
+
+
+def _start(job: Job) -> Cursor:
+    """The first row of the stage's first day."""
+    return Cursor(0, job.source.train_days[0], 0, job.config.data.lanes)
+
+
+def _next_stage(job: Job, state: TrainState) -> TrainState:
+    """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
+    name, newest = job.stage.name, job.checkpoints.latest()
+    if newest is not None and job.checkpoints.pinned(name) is None:  # told to end before what was trained by then
+        job.world.agree(lambda: job.checkpoints.pin(name, newest), None)
+    took = begin(job, job.at + 1)
+    job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
+    return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)
+
+
+def begin(job: Job, at: int) -> dict[str, Any]:
+    """Enter a stage with its first values and what it takes over; return what that was."""
+    job.enter(at)
+    own = job.stage.load
+    return {} if own is None else {"from": own.stage, "what": own.what, **transfer(job, own).to_json()}
+
+
+def load(job: Job, mark: str) -> dict[str, Any]:
+    """Load a checkpoint into the job's model and optimizers; return what was saved with it."""
+    tensors = job.tensors()
+    meta: dict[str, Any] = job.checkpoints.restore(mark, tensors)
+    job.sharded.model.load_state_dict(tensors["model"])
+    job.optimizer.load_state_dict(tensors["optimizer"])
+    if job.ids is not None:
+        job.ids.check_shapes()
+    return meta
+
+
+def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool, others: Sequence[Part]) -> TrainState:
+    """Train what is left of the cursor's day; save; move the cursor on."""
+    config = job.config.train
+    day, epoch = state.cursor.day, state.cursor.epoch
+    if day not in job.source.train_days:
+        raise GenctrError(
+            f"{job.folder} stands in day {day}, which data.days has no longer\n  next: set it back, or give a new --out"
+        )
+    if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
+        scores = evaluate(job, [day], step=state.step, quiet=quiet)
+        state = replace(state, scores={**state.scores, day: scores})
+        job.log.write("scored", state.step, {"day": day, **scores})
+        warn_of_scores(job, f"day {day}", scores, state.step)
+
+    state, saver, ended = train_rows(job, job.open(day, state.step), state, restored, quiet=quiet, others=others)
+    best = False
+    if ended:  # else stopped by max_steps
+        state, best = _next(job, state, quiet=quiet)
+    last = not _is_left(config, state) and (config.early_stop is None or state.best is None)
+    saver.save(state, pin=job.stage.name if best or last else None)
+    return state
+
+
+def train_rows(
+    job: Job,
+    opened: Day,
+    state: TrainState,
+    restored: Mapping[str, Any],
+    *,
+    quiet: bool,
+    pause: Cursor | None = None,
+    look: Callable[[], dict[str, Any]] = dict,
+    facts: Mapping[str, Any] = NOTHING,
+    others: Sequence[Part] = (),
+) -> tuple[TrainState, Saver, bool]:
+    """Train what is left of an opened day, the one the cursor is in.
+
+    Args:
+        restored: what was saved with the checkpoint the state is of, if it was just loaded.
+        pause: where to stop and `look`, once, unless that was done: what it returns is kept as `TrainState.fresh`.
+        facts: what checkpoints also say. others: what else is done around a step, before anything is saved.
+
+    Returns:
+        the state after it, what saves it, and whether the day has ended (else `train.max_steps` has stopped it).
+    """
+    config, world, day, epoch = job.config.train, job.world, state.cursor.day, state.cursor.epoch
+    stream = job.source.stream(opened, epoch=epoch, shuffle=True)
+    meters = job.step_meters()
+    tally = Tally.zeros(len(opened.files))
+    if restored and state.cursor.row > 0:
+        if restored["cut"] != _cut(opened):
+            raise BadInput(
+                f"day {day} is half trained, and its rows are not where they were when it was begun",
+                file=job.config.data.root,
+                expected="the same rows in the same files and row groups; mended values are welcome",
+                hint="bring back the files as they were, or give a new --out",
+            )
+        meters.load_state_dict(restored["meters"])
+        if world.first:
+            tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
+    if state.step == 0:
+        warn_of_few_steps(job, 0, rows=stream.rows, steps=stream.steps_left(state.cursor))
+    tallies, ids = Tallies(tally), job.ids
+    if ids is not None and state.cursor.row == 0:
+        ids.begin_day()
+    saver = Saver(
+        job.checkpoints,
+        tensors=job.tensors,
+        meters=meters,
+        tallies=tallies,
+        world=world,
+        every_steps=job.config.checkpoint.every_steps,
+        ends=lambda cursor: stream.steps_left(cursor) == 0,
+        cut=_cut(opened),
+        accept=lambda counts: check_skipped(job, opened, int(counts[2].sum())),
+        facts=lambda: {**facts, **({"ids": ids.told()} if ids is not None else {})},
+    )
+    since, before = time.perf_counter(), state.rows
+    stage = {"stage": job.stage.name} if len(job.stages) > 1 else {}
+    verb = "train" if len(job.stages) == 1 else job.stage.name
+    label = f"{verb} {day}" if config.epochs == 1 else f"{verb} {day} epoch {epoch + 1}"
+    with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
+        progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
+        told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
+        watch = Watch(job, every_steps=config.diagnose_every_steps)
+        bar = Bar(progress, ranks=world.ranks)
+        maps: list[Part] = [ids] if ids is not None else []
+        parts: list[Part] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
+        if pause is not None and not state.fresh:
+            steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
+            state = _train(job, stream, state, parts, state.step - state.began + steps)
+            state = replace(state, fresh=look())
+        state = _train(job, stream, state, parts, config.max_steps)
+
+    seconds = time.perf_counter() - since
+    counts = world.total(tallies.here.stacked())
+    check_skipped(job, opened, int(counts[2].sum()))
+    total = counts.tolist()
+    if world.first and (skipped := sum(total[2])):
+        sys.stderr.write(f"genctr: day {day}: {skipped:,} bad rows of {opened.rows:,} left out\n")
+    files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
+    rate = (state.rows - before) / seconds
+    values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
+    managed = {"ids": ids.told()} if ids is not None else {}
+    job.log.write("trained", state.step, {**values, **stage, "files": files, **managed, meters.kind: meters.compute()})
+
+    ended = not stream.steps_left(state.cursor)
+    return replace(state, rows=state.rows - ended * sum(total[2])), saver, ended  # a step counts the rows it skips
+
+
+def _train(job: Job, stream: DayStream, state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
+    with closing(stream.batches(state.cursor)) as batches, job.pipe() as pipe:
+        return train(pipe, batches, state, parts, max_steps)
+
+
+def _cut(day: Day) -> str:
+    """How a day is cut into files and units: all that a cursor inside it relies on."""
+    return hashlib.sha256(repr([file.units for file in day.files]).encode()).hexdigest()[:16]
+
+
+def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool]:
+    """The state at the start of the next day or epoch; whether this epoch is the best so far."""
+    config, days = job.config.train, job.source.train_days
+    position = days.index(state.cursor.day) + 1
+    if position < len(days):
+        return replace(state, cursor=Cursor(state.cursor.epoch, days[position], 0, job.config.data.lanes)), False
+    epoch = state.cursor.epoch + 1
+    state = replace(state, cursor=Cursor(epoch, days[0], 0, job.config.data.lanes))
+    if not job.source.validation_days:
+        return state, False
+    scores = evaluate(job, job.source.validation_days, step=state.step, quiet=quiet)
+    job.log.write("validated", state.step, {"epoch": epoch, **scores})
+    if config.early_stop is None:
+        return state, False
+    kind, first = ("fields", "all") if job.stage.task == "pretrain" else ("tasks", job.schema.task_names[0])
+    return judge(config.early_stop, state, scores[kind][first][config.early_stop.metric])
+
+
+def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[TrainState, bool]:
+    """Early stopping's answer to one validation: the state after it, and whether this is the best so far."""
+    if math.isnan(value):
+        raise GenctrError(
+            f"train.early_stop: {config.metric} is not defined on the validation days\n"
+            "  expected: rows of both labels\n  next: choose other days or another metric, and give a new --out"
+        )
+    sign = 1 if HIGHER_IS_BETTER[config.metric] else -1
+    if state.best is None or sign * (value - state.best) >= config.min_delta:
+        return replace(state, best=value, stale=0), True
+    stale = state.stale + 1
+    factor = state.lr_factor * config.lr_factor
+    return replace(state, stale=stale, lr_factor=factor, stopped=stale >= config.patience), False
+
+
+def restore_best(job: Job) -> int:
+    """Load the best epoch's model of the job's stage, or the newest where none was pinned.
+
+    Returns:
+        The step it was saved at.
+
+    Raises:
+        GenctrError: the run folder holds no checkpoint, or none of the model that the config has accepted since.
+    """
+    mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
+    if mark is None:
+        raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
+    if job.config.daily.accept and not fits(job, mark):  # scores of what begins anew would say nothing
+        raise GenctrError(
+            f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
+        )
+    return TrainState.from_json(load(job, mark)["state"]).step
+
+
+def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:
+    """Score the test days with the best epoch's model."""
+    if not job.source.test_days:
+        return None
+    step = restore_best(job)
+    scores = evaluate(job, job.source.test_days, step=step, quiet=quiet)
+    job.log.write("tested", step, scores)
+    warn_of_scores(job, f"test {job.config.data.test}", scores, step)
+    return scores

@@ -1,0 +1,194 @@
+"""Serving: a bundle in, scores out. Nothing that trains is loaded here."""
+
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from data.collate import Collate
+from data.cursor import Cursor
+from data.errors import BadInput, GenctrError
+from data.features import Features
+from data.ids import AdmittedIds, seed_of
+from data.paths import PATHS, below, cannot_open, filesystem, list_data, write_whole
+from data.readers import Reader
+from data.schema import AnyIds, Schema, SequenceField
+from data.statistics import FILE, Statistics
+from data.stream import FILE as FILE_COLUMN
+from data.stream import ROW
+from pipeline.builders.models import build_model, build_reader
+from pipeline.serving.bundle import SAMPLE, Bundle, BundleError
+
+BATCH_ROWS = 4096
+
+
+class Scorer:
+    """The model of a bundle, in one process.
+
+    Args:
+        bundle: it is read whole and checked on the way.
+
+    Raises:
+        BundleError: a file is not what was written, or the weights do not fit the model.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        try:
+            self._build(bundle)
+        except GenctrError:
+            raise
+        except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise BundleError(f"the files do not fit together: {why}", bundle.path) from error
+
+    def _build(self, bundle: Bundle) -> None:
+        vocabularies = {
+            name.removeprefix("vocabulary.").removesuffix(".parquet"): pq.read_table(io.BytesIO(bundle.read(name)))["id"]
+            for name in bundle.files
+            if name.startswith("vocabulary.")
+        }
+        whole = {name: column.combine_chunks() for name, column in vocabularies.items()}
+        statistics = Statistics.of(json.loads(bundle.read(FILE)), whole)
+        admitted = {field.name: _admitted(bundle, field) for field in bundle.schema.managed}
+        features = Features(bundle.schema, statistics, pooled=not bundle.model.denoises, admitted=admitted)
+        self.collate = Collate(features, bad_rows="stop")
+        self.model = build_model(bundle.model, features, bundle.tasks, device=torch.device("cpu"))
+        state = self.model.state_dict()
+        dense = bundle.dense()
+        for name, value in state.items():
+            if name in bundle.tables:
+                if (rows := max((piece.rows[1] for piece in bundle.tables[name]), default=0)) != len(value):
+                    raise BundleError(f"table {name} has {len(value)} rows by the schema, {rows} in the files", bundle.path)
+                bundle.fill(name, value)
+            else:
+                value.copy_(dense[name])
+        self.model.eval()
+
+    @torch.no_grad()
+    def batch(self, batch: Batch) -> dict[str, Tensor]:
+        """{task: (B,) logits}."""
+        output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
+        return {task: output.logits[task].float() for task in self.bundle.tasks}
+
+    def rows(self, rows: pa.RecordBatch, *, file: str = "rows", first: int = 0) -> dict[str, Tensor]:
+        """{task: (B,) logits} of raw rows. Labels, weights and groups are not looked at, nor is a time that only ages ids: they
+        may be missing.
+
+        Args:
+            rows: with the columns of the fields. file, first: where they come from, for what is said about a bad one.
+
+        Raises:
+            BadInput: a row is not what the schema says.
+        """
+        return self.batch(self._collated(rows, file, first))
+
+    def _collated(self, rows: pa.RecordBatch, file: str, first: int) -> Batch:
+        read, columns = _columns_of_scores(self.bundle.schema), self.bundle.schema.columns()
+        missing = [name for name in read if name not in rows.schema.names]
+        if missing:
+            raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
+        rows = rows.select(read)
+        for name in columns:
+            if name not in read:
+                rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
+        rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
+        rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
+        return self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))
+
+    def parity(self) -> float:
+        """The largest difference between what the sample's rows score and what the trainer said they do.
+
+        nan if a score is, which the manifest has as null; 0 if the sample has no row, all of its day being bad.
+        """
+        batch = self.sample()
+        if batch is None:
+            return 0.0
+        found, expected = self.batch(batch), self.bundle.manifest["expected"]
+        said = {task: torch.tensor([math.nan if own is None else own for own in expected[task]]) for task in self.bundle.tasks}
+        worst = [(found[task] - said[task]).abs().max() for task in self.bundle.tasks]
+        return float(torch.stack(worst).max())
+
+    def sample(self) -> Batch | None:
+        """The rows that travel with the bundle; None if there is none, all of its day being bad."""
+        batches = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
+        return self._collated(batches[0], SAMPLE, 0) if batches else None
+
+
+def _columns_of_scores(schema: Schema) -> list[str]:
+    """The columns that scores depend on: those of the fields, the times of events, and the row's own to compare these with."""
+    times = [field.time for field in schema.fields if isinstance(field, SequenceField) and field.time is not None]
+    read = {*(field.column for field in schema.fields), *times}
+    if times and schema.time is not None:
+        read.add(schema.time.column)
+    return [name for name in schema.columns() if name in read]
+
+
+def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
+    """The map of a managed table as the trained model left it."""
+    assert field.rows is not None, "checked when the schema was read"
+    ids, places = (values.numpy() for values in bundle.held(field.name))
+    if len(places) and not field.reserved <= places.min() <= places.max() < field.rows:
+        raise BundleError(f"the ids of {field.name} have rows that its table has not", bundle.path)
+    seed, unseen_rows = seed_of(field.name), field.unseen_rows or 0
+    return AdmittedIds(rows=field.rows, ids=ids, places=places, seed=seed, unseen_rows=unseen_rows)
+
+
+def score_folder(scorer: Scorer, data: str, out: str) -> int:
+    """Score a file, or every file in a folder and below it, into a Parquet file each, which is there when it is whole.
+
+    Returns:
+        [rows] scored.
+    """
+    settings = scorer.bundle.manifest["reader"]
+    reader = build_reader(settings["format"], settings["options"])
+    files, inner = filesystem(data.rstrip("/"))
+    info = files.get_file_info(inner)
+    paths = {info.base_name: data}
+    if info.type == pyarrow.fs.FileType.Directory:
+        sizes = list_data(data)
+        paths = {name: below(data, name) for name in sizes}
+        if bad := [name for name, size in sizes.items() if size < 0]:
+            raise cannot_open(paths[bad[0]])
+    if not paths:
+        raise BadInput("there is no file to score", file=data, hint="give a file, or a folder with files in it")
+    rows = 0
+    for name, path in paths.items():
+        PATHS.mkdirs(f"{out}/{name}".rpartition("/")[0])
+        scores = io.BytesIO()
+        nothing = _told({task: torch.empty(0) for task in scorer.bundle.tasks}, scorer.bundle.tasks, 0)
+        with pq.ParquetWriter(scores, nothing.schema) as writer:
+            for table in score_file(scorer, reader, path):
+                writer.write_table(table)
+                rows += table.num_rows
+        write_whole(f"{out}/{name}.scores.parquet", scores.getvalue())
+    return rows
+
+
+def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
+    """Every row of a file, in its order: `row`, and per task `<task>` the probability and `<task>_logit`."""
+    there = reader.schema(path)
+    wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
+    first = 0
+    for unit in range(len(reader.units(path))):
+        for read in reader.read(path, unit, wanted, 0):
+            for start in range(0, read.num_rows, BATCH_ROWS):
+                rows = read.select(wanted).slice(start, BATCH_ROWS)
+                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle.tasks, first)
+                first += rows.num_rows
+
+
+def _told(logits: dict[str, Tensor], tasks: Sequence[str], first: int) -> pa.Table:
+    columns = {"row": pa.array(np.arange(first, first + len(logits[tasks[0]])))}
+    for task in tasks:
+        columns[task] = pa.array(logits[task].double().sigmoid().numpy())
+        columns[f"{task}_logit"] = pa.array(logits[task].numpy())
+    return pa.table(columns)

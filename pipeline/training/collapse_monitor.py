@@ -1,0 +1,192 @@
+"""Diagnostics while training: spectra of what enters the products, correlation of its two sides, health of the tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.types import ShardedTensor
+
+from models.diagnostics import Moments, TableHealth, correlation, redundancy, spectrum
+from models.diffusion.denoiser import Denoiser
+from models.ranker import Ranker
+from pipeline.builders.job import Job
+from pipeline.training.loop import TrainState
+from pipeline.training.objective import StepOutput
+
+TABLE_ROWS = 262_144
+"""[rows] of a shard that are looked at, evenly spaced, so that the cost does not grow with the table."""
+
+BANDS = {"low": (0, 100), "mid": (100, 10_000), "high": (10_000, 2**63)}
+"""[values] of a field's cardinality, from … to below."""
+
+
+MOST_COORDINATES = 2048
+"""[columns] of a representation that are looked at: its outer product is as wide and as high. Of a wider one, whole fields,
+evenly spaced."""
+
+
+class Sight:
+    """What was seen of the representations so far, on this rank.
+
+    Args:
+        names: the fields. cardinalities: [values] of each. width: [columns] of a field's vector.
+    """
+
+    def __init__(self, names: Sequence[str], cardinalities: Sequence[int], width: int) -> None:
+        count = min(max(MOST_COORDINATES // width, 1), len(names))
+        self.fields = torch.linspace(0, len(names) - 1, count).round().long()
+        self.names = tuple(names[at] for at in self.fields)
+        self.cardinalities = tuple(cardinalities[at] for at in self.fields)
+        self._moments: dict[str, Tensor] = {}
+
+    @property
+    def rows(self) -> int:
+        """[rows] seen on this rank."""
+        return int(next(iter(self._moments.values()))[0]) if self._moments else 0
+
+    @torch.no_grad()
+    def add(self, seen: dict[str, Tensor]) -> None:
+        """Add a batch's vectors; `generated` and `raw` are looked at side by side, for their correlation."""
+        known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen}
+        looked = {name: vectors_BFD[:, self.fields].flatten(1) for name, vectors_BFD in known.items()}
+        views = {"emb": looked["emb"]} if "emb" in looked else {}
+        if "generated" in looked:
+            views["operands"] = torch.cat([looked["generated"], looked["raw"]], dim=1)
+        for name, vectors_BX in views.items():
+            packed = Moments.of(vectors_BX).packed().cpu()
+            self._moments[name] = self._moments[name] + packed if name in self._moments else packed
+
+    def totals(self) -> dict[str, Moments]:
+        """The moments over all ranks, by representation. Collective; every rank has seen the same representations."""
+        found = {}
+        for name, packed in self._moments.items():
+            total = packed.clone()
+            if dist.is_initialized():
+                dist.all_reduce(total)
+            found[name] = Moments.unpacked(total)
+        if "operands" in found:
+            both = found["operands"]
+            width = len(both.sums) // 2
+            found["generated"], found["raw"] = both.part(slice(width)), both.part(slice(width, None))
+        return found
+
+    def told(self) -> dict[str, Any]:
+        """The scalars, by representation, field and band of cardinality. Collective."""
+        totals = self.totals()
+        told: dict[str, Any] = {name: spectrum(moments) for name, moments in totals.items() if name != "operands"}
+        fields = len(self.names)
+        if "operands" in totals:
+            told["correlation"] = redundancy(correlation(totals["operands"]), fields)
+        if "emb" not in totals:
+            return told
+        width = len(totals["emb"].sums) // fields
+        per_field = {
+            name: spectrum(totals["emb"].part(slice(at * width, (at + 1) * width))) for at, name in enumerate(self.names)
+        }
+        told["fields"] = {name: own["rankme_share"] for name, own in per_field.items()}
+        for band, (least, most) in BANDS.items():
+            inside = [
+                told["fields"][name] for name, own in zip(self.names, self.cardinalities, strict=True) if least <= own < most
+            ]
+            if inside:
+                told.setdefault("bands", {})[band] = sum(inside) / len(inside)
+        return told
+
+
+class Watch:
+    """A part of the job that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
+
+    Args:
+        every_steps: [steps] between two looks; 0 never looks. rows: [rows] of one look, over all ranks.
+
+    Attributes:
+        steps: [steps] that a look takes; it begins so many before the line is due.
+    """
+
+    def __init__(self, job: Job, *, every_steps: int, rows: int = 4096) -> None:
+        self._job, self._every, self._log = job, every_steps, job.log
+        self.steps = max(-(-rows // job.config.train.batch_rows), 1)
+        self._sight = sight_of(job)
+
+    def before(self, state: TrainState) -> None:
+        """Have the model report the sides of its product in the steps that are looked at."""
+        set_watch(self._job, on=self._is_looking(state.step + 1))
+
+    def after(self, state: TrainState, output: StepOutput) -> None:
+        """Look; at the end of a look write what was seen. Every rank does so in the same step."""
+        if not self._is_looking(state.step):
+            return
+        self._sight.add(output.seen)
+        if state.step % self._every == 0:
+            self._log.write("diagnosed", state.step, {**self._sight.told(), "tables": tables_told(self._job)})
+            self._sight = sight_of(self._job)
+
+    def _is_looking(self, step: int) -> bool:
+        return bool(self._every) and (step - 1) % self._every >= self._every - self.steps
+
+
+def sight_of(job: Job) -> Sight:
+    """An empty sight of the job's fields."""
+    features, model = job.source.features, job.task.model
+    if isinstance(model, Denoiser):
+        names, width = [slot.name for slot in model.tables], model.tables[0].dim
+    else:
+        assert isinstance(model, Ranker)
+        names, width = list(features.fields), model.embed.width
+    return Sight(names, [features.cardinality(name) for name in names], width)
+
+
+@torch.no_grad()
+def tables_told(job: Job) -> dict[str, dict[str, float]]:
+    """The health of every table, of at most TABLE_ROWS evenly spaced rows of each shard, without gathering any. Collective.
+
+    Where a table is split by columns, a row's norm is its parts', and rankme is left out: it needs whole rows.
+    """
+    told = {}
+    moments = _moments(job)
+    for key, table in job.sharded.model.state_dict().items():
+        if not isinstance(table, ShardedTensor):
+            continue
+        rows, width = table.metadata().size
+        name = key.split(".")[-2]
+        columns = {own.shard_sizes[1] for own in table.metadata().shards_metadata}
+        whole, part = columns == {width}, min(columns)
+        total = torch.zeros(4 + part * part, dtype=torch.float64)
+        for at, shard in enumerate(table.local_shards()):
+            step = max(-(-len(shard.tensor) // TABLE_ROWS), 1)
+            top, left = shard.metadata.shard_offsets
+            numbers = torch.arange(top, top + len(shard.tensor), step)
+            seen = job.sharded.seen(name, shard.tensor[::step, :part], numbers, left)
+            moment = moments.get((key, at))
+            total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
+        told[name]["rows"] /= len({own.shard_offsets[1] for own in table.metadata().shards_metadata})  # a part is no row
+        told[name]["of_rows"] = float(rows)
+    return told
+
+
+def _moved(moment: Tensor) -> Tensor:
+    """Which rows the optimizer has moved: those whose accumulator is not zero."""
+    return moment.reshape(len(moment), -1).ne(0).any(1).cpu()
+
+
+def _moments(job: Job) -> dict[tuple[str, int], Tensor]:
+    """The accumulators of this rank's shards."""
+    found = {}
+    state = job.sharded.fused.state_dict()["state"]
+    for key, values in state.items():
+        for name, value in values.items():
+            if isinstance(value, ShardedTensor) and not name.endswith("exp_avg"):
+                for at, shard in enumerate(value.local_shards()):
+                    found[key, at] = shard.tensor
+    return found
+
+
+def set_watch(job: Job, *, on: bool) -> None:
+    """Have the model report the two sides of its product, or no longer."""
+    if isinstance(job.task.model, Ranker):
+        job.task.model.watch = on

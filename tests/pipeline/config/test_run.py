@@ -1,0 +1,390 @@
+"""Every setting says what it is, every mistake is told with its line, and the ready configs are whole."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import BaseModel, Field
+
+from data.days import open_end, parse_days, write_day
+from data.document import Section
+from data.errors import BadDocument
+from data.schema import IdField, IdsField, NumberField, Schema, SequenceField, VectorField
+from pipeline.config.run import RunConfig, TableConfig, TablesConfig, fit_days, load
+from pipeline.jobs.train import run
+from tests.tiny import ROOT, SCHEMA, built
+
+MINIMAL = f"schema: {SCHEMA}\ndata:\n  root: /log\n  days: 2026-11-01..2026-11-03\n"
+
+
+def settings(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Every setting below a model, as its JSON schema has it, by dotted path."""
+    document = model.model_json_schema()
+
+    def below(section: dict[str, Any], path: str) -> dict[str, dict[str, Any]]:
+        found = {}
+        for name, setting in section["properties"].items():
+            found[path + name] = setting
+            for part in [setting, *setting.get("anyOf", [])]:
+                if "$ref" in part:
+                    found |= below(document["$defs"][part["$ref"].rsplit("/", 1)[-1]], f"{path}{name}.")
+        return found
+
+    return below(document, "")
+
+
+def is_number(setting: dict[str, Any]) -> bool:
+    return any(part.get("type") in {"integer", "number"} for part in [setting, *setting.get("anyOf", [])])
+
+
+def is_told(setting: dict[str, Any]) -> bool:
+    """Whether a setting says what it is, and a number its unit first."""
+    words = setting.get("description", "")
+    return words.startswith("[") and "] " in words if is_number(setting) else bool(words)
+
+
+def bad(folder: Path, text: str, *overrides: str) -> str:
+    """What is said of a run file, without the name of its folder."""
+    path = folder / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(BadDocument) as error:
+        load(str(path), overrides)
+    return str(error.value).replace(f"{folder}/", "")
+
+
+ALL = settings(RunConfig)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_setting_says_what_it_is_and_every_number_its_unit(name: str) -> None:
+    assert is_told(ALL[name])
+
+
+def test_the_settings_are_found_at_every_depth() -> None:
+    assert {"schema", "data.lanes", "tables.init.scale", "train.early_stop.patience", "train.dense.clip_norm"} <= set(ALL)
+    assert sum(map(is_number, ALL.values())) > 30
+
+
+class Silent(Section):
+    """Settings that the guard must not let through."""
+
+    mute: str = ""
+    unitless: int = 1
+    """How many."""
+    optional: float | None = Field(default=None)
+    """How much."""
+
+
+@pytest.mark.parametrize("name", ["mute", "unitless", "optional"])
+def test_the_guard_bites(name: str) -> None:
+    assert not is_told(settings(Silent)[name])
+
+
+def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path: Path) -> None:
+    told = bad(tmp_path, MINIMAL + "train:\n  epochs: 2\n  batch_row: 16\n")
+
+    assert told == "run.yaml, line 7: train.batch_row: unknown key\n  did you mean 'batch_rows'?"
+
+
+def test_overrides_win_and_may_name_what_the_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(MINIMAL + "train: {epochs: 2}\n")
+
+    config, _ = load(str(tmp_path / "run.yaml"), ["train.epochs=3", "model.options={hidden: [8, 4]}", "tables.lr=1e-3"])
+
+    assert (config.train.epochs, config.model.options, config.tables.lr) == (3, {"hidden": [8, 4]}, 0.001)
+
+
+def test_a_wrong_override_is_told_as_it_was_written(tmp_path: Path) -> None:
+    assert bad(tmp_path, MINIMAL, "train.epoch=3") == (
+        "override 'train.epoch=3': train.epoch: unknown key\n  did you mean 'epochs'?"
+    )
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        TableConfig().lr = 1.0
+
+
+def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("name: own\nlabel: {column: y}\nfields: [{name: x, kind: number}]\n")
+    (tmp_path / "run.yaml").write_text(MINIMAL.replace(str(SCHEMA), "own.yaml"))
+
+    assert load(str(tmp_path / "run.yaml"))[1].name == "own"
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        (
+            "train: {batch_rows: 30}\n",
+            "line 5: train.batch_rows: 30 is not a multiple of data.lanes, 4: choose 28 or 32",
+        ),
+        ("train: {batch_rows: 3}\n", "line 5: train.batch_rows: 3 is not a multiple of data.lanes, 4: choose 4"),
+        (
+            "train:\n  early_stop: {patience: 1}\n",
+            "line 6: train.early_stop: there are no days to look at: set data.validation",
+        ),
+        ("train: {batch_rows: 0}\n", "line 5: train.batch_rows: Input should be greater than 0, got 0"),
+        ("model: {paradigm: sgf}\n", "line 5: model.paradigm: no 'sgf'\n  did you mean 'sfg'?"),
+        (
+            "tables: {precision: fp16}\ndaily: {row_decay: {item_id: 0.99}}\n",
+            "line 6: daily.row_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
+        ),
+        (
+            "stages:\n  - {name: rank, freeze: [tables]}\ndaily: {row_decay: {item_id: 0.99}}\n",
+            "line 7: daily.row_decay: the last stage freezes the tables: they cannot forget, leave it out",
+        ),
+        (
+            "stages:\n  - {name: rank}\n  - {name: day-2}\n",
+            "line 7: stages.1.name: names that begin with day- are those of checkpoints at a day's end: choose another",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, added: str, told: str) -> None:
+    assert bad(tmp_path, MINIMAL + added) == f"run.yaml, {told}"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.days=2026-11-31", "data.days: '2026-11-31' is not a date"),
+        ("data.days=2026-11-05..2026-11-01", "data.days: days '2026-11-05..2026-11-01': the range ends before it begins"),
+        ("data.days=[2026-11-01, 2026-11-01]", "data.days: days named twice: 2026-11-01"),
+        ("data.days=[]", "data.days: no day to train"),
+        ("data.validation=2026-02-29", "data.validation: '2026-02-29' is not a date"),
+        ("data.test=2026-13-01", "data.test: '2026-13-01' is not a date"),
+        ("data.fit=2026-00-01", "data.fit: '2026-00-01' is not a date"),
+        ("data.validation=[2026-11-03]", "data.validation: 2026-11-03 is in days already: no score would be honest"),
+        ("data.test=2026-11-03..2026-11-04", "data.test: 2026-11-03 is in days already: no score would be honest"),
+    ],
+)
+def test_impossible_days_and_days_of_two_uses_are_refused_before_anything_is_read(
+    tmp_path: Path, override: str, told: str
+) -> None:
+    assert bad(tmp_path, MINIMAL, override).startswith(f"override {override!r}: {told}")
+
+
+@pytest.mark.parametrize("use", ["validation", "test"])
+def test_a_day_that_days_without_an_end_will_come_to_is_one_of_them(tmp_path: Path, use: str) -> None:
+    days = 'data.days=[2026-11-01..2026-11-03, "2026-11-08.."]'
+
+    assert f"data.{use}: 2026-11-10 is in days already" in bad(tmp_path, MINIMAL, days, f"data.{use}=[2026-11-10]")
+    assert load(str(tmp_path / "run.yaml"), [days, f"data.{use}=[2026-11-06]"]), "a day that is left out is free"
+
+
+@pytest.mark.parametrize("use", ["fit", "validation", "test"])
+def test_only_the_days_to_train_may_go_on_without_an_end(tmp_path: Path, use: str) -> None:
+    told = bad(tmp_path, MINIMAL, f"data.{use}=2026-11-04..")
+
+    assert told.endswith(f"data.{use}: only days may go on without an end: name the last one")
+
+
+def test_the_validation_days_are_not_tested_on(tmp_path: Path) -> None:
+    told = bad(tmp_path, MINIMAL, "data.validation=[2026-11-04]", "data.test=[2026-11-04]")
+
+    assert "data.test: 2026-11-04 is in validation already" in told
+
+
+def test_the_days_of_a_vocabulary_may_be_any() -> None:
+    config = RunConfig.model_validate({"schema": "s", "data": {"root": "r", "days": ["a", "b"], "fit": ["b", "c"]}})
+
+    assert parse_days(config.data.fit) == ["b", "c"]
+
+
+def test_a_single_table_takes_from_the_others_what_is_not_said_of_it() -> None:
+    tables = TablesConfig(lr=0.3, eps=1e-4, only={"item_id": {"lr": 0.1, "init": {"kind": "normal"}}})
+
+    assert (tables.of("item_id").lr, tables.of("item_id").eps, tables.of("item_id").init.kind) == (0.1, 1e-4, "normal")
+    assert (tables.of("user_id").lr, tables.of("user_id").init.kind) == (0.3, "uniform")
+
+
+def test_of_a_single_tables_first_values_too_what_is_not_said_is_that_of_the_others() -> None:
+    tables = TablesConfig(init={"kind": "normal", "scale": 0.01}, only={"item_id": {"init": {"scale": 0.5}}})
+
+    assert (tables.of("item_id").init.kind, tables.of("item_id").init.scale) == ("normal", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("only", "told"),
+    [
+        ("{item_id: {lrr: 1}}", "run.yaml, line 7: tables.only.item_id.lrr: unknown key; did you mean 'lr'?"),
+        ("{item_id: {lr: -1}}", "run.yaml, line 7: tables.only.item_id.lr: Input should be greater than 0, got -1"),
+        ("{item: {lr: 1}}", "makes no such table\n  did you mean 'item_id'?"),
+        # It looks its ids up in another field's table, so what is said of it would be said to nobody.
+        ("{history: {lr: 1}}", "tables.only.history: "),
+        ("{price: {lr: 1}}", "tables.only.price: "),
+    ],
+)
+def test_tables_that_are_not_there_and_settings_they_do_not_have(tmp_path: Path, only: str, told: str) -> None:
+    assert told in bad(tmp_path, f"{MINIMAL}tables:\n  lr: 1\n  only: {only}\n")
+
+
+# --- the ready configs ---
+
+READY = sorted(path for path in (ROOT / "launch" / "configs").glob("*.yaml") if ".schema." not in path.name)
+
+
+def column(field: Any, rows: int, rng: np.random.Generator) -> pa.Array:
+    """Random values that suit a field."""
+
+    def ids(shape: int) -> Any:
+        return rng.integers(0, 5, shape)
+
+    match field:
+        case NumberField():
+            return pa.array(rng.random(rows))
+        case VectorField():
+            return pa.array(list(rng.random((rows, field.dim), dtype=np.float32)))
+        case IdsField() | SequenceField():
+            return pa.array([ids(2) for _ in range(rows)])
+        case IdField():
+            return pa.array(ids(rows))
+    raise AssertionError(field)
+
+
+def random_log(schema: Schema, root: Path, days: list[str], rows: int = 20) -> None:
+    """Days with the columns of a schema and random values."""
+    rng = np.random.default_rng(0)
+    for day in days:
+        columns = {field.column: column(field, rows, rng) for field in schema.fields}
+        columns |= {label.column: pa.array(np.arange(rows) % 2) for label in schema.targets}
+        for field in schema.fields:
+            if isinstance(field, SequenceField) and field.time is not None:
+                columns[field.time] = columns[field.column]
+        columns |= {schema.time.column: pa.array(np.full(rows, 9))} if schema.time is not None else {}
+        write_day(str(root / f"day={day}"), [pa.table(columns)])
+
+
+def test_the_ready_configs_are_these() -> None:
+    assert [path.stem for path in READY] == ["daily", "demo", "frappe", "globo", "hetegen", "kuairand", "managed"]
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_config_loads_builds_and_trains(path: Path, tmp_path: Path) -> None:
+    config, schema = load(str(path))
+    overrides = [f"data.root={tmp_path / 'log'}", "train.epochs=1"]
+    if open_end(config.data.days):  # a daily job's: one shot of it needs a last day
+        overrides.append("data.days=2026-11-01..2026-11-02")
+        config, schema = load(str(path), overrides)
+    stages = config.resolved()
+    parts = [part for own in stages for part in (own.config.data.days, own.config.data.validation, own.config.data.test)]
+    days = sorted({day for part in parts for day in parse_days(part)})
+    random_log(schema, tmp_path / "log", days)
+
+    with built(path, tmp_path / "run", *overrides) as job:
+        results = run(job, quiet=True)
+
+    assert results["rows"] == 20 * sum(len(parse_days(own.config.data.days)) for own in stages)
+    assert (results["test"] is not None) == bool(config.data.test)
+
+
+# --- stages ---
+
+HETEGEN = "model:\n  paradigm: hetegen\n"
+
+
+def test_a_run_without_stages_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL)
+    (stage,) = load(str(path))[0].resolved()
+
+    assert (stage.name, stage.task, stage.load) == ("rank", "rank", None)
+
+
+def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL + HETEGEN + "tables: {weight_decay: 0.1, optimizer: adam}\ntrain: {epochs: 5}\n")
+    before, after = load(str(path))[0].resolved()
+
+    assert (before.name, before.task, after.name, after.task) == ("pretrain", "pretrain", "rank", "rank")
+    assert after.load is not None
+    assert (after.load.stage, after.load.what) == ("pretrain", "all")
+    assert (before.config.tables.weight_decay, after.config.tables.weight_decay) == (0.0, 0.1), "a cosine knows no scale"
+    assert (before.config.tables.optimizer, before.config.train.epochs, after.config.train.epochs) == ("adam", 1, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("", ["2026-11-01", "2026-11-02", "2026-11-03"]),
+        ("train: {score_first: true}\n", ["2026-11-01"]),
+        ("stages: [{name: a, train: {score_first: true}}]\n", ["2026-11-01"]),
+        (
+            "stages: [{name: a, data: {days: [2026-11-01, 2026-11-02], test: [2026-11-03]}}]\n",
+            ["2026-11-01", "2026-11-02"],
+        ),
+        ("stages: [{name: a, data: {days: [2026-10-31], test: 2026-11-01..2026-11-03}}]\n", ["2026-10-31"]),
+    ],
+)
+def test_vocabularies_are_of_no_day_that_a_stage_scores(tmp_path: Path, text: str, days: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL + text)
+
+    assert fit_days(load(str(path))[0]) == days
+
+
+def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    stages = "stages:\n  - {name: a, train: {dense: {lr: 0.5}}}\n  - {name: b, data: {days: [2026-11-03]}, freeze: [tables]}\n"
+    path.write_text(MINIMAL + "train: {batch_rows: 64, dense: {lr: 0.1, clip_norm: 3}}\n" + stages)
+    first, second = load(str(path))[0].resolved()
+
+    assert (first.config.train.dense.lr, first.config.train.dense.clip_norm, first.config.train.batch_rows) == (0.5, 3, 64)
+    assert second.config.train.dense.lr == 0.1
+    assert (parse_days(second.config.data.days), second.freeze) == (["2026-11-03"], ("tables",))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("stages: [{name: a, task: pretrain}]\n", "stages.0.task: paradigm plain restores nothing"),
+        ("stages: [{name: a, train: {epoch: 3}}]\n", "stages.0.train.epoch"),
+        ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
+        ("stages: [{name: a, data: {fit: 2026-11-01}}]\n", "stages.0.data.fit: all stages have the same"),
+        ("stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n", "stages.0.data.test: no model but the last stage's"),
+        ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: all stages have the same"),
+        ("stages: [{name: a}, {name: a}]\n", "stages.1.name: two stages are called 'a'"),
+        ("stages: [{name: a}, {name: b, load: {stage: c}}]\n", "stages.1.load.stage: no stage before this one"),
+        ("stages: [{name: a, load: {stage: a}}]\n", "stages.0.load.stage: no stage before this one"),
+        (
+            "stages: [{name: a}, {name: b, data: {days: [2026-11-04], validation: [2026-11-03]}}]\n",
+            "stages.1.data.validation: 2026-11-03 was trained by stage a",
+        ),
+        (
+            "stages: [{name: a, tables: {precision: fp16}}, {name: b, load: {stage: a}}]\n",
+            "stages.1.tables.precision: stage a, whose tables are loaded, stores them as fp16",
+        ),
+        (
+            "stages: [{name: a}, {name: b, tables: {only: {item_id: {precision: fp16}}}, load: {stage: a}}]\n",
+            "stages.1.tables.only.item_id.precision: stage a, whose tables are loaded, stores them as fp32",
+        ),
+        (
+            "tables: {precision: fp16}\nstages: [{name: a}, {name: b, load: {stage: a, rescale: 0.1}}]\n",
+            "stages.1.load.rescale: rows of fp16 tables that are not there yet cannot be scaled",
+        ),
+        (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
+        (
+            "train: {score_first: true}\nstages: [{name: a, data: {days: 2026-11-01..2026-11-02}}, "
+            "{name: b, data: {days: 2026-11-01..}}]\n",
+            "stages.1.data.days: 2026-11-02, which is scored, was trained by stage a: begin with the last such day, or later",
+        ),
+        (
+            "model: {paradigm: hetegen, denoiser: {balance: dro, attention: query}}\n",
+            "model.denoiser.attention: balance dro learns no difficulties to guide it",
+        ),
+        ("model: {paradigm: hetegen, denoiser: {hidden: 9}}\n", "model.denoiser.hidden: 9 is not a multiple of heads, 2"),
+        (
+            HETEGEN + "stages: [{name: a, task: pretrain, train: {score_first: true}}]\n",
+            "stages.0.train.score_first: a pre-training gives no click scores",
+        ),
+        (
+            HETEGEN
+            + "stages: [{name: a, task: pretrain, data: {validation: [2026-11-09]}, train: {early_stop: {metric: auc}}}]\n",
+            "stages.0.train.early_stop.metric: a pretrain stage is judged by loss",
+        ),
+    ],
+)
+def test_a_mistake_in_a_stage_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
+    assert told in bad(tmp_path, MINIMAL + text)
