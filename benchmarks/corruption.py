@@ -169,7 +169,7 @@ def same_files(run: Path, good: Path, damaged: Path) -> bool:
 def same_tensors(run: Path, good: Path) -> bool:
     """Whether the newest checkpoints hold the same bits."""
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.pieces import Pieces, height
+    from pipeline.checkpoint.reader import Pieces, height
 
     held = []
     for own in (run, good):

@@ -27,8 +27,8 @@ from data.synthetic import write
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
-from pipeline.jobs.train import load as load_checkpoint
-from pipeline.jobs.train import restore
+from pipeline.jobs.restore import load as load_checkpoint
+from pipeline.jobs.restore import restore
 from pipeline.serving.bundle import Bundle, read_current
 from pipeline.serving.export import export
 from pipeline.serving.publish import switch

@@ -31,7 +31,7 @@ from stale import sampled
 sys.path.insert(0, str(ROOT))
 
 from data.days import write_day
-from pipeline.training.metrics import auc_by_group
+from pipeline.training.auc import auc_by_group
 
 LOGS = {
     "kuairand": {

@@ -29,7 +29,7 @@ from data.days import write_day
 from pipeline.builders.models import build_reader
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.scorer import Scorer, score_file
-from pipeline.training.metrics import auc_by_group
+from pipeline.training.auc import auc_by_group
 
 LABELS = {"globo": "label", "kuairand": "is_click"}
 FIRST = {"globo": "2017-10-01", "kuairand": "2022-04-25"}

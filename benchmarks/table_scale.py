@@ -43,7 +43,7 @@ from data.ids import mix
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
-from pipeline.jobs.train import load as load_checkpoint
+from pipeline.jobs.restore import load as load_checkpoint
 from pipeline.jobs.train import run
 
 IDS = 10**9

@@ -114,7 +114,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.pieces import Pieces, size_bytes
+    from pipeline.checkpoint.reader import Pieces, size_bytes
 
     checkpoints = checkpoints_of(arguments.run)
     mark = find(checkpoints, arguments.mark)
@@ -189,7 +189,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _reshard(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import ALL, checkpoints_of, find
-    from pipeline.checkpoint.pieces import Pieces
+    from pipeline.checkpoint.reader import Pieces
     from pipeline.checkpoint.rewrite import Run, destination, rewrite
 
     source = checkpoints_of(arguments.run)
@@ -221,7 +221,7 @@ def _move_pins(source: "Checkpoints", target: "Checkpoints", moved: Mapping[str,
 
 def _grow(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.pieces import Pieces
+    from pipeline.checkpoint.reader import Pieces
     from pipeline.checkpoint.rewrite import Run, destination, grow, rewrite
 
     source, run, table = checkpoints_of(arguments.run), Run.of(arguments.run), arguments.table
@@ -245,7 +245,7 @@ def _grow(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.pieces import Pieces, size_bytes
+    from pipeline.checkpoint.reader import Pieces, size_bytes
     from pipeline.checkpoint.rewrite import Run, export_table, table_named
 
     checkpoints, run = checkpoints_of(arguments.run), Run.of(arguments.run)

@@ -19,7 +19,7 @@ from launch.ranks import GO_ON
 
 if TYPE_CHECKING:
     from data.schema import Schema
-    from pipeline.builders.job import Source
+    from pipeline.builders.source import Source
     from pipeline.config.run import RunConfig
     from pipeline.jobs.sample import SampleReport
 
@@ -293,10 +293,11 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import build, load_run
+    from pipeline.builders.job import build
     from pipeline.distributed.world import launched, world
     from pipeline.jobs.evaluate import evaluate
-    from pipeline.jobs.train import restore_best
+    from pipeline.jobs.restore import restore_best
+    from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
@@ -314,9 +315,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import build, load_run
+    from pipeline.builders.job import build
     from pipeline.distributed.world import launched, world
     from pipeline.jobs.diagnose import days_to_show, diagnose
+    from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
     if config.train.ranks > 1 and not launched():
@@ -330,9 +332,10 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import build, load_run
+    from pipeline.builders.job import build
     from pipeline.distributed.world import world
     from pipeline.jobs.sample import sample
+    from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
     pretraining = [at for at, stage in enumerate(config.resolved()) if stage.task == "pretrain"]
@@ -396,9 +399,10 @@ def _daily(arguments: argparse.Namespace) -> int:
 def _print_plan(
     folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
 ) -> int:
-    from pipeline.builders.job import build_days, check_changes
     from pipeline.builders.models import build_reader
+    from pipeline.builders.source import build_days
     from pipeline.daily.job import plan
+    from pipeline.run_folder.claim import check_changes
 
     check_changes(folder, config, schema)
     last = config.resolved()[-1].config
@@ -410,8 +414,8 @@ def _print_plan(
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import load_run
     from pipeline.daily.ledger import Ledger
+    from pipeline.run_folder.claim import load_run
 
     load_run(arguments.run)  # a mistyped folder is told, not shown as one where nothing happened
     ledger = Ledger(arguments.run, mend=False)
@@ -427,8 +431,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _print_status(folder: str, *, gates: bool = False) -> None:
     from launch.status import show
-    from pipeline.builders.job import load_run
     from pipeline.daily.ledger import Ledger
+    from pipeline.run_folder.claim import load_run
     from pipeline.run_folder.log import read_log
 
     task = load_run(folder)[1].task_names[0]
@@ -438,11 +442,12 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     from data.document import read_document
     from data.schema import Schema
-    from pipeline.builders.job import build_source, load_run, stage_schema
+    from pipeline.builders.source import build_source
     from pipeline.checkpoint.manager import Checkpoints
     from pipeline.daily.audit import verify
     from pipeline.daily.job import publish_folder
     from pipeline.daily.ledger import Ledger
+    from pipeline.run_folder.claim import load_run, stage_schema
 
     config, _ = load_run(arguments.run)
     stages = config.resolved()
@@ -472,9 +477,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _approve(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import load_run
     from pipeline.daily.approvals import approve
     from pipeline.daily.job import publish_folder
+    from pipeline.run_folder.claim import load_run
 
     daily = load_run(arguments.run)[0].daily
     folder = publish_folder(daily.publish, arguments.run)
@@ -484,9 +489,9 @@ def _approve(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.job import load_run
     from pipeline.daily.approvals import rollback
     from pipeline.daily.job import publish_folder
+    from pipeline.run_folder.claim import load_run
 
     daily = load_run(arguments.run)[0].daily
     folder = publish_folder(daily.publish, arguments.run)

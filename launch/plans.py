@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import GenctrError
-from pipeline.distributed.sharding_plan import TablePlan
+from pipeline.distributed.planner import TablePlan
 from pipeline.planning.estimate import Paper, RankLine
 
 GIB = 2**30

@@ -18,7 +18,7 @@ from models.encoders import ENCODERS
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.builders.registry import bind, find
-from pipeline.config.run import ModelConfig
+from pipeline.config.model import ModelConfig
 
 META = torch.device("meta")
 

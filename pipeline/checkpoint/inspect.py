@@ -17,8 +17,9 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorSt
 
 from data.errors import GenctrError
 from data.paths import PATHS, file_bytes, list_folder, modified
-from pipeline.checkpoint.manager import FOLDER, MARKER, SHOWN, CheckpointError, Checkpoints
-from pipeline.checkpoint.pieces import Pieces, height, shown, size_bytes
+from pipeline.checkpoint.errors import CheckpointError
+from pipeline.checkpoint.manager import FOLDER, MARKER, SHOWN, Checkpoints
+from pipeline.checkpoint.reader import Pieces, height, shown, size_bytes
 from pipeline.config.run import load
 from pipeline.daily.ledger import FILE as LEDGER
 from pipeline.run_folder.lease import Lease

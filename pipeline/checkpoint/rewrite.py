@@ -27,9 +27,11 @@ from data.ids import MISSING, UNKNOWN, check_growth, rows_before
 from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
+from pipeline.checkpoint.errors import CheckpointError, one_line
 from pipeline.checkpoint.inspect import CHECKPOINTS, Advance
-from pipeline.checkpoint.manager import CheckpointError, Checkpoints, one_line
-from pipeline.checkpoint.pieces import Pieces, Rows, height, size_bytes, write
+from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.reader import Pieces, Rows, height, size_bytes
+from pipeline.checkpoint.writer import write
 from pipeline.config.run import RunConfig, load
 from pipeline.run_folder.lease import FILE as LEASE
 from pipeline.run_folder.lease import Lease
@@ -219,7 +221,7 @@ class Grown:
         blank = stored.properties.dtype == torch.half and self._config.train.device != "cuda"
         if name not in self._weights or blank:
             return torch.zeros((last - first, *stored.size[1:]), dtype=stored.properties.dtype)
-        from pipeline.distributed.shard import Init, first_values  # TorchRec takes seconds, and only new rows need it
+        from pipeline.distributed.initial_values import Init, first_values  # TorchRec takes seconds, and only new rows need it
 
         init = self._config.tables.of(self._owner).init
         return first_values(self._weights[name], Init(init.kind, init.scale), stored.size, self._config.seed, first, last).to(
@@ -330,8 +332,8 @@ def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator
 
 def _dim(run: Run, pieces: Pieces, table: str, width: int) -> int:
     """[columns] of a table that the model reads, of `width` stored, a multiple of 4; those beyond never learn."""
-    from pipeline.builders.job import stage_schema  # TorchRec takes seconds, and most words need nothing of it
     from pipeline.builders.models import build_model
+    from pipeline.run_folder.claim import stage_schema  # TorchRec takes seconds, and most words need nothing of it
 
     stages = run.config.resolved()
     stage = stages[pieces.meta["state"]["stage"]]

@@ -9,7 +9,7 @@ from data.batch import Tally
 from data.days import Day
 from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
-from pipeline.builders.job import Source
+from pipeline.builders.source import Source
 from pipeline.daily.ledger import History, Ledger, LedgerError, base_of
 from pipeline.serving.bundle import Bundle, BundleError
 

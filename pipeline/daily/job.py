@@ -23,7 +23,7 @@ from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
 from data.paths import plain
 from data.readers import CountsNulls
-from pipeline.builders.job import Job, digest
+from pipeline.builders.job import Job
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.config.run import RunConfig
 from pipeline.daily.challenger import FreshLook
@@ -34,7 +34,9 @@ from pipeline.daily.policy import Action, decide
 from pipeline.daily.prometheus import write_metrics
 from pipeline.jobs.advice import warn_of_scores
 from pipeline.jobs.evaluate import evaluate
-from pipeline.jobs.train import restore, train_rows, train_stages
+from pipeline.jobs.restore import restore
+from pipeline.jobs.train import train_rows, train_stages
+from pipeline.run_folder.claim import digest
 from pipeline.run_folder.lease import Lease
 from pipeline.serving.bundle import Bundle, BundleError
 from pipeline.serving.export import export, open_alike

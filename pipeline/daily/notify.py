@@ -8,7 +8,7 @@ import sys
 import urllib.request
 from typing import Literal
 
-from pipeline.config.run import HooksConfig
+from pipeline.config.daily import HooksConfig
 from pipeline.distributed.world import STORE
 
 SECONDS = 10.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
-from pipeline.config.run import DailyConfig
+from pipeline.config.daily import DailyConfig
 from pipeline.daily.ledger import History, next_date
 
 

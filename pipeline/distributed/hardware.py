@@ -9,7 +9,7 @@ import torch
 
 from data.document import nearest
 from data.errors import GenctrError
-from pipeline.config.run import HardwareConfig
+from pipeline.config.train import HardwareConfig
 
 GIB = 2**30
 GB = 1e9

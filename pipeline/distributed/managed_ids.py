@@ -30,7 +30,8 @@ from data.ids import MISSING, NO_ID, seed_of
 from data.schema import AnyIds, Schema
 from models.managed import UNSEEN, IdTable, Policy, first_vectors
 from models.sparse import owner_of
-from pipeline.distributed.shard import Init, Sharded
+from pipeline.distributed.initial_values import Init
+from pipeline.distributed.shard import Sharded
 from pipeline.training.loop import TrainState
 from pipeline.training.objective import StepOutput
 

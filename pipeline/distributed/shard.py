@@ -1,9 +1,8 @@
 """Spread the embedding tables over the ranks: each with its optimizer and first values, the same under any plan."""
 
-import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -27,33 +26,25 @@ from pipeline.distributed.comm_codecs import make_sharders
 from pipeline.distributed.cpu_fp16 import FirstValues, Half
 from pipeline.distributed.cpu_kernels import our_kernels
 from pipeline.distributed.host_memory import total_memory
+from pipeline.distributed.initial_values import BLOCK_ROWS, Init, _scale, first_values
+from pipeline.distributed.planner import EVERYWHERE, Cluster, Wish, make_plan
+from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.sharded_embeddings import SUMMED_OVER_RANKS
-from pipeline.distributed.sharding_plan import EVERYWHERE, Cluster, SavedPlan, Wish, make_plan
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
+
+
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
+
+
 ANYWHERE = ("table_wise", "row_wise", "table_row_wise", *WITHIN_A_ROW)
+
 
 HALF_OPTIMIZERS = ("sgd", "rowwise_adagrad")
 
-BLOCK_ROWS = 65_536
-"""[rows] of a table that are drawn from one generator; part of what a seed means."""
 
 MEMORY_SHARE = 0.85
 """[1] of a device's memory that tables may take; the rest is for dense weights, batches and the program."""
-
-
-@dataclass(frozen=True)
-class Init:
-    """How a table's rows begin.
-
-    Args:
-        kind: normal is N(0, scale^2), uniform lies between -scale and scale.
-        scale: the spread; None is 1/sqrt(rows), as TorchRec has it.
-    """
-
-    kind: Literal["normal", "uniform"] = "uniform"
-    scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -420,34 +411,3 @@ def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptio
                 first, last = max(start, top), min(start + BLOCK_ROWS, top + height)
                 block = first_values(name, tables[name].init, value.metadata().size, seed, first, last)
                 local.tensor[first - top : last - top] = block[:, left : left + columns]
-
-
-def first_values(name: str, init: Init, size: Sequence[int], seed: int, first: int, last: int) -> Tensor:
-    """The rows first … last - 1 of a table (V, D) as it begins.
-
-    They are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block).
-
-    Args:
-        name: of the table. size: V, D. seed: of the run.
-    """
-    rows, width = size
-    parts = []
-    for start in range(first // BLOCK_ROWS * BLOCK_ROWS, last, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, rows)
-        block = _drawn(init, f"{seed}/{name}/{start}", stop - start, width, rows)
-        parts.append(block[max(first, start) - start : min(last, stop) - start])
-    return torch.cat(parts)
-
-
-def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    scale = _scale(init, rows)
-    block = torch.empty(height, width)
-    if init.kind == "normal":
-        return block.normal_(0.0, scale, generator=generator)
-    return block.uniform_(-scale, scale, generator=generator)
-
-
-def _scale(init: Init, rows: int) -> float:
-    return float(rows**-0.5) if init.scale is None else init.scale

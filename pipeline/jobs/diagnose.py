@@ -10,7 +10,7 @@ from data.document import finite
 from data.paths import PATHS, write_whole
 from models.diagnostics import correlation, singular_values
 from pipeline.builders.job import Job
-from pipeline.jobs.train import restore_best
+from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.log import read_log
 from pipeline.run_folder.progress import Progress
 from pipeline.training.collapse_monitor import set_watch, sight_of, tables_told

@@ -14,7 +14,7 @@ from models.diffusion.denoiser import Denoiser
 from models.diffusion.sampling import draw
 from models.diffusion.slots import ids_of
 from pipeline.builders.job import Job
-from pipeline.jobs.train import restore_best
+from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.progress import Progress
 from pipeline.training.denoise import PretrainTask
 

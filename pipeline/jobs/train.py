@@ -17,12 +17,10 @@ from data.days import Day, open_end
 from data.errors import BadInput, GenctrError
 from data.stream import DayStream
 from pipeline.builders.job import Job
-from pipeline.checkpoint.manager import SET_ASIDE, Damaged
-from pipeline.config.run import EarlyStopConfig, TrainConfig
+from pipeline.config.train import EarlyStopConfig, TrainConfig
 from pipeline.jobs.advice import warn_of_few_steps, warn_of_scores
 from pipeline.jobs.evaluate import check_skipped, evaluate
-from pipeline.jobs.reshape import fits, load_grown
-from pipeline.jobs.warm_start import transfer
+from pipeline.jobs.restore import begin, restore, restore_best, start
 from pipeline.run_folder.progress import Progress
 from pipeline.training.callbacks import NOTHING, Bar, Saver, Tallies, TrainMeters
 from pipeline.training.collapse_monitor import Watch
@@ -74,68 +72,6 @@ def _is_left(config: TrainConfig, state: TrainState) -> bool:
     return in_time and not state.stopped and state.cursor.epoch < config.epochs
 
 
-def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
-    """The newest good checkpoint's state and all else that was saved with it, or the beginning. Collective.
-
-    A checkpoint that turns out to be damaged is set aside, with a message, and the one before it is used.
-    If the config accepts changes and the model has another shape than the checkpoint's, what fits is loaded, and logged.
-
-    Raises:
-        GenctrError: there were checkpoints, and all of them are damaged.
-    """
-    while (mark := job.checkpoints.latest()) is not None:
-        try:
-            state, meta = _restored(job, mark)
-        except Damaged as error:
-            _set_aside(job, mark, error)
-            continue
-        job.log.write("resumed", state.step, {"cursor": state.cursor.to_json(), "rows": state.rows, "ranks": job.world.ranks})
-        return state, meta
-    if damaged := job.checkpoints.damaged():
-        raise GenctrError(
-            f"{job.checkpoints.root}: no good checkpoint is left: {', '.join(damaged)} {'is' if len(damaged) == 1 else 'are'} "
-            f"damaged and set aside ({SET_ASIDE})\n"
-            "  next: bring the checkpoints back from a copy, or give a new --out, which begins with the first day"
-        )
-    return TrainState(0, 0, _start(job)), {}
-
-
-def _restored(job: Job, mark: str) -> tuple[TrainState, dict[str, Any]]:
-    if job.config.daily.accept and not fits(job, mark):
-        meta = job.checkpoints.read_meta(mark)
-        job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
-        state = replace(TrainState.from_json(meta["state"]), best=None, stale=0)  # the best was another model
-    else:
-        meta = load(job, mark)
-        state = TrainState.from_json(meta["state"])
-    if not state.cursor.row:  # a day that was not begun is cut as the config says now
-        state = replace(state, cursor=replace(state.cursor, lanes=job.config.data.lanes))
-    return state, meta
-
-
-def _set_aside(job: Job, mark: str, error: Damaged) -> None:
-    """Set a damaged checkpoint aside, say what that means, and stand where the one before it stands."""
-    lost = job.checkpoints.read_meta(mark)["state"]
-    job.checkpoints.set_aside(mark)
-    before = job.checkpoints.latest()
-    if before is not None:
-        state = job.checkpoints.read_meta(before)["state"]
-        if job.world.first:
-            sys.stderr.write(
-                f"genctr: {error.what}\n  where: {error.where}\n  {mark} is set aside ({SET_ASIDE} is its marker now); the run "
-                f"resumes from {before}: day {state['cursor']['day']}, step {state['step']:,}; "
-                f"{lost['rows'] - state['rows']:,} rows are trained again\n"
-            )
-        job.enter(int(state["stage"]))  # what was loaded of the damaged one is not kept
-    elif job.world.first:
-        sys.stderr.write(f"genctr: {error.what}\n  where: {error.where}\n")
-
-
-def _start(job: Job) -> Cursor:
-    """The first row of the stage's first day."""
-    return Cursor(0, job.source.train_days[0], 0, job.config.data.lanes)
-
-
 def _next_stage(job: Job, state: TrainState) -> TrainState:
     """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
     name, newest = job.stage.name, job.checkpoints.latest()
@@ -143,25 +79,7 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
         job.world.agree(lambda: job.checkpoints.pin(name, newest), None)
     took = begin(job, job.at + 1)
     job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
-    return TrainState(state.step, state.rows, _start(job), scores=state.scores, stage=job.at, began=state.step)
-
-
-def begin(job: Job, at: int) -> dict[str, Any]:
-    """Enter a stage with its first values and what it takes over; return what that was."""
-    job.enter(at)
-    own = job.stage.load
-    return {} if own is None else {"from": own.stage, "what": own.what, **transfer(job, own).to_json()}
-
-
-def load(job: Job, mark: str) -> dict[str, Any]:
-    """Load a checkpoint into the job's model and optimizers; return what was saved with it."""
-    tensors = job.tensors()
-    meta: dict[str, Any] = job.checkpoints.restore(mark, tensors)
-    job.sharded.model.load_state_dict(tensors["model"])
-    job.optimizer.load_state_dict(tensors["optimizer"])
-    if job.ids is not None:
-        job.ids.check_shapes()
-    return meta
+    return TrainState(state.step, state.rows, start(job), scores=state.scores, stage=job.at, began=state.step)
 
 
 def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool, others: Sequence[Part]) -> TrainState:
@@ -315,25 +233,6 @@ def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[Tra
     stale = state.stale + 1
     factor = state.lr_factor * config.lr_factor
     return replace(state, stale=stale, lr_factor=factor, stopped=stale >= config.patience), False
-
-
-def restore_best(job: Job) -> int:
-    """Load the best epoch's model of the job's stage, or the newest where none was pinned.
-
-    Returns:
-        The step it was saved at.
-
-    Raises:
-        GenctrError: the run folder holds no checkpoint, or none of the model that the config has accepted since.
-    """
-    mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
-    if mark is None:
-        raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
-    if job.config.daily.accept and not fits(job, mark):  # scores of what begins anew would say nothing
-        raise GenctrError(
-            f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
-        )
-    return TrainState.from_json(load(job, mark)["state"]).step
 
 
 def _test(job: Job, *, quiet: bool) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from torchrec.distributed.types import ShardedTensor
 
 from data.errors import GenctrError
 from pipeline.builders.job import Job
-from pipeline.config.run import LoadConfig
+from pipeline.config.stages import LoadConfig
 
 PART = 2**16
 """[rows] of a table that are looked at together."""

@@ -16,7 +16,7 @@ from data.features import Features
 from data.frequencies import MOST_BUCKETS, Frequencies
 from data.schema import AnyIds, Schema
 from data.statistics import Moments, Statistics
-from pipeline.builders.job import build_pretrain_task, build_rank_task
+from pipeline.builders.objectives import build_pretrain_task, build_rank_task
 from pipeline.config.run import Stage
 from pipeline.training.denoise import PretrainTask
 from pipeline.training.objective import RankTask

@@ -11,17 +11,16 @@ from torchrec.distributed.planner.stats import _calculate_critical_path
 from data.document import nearest
 from data.errors import GenctrError
 from data.schema import AnyIds, Schema
-from pipeline.builders.job import build_spread, build_table_options, check_stage, stage_schema
 from pipeline.builders.models import META
+from pipeline.builders.objectives import check_stage
+from pipeline.builders.tables import build_spread, build_table_options
 from pipeline.config.run import RunConfig, Stage
 from pipeline.distributed.comm_codecs import make_sharders
 from pipeline.distributed.hardware import Device
-from pipeline.distributed.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
-from pipeline.distributed.sharding_plan import (
+from pipeline.distributed.planner import (
     Cluster,
     DoesNotFit,
     Made,
-    SavedPlan,
     TablePlan,
     Wish,
     make_plan,
@@ -29,7 +28,10 @@ from pipeline.distributed.sharding_plan import (
     table_plans,
     tables_of,
 )
+from pipeline.distributed.saved_plan import SavedPlan
+from pipeline.distributed.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
 from pipeline.planning.dense_cost import Network, features_of, measure, task_of
+from pipeline.run_folder.claim import stage_schema
 from pipeline.training.denoise import PretrainTask
 from pipeline.training.objective import RankTask
 

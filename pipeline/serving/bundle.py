@@ -36,7 +36,7 @@ from data.errors import GenctrError
 from data.paths import PATHS, list_folder
 from data.schema import Schema
 from data.seal import unsealed
-from pipeline.config.run import ModelConfig
+from pipeline.config.model import ModelConfig
 
 FORMAT = 1
 MANIFEST, CURRENT, DENSE, SAMPLE = "manifest.json", "current.json", "dense.safetensors", "sample.parquet"

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 import torch
 
-from pipeline.config.run import ScheduleConfig
+from pipeline.config.train import ScheduleConfig
 from pipeline.distributed.shard import Sharded
 from pipeline.training.loop import TrainState
 from pipeline.training.objective import StepOutput

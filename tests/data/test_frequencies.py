@@ -8,7 +8,7 @@ import pytest
 from data.errors import GenctrError
 from data.features import Features
 from data.frequencies import Frequencies
-from pipeline.builders.job import build_source
+from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from tests.tiny import DAYS, built, write_log
 

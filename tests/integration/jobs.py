@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlan
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from data.batch import Tally
-from pipeline.builders.job import build_source
+from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from pipeline.run_folder.log import read_log
 

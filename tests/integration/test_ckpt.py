@@ -20,7 +20,7 @@ from pipeline.checkpoint.inspect import open_named
 from pipeline.config.run import load
 from pipeline.distributed.world import world
 from pipeline.jobs.reshape import load_grown
-from pipeline.jobs.train import load as load_checkpoint
+from pipeline.jobs.restore import load as load_checkpoint
 from pipeline.run_folder.lease import Lease
 from tests.integration.jobs import (
     SERVER,

@@ -12,7 +12,7 @@ from data.ids import NO_ID
 from models.managed import UNSEEN
 from pipeline.daily.challenger import take_over
 from pipeline.jobs.reshape import fits, load_grown
-from pipeline.jobs.train import load, restore
+from pipeline.jobs.restore import load, restore
 from pipeline.serving.bundle import Bundle, BundleError
 from pipeline.serving.scorer import Scorer
 from tests.integration.jobs import final_tensors, flat

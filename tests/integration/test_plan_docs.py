@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.run import TableConfig, TrainConfig, load
+from pipeline.config.run import load
+from pipeline.config.tables import TableConfig
+from pipeline.config.train import TrainConfig
 from tests.tiny import ROOT, SCHEMA, genctr
 
 PAGE = (ROOT / "docs" / "plan.md").read_text()

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from data.batch import Tally
-from pipeline.builders.job import build_source, stage_schema
+from pipeline.builders.source import build_source
 from pipeline.config.run import load
+from pipeline.run_folder.claim import stage_schema
 from tests.integration.jobs import (
     assert_same_bits,
     events,

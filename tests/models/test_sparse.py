@@ -13,7 +13,8 @@ from models.encoders import ENCODERS
 from models.losses import BCE
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
-from pipeline.distributed.shard import Init, TableOptions, shard
+from pipeline.distributed.initial_values import Init
+from pipeline.distributed.shard import TableOptions, shard
 from tests.helpers import on_ranks
 
 CPU = torch.device("cpu")

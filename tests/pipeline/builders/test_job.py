@@ -21,11 +21,16 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
 from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.builders.job import _mistaken, _schema_changes, build_dense_optimizer, build_source, build_table_options, load_run
 from pipeline.builders.models import build_fields, build_ranker
-from pipeline.config.run import DenseConfig, ModelConfig, load
+from pipeline.builders.optimizers import build_dense_optimizer
+from pipeline.builders.source import build_source
+from pipeline.builders.tables import build_table_options
+from pipeline.config.model import ModelConfig
+from pipeline.config.run import load
+from pipeline.config.train import DenseConfig
 from pipeline.distributed.world import World
 from pipeline.jobs.train import run
+from pipeline.run_folder.claim import _mistaken, _schema_changes, load_run
 from tests.tiny import DAYS, SCHEMA, Done, built, genctr, train, write_log
 
 FIELDS = [

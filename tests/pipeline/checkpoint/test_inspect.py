@@ -13,10 +13,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from data.errors import GenctrError
 from pipeline.checkpoint import inspect as ckpt
 from pipeline.checkpoint import pieces
+from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.inspect import Difference, compare, find, gaps, listed, open_named, unfinished, verify, verify_pins
-from pipeline.checkpoint.manager import CheckpointError, Checkpoints
-from pipeline.checkpoint.pieces import Pieces, write
+from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.reader import Pieces
 from pipeline.checkpoint.rewrite import Grown
+from pipeline.checkpoint.writer import write
 from pipeline.config.run import RunConfig
 
 MARK = "step-0000003"

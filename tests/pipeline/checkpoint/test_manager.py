@@ -38,8 +38,10 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 import pipeline.checkpoint.manager
 from data.paths import PATHS, filesystem
-from pipeline.checkpoint.manager import PIECE_BYTES, CheckpointError, Checkpoints, Damaged, Reader
-from pipeline.checkpoint.pieces import Pieces
+from pipeline.checkpoint.dcp import PIECE_BYTES, Reader
+from pipeline.checkpoint.errors import CheckpointError, Damaged
+from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.reader import Pieces
 from pipeline.distributed.cpu_fp16 import untouched
 from pipeline.distributed.world import PATIENCE
 

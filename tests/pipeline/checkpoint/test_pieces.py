@@ -15,8 +15,10 @@ from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
 
 from pipeline.checkpoint import pieces
-from pipeline.checkpoint.manager import CheckpointError, Checkpoints, Damaged
-from pipeline.checkpoint.pieces import Pieces, height, write
+from pipeline.checkpoint.errors import CheckpointError, Damaged
+from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.reader import Pieces, height
+from pipeline.checkpoint.writer import write
 from tests.tiny import ROOT
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -187,7 +189,8 @@ def test_a_file_that_is_missing_or_cut_is_told_with_the_rows_that_were_in_it(sav
 MEASURE = """
     import sys, torch
     from pipeline.checkpoint.manager import Checkpoints
-    from pipeline.checkpoint.pieces import Pieces, write
+    from pipeline.checkpoint.reader import Pieces
+    from pipeline.checkpoint.writer import write
     from pipeline.checkpoint.inspect import compare, verify
 
     def peak():  # of this process alone; getrusage begins with what its parent had

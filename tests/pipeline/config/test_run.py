@@ -12,7 +12,8 @@ from data.days import open_end, parse_days, write_day
 from data.document import Section
 from data.errors import BadDocument
 from data.schema import IdField, IdsField, NumberField, Schema, SequenceField, VectorField
-from pipeline.config.run import RunConfig, TableConfig, TablesConfig, fit_days, load
+from pipeline.config.run import RunConfig, fit_days, load
+from pipeline.config.tables import TableConfig, TablesConfig
 from pipeline.jobs.train import run
 from tests.tiny import ROOT, SCHEMA, built
 

@@ -8,11 +8,12 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from data.collate import NO_GROUP
-from pipeline.config.run import DailyConfig
-from pipeline.daily.challenger import compare, population_stability, take_over
+from pipeline.config.daily import DailyConfig
+from pipeline.daily.challenger import take_over
 from pipeline.daily.job import Daily
 from pipeline.distributed.cpu_kernels import PooledKernel
 from pipeline.serving.bundle import Bundle
+from pipeline.training.paired_bootstrap import compare, population_stability
 from tests.tiny import built, write_log
 
 

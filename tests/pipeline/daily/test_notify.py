@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.run import HooksConfig
+from pipeline.config.daily import HooksConfig
 from pipeline.daily.notify import tell
 
 

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.config.run import DailyConfig
+from pipeline.config.daily import DailyConfig
 from pipeline.daily.ledger import fold
 from pipeline.daily.policy import Action, decide
 

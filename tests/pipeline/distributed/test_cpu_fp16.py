@@ -22,8 +22,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from data.errors import GenctrError
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.distributed.cpu_fp16 import FirstValues, Half, HalfTables, rounded, untouched
-from pipeline.distributed.shard import Init, Sharded, Spread, TableOptions, shard
-from pipeline.distributed.sharding_plan import SavedPlan, TablePlan
+from pipeline.distributed.initial_values import Init
+from pipeline.distributed.planner import TablePlan
+from pipeline.distributed.saved_plan import SavedPlan
+from pipeline.distributed.shard import Sharded, Spread, TableOptions, shard
 from tests.helpers import on_ranks
 
 LOTS = (torch.arange(65_536) + 0.5) / 65_536

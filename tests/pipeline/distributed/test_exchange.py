@@ -12,13 +12,14 @@ from pydantic_core import PydanticSerializationError
 
 from data.days import Day, DayFile
 from data.errors import BadInput
-from pipeline.checkpoint.manager import CheckpointError
+from pipeline.checkpoint.errors import CheckpointError
 from pipeline.config.run import RunConfig
 from pipeline.daily.gates import Answer
 from pipeline.daily.ledger import DayRecord, History
 from pipeline.daily.policy import Action
 from pipeline.distributed.exchange import decode, encode, gather, share
-from pipeline.distributed.sharding_plan import SavedPlan, TablePlan
+from pipeline.distributed.planner import TablePlan
+from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.run_folder.lease import Busy
 from tests.helpers import on_ranks
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import GenctrError
-from pipeline.config.run import HardwareConfig
+from pipeline.config.train import HardwareConfig
 from pipeline.distributed.hardware import DEVICES, GIB, device_here, find_device
 
 NOTHING = HardwareConfig()

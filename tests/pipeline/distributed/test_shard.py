@@ -18,7 +18,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 import pipeline.distributed.shard
 from data.errors import GenctrError
-from pipeline.distributed.shard import EVERYWHERE, Init, Sharded, TableOptions, shard
+from pipeline.distributed.initial_values import Init
+from pipeline.distributed.shard import EVERYWHERE, Sharded, TableOptions, shard
 from tests.helpers import on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please use DTensor:FutureWarning")  # DCP, of its own use of TorchRec's tensors

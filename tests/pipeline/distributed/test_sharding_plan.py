@@ -13,7 +13,7 @@ from data.errors import GenctrError
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.hardware import DEVICES
-from pipeline.distributed.sharding_plan import SavedPlan
+from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.world import World
 from pipeline.jobs.train import run
 from pipeline.planning.estimate import Ask, on_paper, saved_plan

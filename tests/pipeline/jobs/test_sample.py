@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from pipeline.builders.job import load_run
 from pipeline.jobs.sample import CLASSES, SampleReport, _apart, _classes, compare, sample
+from pipeline.run_folder.claim import load_run
 from tests.tiny import DAYS, built, genctr, train, write_log
 
 DENOISER = "model={paradigm: diffusion, dim: 4, denoiser: {hidden: 16, layers: 1, dropout: 0.0}}"

@@ -12,9 +12,10 @@ import yaml
 
 from data.cursor import Cursor
 from data.errors import GenctrError
-from pipeline.config.run import EarlyStopConfig
+from pipeline.config.train import EarlyStopConfig
 from pipeline.jobs.evaluate import evaluate
-from pipeline.jobs.train import judge, restore_best, run
+from pipeline.jobs.restore import restore_best
+from pipeline.jobs.train import judge, run
 from pipeline.training.loop import TrainState
 from tests.integration.jobs import assert_every_row_once, assert_same_bits, events
 from tests.tiny import DAYS, SCHEMA, built, train, write_log

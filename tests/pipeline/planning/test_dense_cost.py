@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from pipeline.builders.job import stage_schema
 from pipeline.config.run import load
 from pipeline.planning.dense_cost import FEW, measure
+from pipeline.run_folder.claim import stage_schema
 
 FIELDS = [
     {"name": "user", "kind": "id", "ids": "hash", "rows": 10**9},

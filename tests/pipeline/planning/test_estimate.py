@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from data.errors import GenctrError
-from pipeline.config.run import HardwareConfig, load
+from pipeline.config.run import load
+from pipeline.config.train import HardwareConfig
 from pipeline.distributed.hardware import DEVICES, GIB, find_device
 from pipeline.planning.estimate import Ask, Paper, on_paper, saved_plan
 

@@ -14,7 +14,7 @@ from data.cursor import Cursor
 from data.features import Features
 from data.schema import Schema
 from pipeline.builders.models import build_ranker
-from pipeline.config.run import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.serving.bundle import quantised
 from pipeline.serving.parity import parity_bound
 

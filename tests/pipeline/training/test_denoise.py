@@ -14,7 +14,8 @@ from data.synthetic import write
 from pipeline.builders.job import Job, build_checkpoints
 from pipeline.config.run import load
 from pipeline.distributed.world import World
-from pipeline.training.denoise import FieldMeters, PretrainTask
+from pipeline.training.denoise import PretrainTask
+from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
 from tests.integration.jobs import events

@@ -8,7 +8,7 @@ import torch
 
 from data.cursor import Cursor
 from pipeline.builders.job import Job
-from pipeline.config.run import ScheduleConfig
+from pipeline.config.train import ScheduleConfig
 from pipeline.training.loop import TrainState
 from pipeline.training.lr_schedule import Schedule, factor
 from tests.tiny import DAYS, built, write_log

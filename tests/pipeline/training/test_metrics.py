@@ -16,7 +16,8 @@ from torchrec import KeyedJaggedTensor
 from data.batch import Batch, Tally
 from data.collate import NO_GROUP
 from data.cursor import Cursor
-from pipeline.training.metrics import BINS, EDGE, Meters, NotFinite, RunningMeters, auc_by_group
+from pipeline.training.auc import auc_by_group
+from pipeline.training.metrics import BINS, EDGE, Meters, NotFinite, RunningMeters
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
 

@@ -1,41 +1,32 @@
-"""The tensors of a checkpoint in pieces: any rows of any of them read, a new checkpoint written, a block in memory at a time.
-
-A piece is what DCP calls a chunk: some rows (and columns) of one tensor, in one `torch.save` archive somewhere in a file. DCP
-reads and saves whole pieces; a table of one rank is one piece. Here the place of a piece's numbers is asked of the archive, and
-only the rows wanted are read. What is written are DCP's own files, by its own writer, in pieces of at most a block.
-"""
+"""The tensors of a checkpoint in pieces: any rows of any of them, a block in memory at a time."""
 
 import io
 import math
 import pickle
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import IO, Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import _StorageInfo, _StoragePrefix
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import BytesIOWriteData, SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from data.paths import PATHS
 from pipeline.checkpoint.archive import SMALL, Altered, check_value, crc_of, stored_crc, view
-from pipeline.checkpoint.manager import AGAIN, MEND, CheckpointError, Checkpoints, Damaged, Writer, is_of_store, one_line
+from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, is_of_store, one_line
+from pipeline.checkpoint.manager import Checkpoints
 
 BLOCK = 2**24
 """[bytes] of a tensor that are in memory at a time, about; none of the pieces written is larger."""
 
-LEAST = 2**12
-"""[bytes] that a rank's part of a tensor must have, else the tensor is written whole."""
 
 OPEN = 32
 """[files] kept open at a time: a store is asked again for a file that is opened again."""
@@ -284,97 +275,3 @@ def cut(stored: TensorStorageMetadata, first: int, last: int) -> Iterator[tuple[
     """The rows first … last - 1 in blocks of at most BLOCK bytes, at least one row each."""
     step = max(1, BLOCK // max(1, row_bytes(stored)))
     yield from pairwise([*range(first, last, step), last])
-
-
-# Writing.
-
-
-def write(source: Rows, writer: Writer, *, ranks: int, advance: Callable[[int], None]) -> None:
-    """Write a checkpoint as so many ranks would have, each its own rows of every large tensor, and finish it.
-
-    Args:
-        source: what is written. writer: from `Checkpoints.beside`.
-        ranks: [files] to write.
-        advance: called with the bytes of every block that is written.
-    """
-    writer.fs.mkdir(writer.path)
-    writer.per_thread_copy_ahead = 0  # on a machine with CUDA DCP would fetch several pieces ahead
-    planner = _BlockByBlock(source, advance)
-    plans, tensors = _plan(source, ranks)
-    results = []
-    for rank, items in enumerate(plans):
-        plan = SavePlan(items, storage_data=_StoragePrefix(f"__{rank}_"))
-        results.append(writer.write_data(plan, planner).wait())
-    plain = {name: BytesStorageMetadata() for name in source.values}
-    writer.finish(Metadata({**tensors, **plain}, planner_data=dict(source.paths)), results)
-
-
-def _plan(source: Rows, ranks: int) -> tuple[list[list[WriteItem]], dict[str, TensorStorageMetadata]]:
-    """What goes into each rank's file, and the tensors cut into the pieces that are written.
-
-    A tensor large enough is cut into as many parts of equal height as there are ranks, as TorchRec cuts a row-wise table. The
-    rest goes whole to the file that has least in it, as DCP saves what all ranks have.
-    """
-    plans: list[list[WriteItem]] = [[] for _ in range(ranks)]
-    filled, tensors, small = [0] * ranks, {}, []
-    for name, stored in source.tensors.items():
-        if size_bytes(stored) < ranks * LEAST or height(stored) < ranks:
-            small.append(name)
-            continue
-        step = math.ceil(height(stored) / ranks)
-        parts = [(rank, min(rank * step, height(stored)), min((rank + 1) * step, height(stored))) for rank in range(ranks)]
-        cuts = [(rank, *rows) for rank, first, last in parts if first < last for rows in cut(stored, first, last)]
-        tensors[name] = _cut_at(stored, [(first, last) for _, first, last in cuts])
-        for (rank, first, last), item in zip(cuts, _items(name, tensors[name]), strict=True):
-            plans[rank].append(item)
-            filled[rank] += (last - first) * row_bytes(stored)
-    for name in sorted(small, key=lambda name: -size_bytes(source.tensors[name])):
-        stored, rank = source.tensors[name], filled.index(min(filled))
-        tensors[name] = _cut_at(stored, [*cut(stored, 0, height(stored))])
-        plans[rank] += _items(name, tensors[name])
-        filled[rank] += size_bytes(stored)
-    plans[0] += [
-        WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO, bytes_io_data=BytesIOWriteData(len(source.value(name))))
-        for name in source.values
-    ]
-    return plans, {name: tensors[name] for name in source.tensors}
-
-
-def _cut_at(stored: TensorStorageMetadata, cuts: Sequence[tuple[int, int]]) -> TensorStorageMetadata:
-    rest = stored.size[1:]
-    chunks = [
-        ChunkStorageMetadata(torch.Size([first, *[0] * len(rest)]), torch.Size([last - first, *rest]))
-        for first, last in cuts or [(0, 0)]
-    ]
-    if not stored.size:
-        chunks = [ChunkStorageMetadata(torch.Size([]), torch.Size([]))]
-    return TensorStorageMetadata(stored.properties, stored.size, chunks)
-
-
-def _items(name: str, stored: TensorStorageMetadata) -> list[WriteItem]:
-    return [
-        WriteItem(
-            MetadataIndex(name, chunk.offsets, at),
-            WriteItemType.SHARD,
-            tensor_data=TensorWriteData(chunk, stored.properties, stored.size),
-        )
-        for at, chunk in enumerate(stored.chunks)
-    ]
-
-
-class _BlockByBlock(DefaultSavePlanner):
-    """Hands DCP's writer each piece when it is its turn, and not before."""
-
-    def __init__(self, source: Rows, advance: Callable[[int], None]) -> None:
-        super().__init__()
-        self._source, self._advance = source, advance
-
-    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        """Read a piece."""
-        name, data = write_item.index.fqn, write_item.tensor_data
-        if data is None:
-            return io.BytesIO(self._source.value(name))
-        first = data.chunk.offsets[0] if data.chunk.offsets else 0
-        block = self._source.rows(name, first, first + (data.chunk.sizes[0] if data.chunk.sizes else 1))
-        self._advance(block.nbytes)
-        return block

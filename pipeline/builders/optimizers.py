@@ -1,0 +1,49 @@
+"""From config to the optimizers of everything but the tables."""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import KeyedOptimizer, KeyedOptimizerWrapper
+
+from pipeline.config.run import RunConfig
+from pipeline.config.train import DenseConfig
+from pipeline.distributed.shard import Sharded
+
+
+def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOptimizer, list[tuple[str, KeyedOptimizer]]]:
+    """The optimizer of everything but the tables; and apart from it, named, that of a balance's difficulties.
+
+    These learn at a rate of their own, do not decay, and their gradients are not clipped together with the network's.
+    """
+    balance = {name: own for name, own in sharded.dense_parameters.items() if name.endswith("balance.s")}
+    network = {name: own for name, own in sharded.dense_parameters.items() if name not in balance}
+    others = []
+    if balance:
+        learn = KeyedOptimizerWrapper(balance, partial(torch.optim.Adam, lr=config.model.denoiser.balance_lr))
+        others = [("balance", _with_state(learn))]
+    return build_dense_optimizer(config.train.dense, network), others
+
+
+def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Parameter]) -> KeyedOptimizer:
+    """Adam of the network, clipped if the config says so."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    betas = (config.beta1, config.beta2)
+    make = partial(kind, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
+    optimizer: KeyedOptimizer = _with_state(KeyedOptimizerWrapper(parameters, make))
+    if config.clip_norm is not None:
+        optimizer = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
+    return optimizer
+
+
+def _with_state(optimizer: KeyedOptimizerWrapper) -> KeyedOptimizerWrapper:
+    """Give Adam or AdamW the state that torch would make in its first step: a checkpoint is loaded into what is there.
+
+    TorchRec's `init_state` takes a step with zero gradients for it: the counter would start at 1, so the first real step would
+    be .744 of torch's (with the default betas), and weight decay would move every weight before the first batch.
+    """
+    for parameter in optimizer.params.values():
+        moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return optimizer

@@ -1,0 +1,74 @@
+"""The stages of a run, and what one takes over from another."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from data.document import BadValue, Section
+
+
+class LoadConfig(Section):
+    """What a stage takes over from an earlier one; the rest starts afresh, optimizers always."""
+
+    stage: str
+    """The earlier stage; of it the best pass, or else the last."""
+
+    what: Literal["none", "tables", "network", "all"] = "all"
+    """Embedding tables, everything else, or both; what the new model has no place for is left behind."""
+
+    rescale: float | None = Field(default=None, gt=0)
+    """[1] root mean square that every loaded table is scaled to; null leaves them as they are. A cosine knows no scale, but a
+    decoder that multiplies embeddings does."""
+
+
+class StageConfig(Section):
+    """One phase of training. `data`, `model`, `tables` and `train` are as those of the run, with what is said here on top."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
+    """What the stage is called in the log, and its best checkpoint."""
+
+    task: Literal["pretrain", "rank"] = "rank"
+    """pretrain: restore hidden values, by a denoiser. rank: predict the label."""
+
+    data: dict[str, Any] = {}
+    """Days of its own: days, validation, test."""
+
+    model: dict[str, Any] = {}
+    """Another model, or other settings of it."""
+
+    tables: dict[str, Any] = {}
+    """Other optimizers, first values or sharding of the tables."""
+
+    train: dict[str, Any] = {}
+    """Other epochs, batch rows, learning rates."""
+
+    fields: tuple[str, ...] = ()
+    """The fields the stage reads; empty reads them all."""
+
+    load: LoadConfig | None = None
+    """What it takes over; null starts afresh."""
+
+    freeze: tuple[Literal["tables", "network"], ...] = ()
+    """What does not learn."""
+
+    @model_validator(mode="after")
+    def _has_a_name_of_its_own(self) -> "StageConfig":
+        if self.name.startswith("day-"):
+            raise BadValue("names that begin with day- are those of checkpoints at a day's end: choose another", "name")
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_of_the_whole_run(self) -> "StageConfig":
+        for section, key in (("data", "fit"), ("train", "ranks"), ("train", "device")):
+            if key in getattr(self, section):
+                raise BadValue(f"all stages have the same: set it in {section} of the run", section, key)
+        return self
+
+
+PRETRAIN_TABLES = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05}}
+"""Of the pre-training that a denoiser gets without being told: a cosine knows no scale, so a penalty would only shrink the
+tables, and next to zero its gradient is huge."""
+
+
+PRETRAIN_TRAIN = {"score_first": False, "epochs": 1, "dense": {"precision": "fp32"}}
+"""And one pass: id tables over-fit in pre-training as they do on clicks. Softmaxes are not for bf16."""
