@@ -4,9 +4,9 @@
 
 The published runs are TorchRec's DLRM example on Criteo's 1TB log (facebookresearch/dlrm, torchrec_dlrm): eight A100 of 40 GB
 a host (AWS p4d), fp32, tables of 128 columns. Their networks are counted by hand, their tables are planned by `genctr plan`.
-What is assumed is in `pipeline/distributed/hardware.py` and `pipeline/planning/estimate.py`. Nothing is fitted to these runs but the fixed 7 ms of a
-step, to the one of 256 rows a card, which is left out here; the share of their peak that fp32 products reach, .8, was chosen
-with DCN V2's larger batch in view.
+What is assumed is in `pipeline/distributed/hardware.py` and `pipeline/planning/estimate.py`. Nothing is fitted to these runs
+but the fixed 7 ms of a step, to the one of 256 rows a GPU, which is left out here; the share of their peak that fp32 products
+reach, .8, was chosen with DCN V2's larger batch in view.
 """
 
 import argparse

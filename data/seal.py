@@ -10,13 +10,14 @@ KEY = "sha256"
 _SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\s*}\s*\Z')
 
 
-def sealed(values: Mapping[str, Any], **layout: Any) -> str:
+def sealed(values: Mapping[str, Any], *, indent: int | None = None, sort_keys: bool = False, allow_nan: bool = True) -> str:
     """A JSON object whose last key, `sha256`, is the SHA-256 of all the text before it; one that is among `values` is replaced.
 
     Args:
-        values: at least one key. layout: of `json.dumps`, such as `indent`.
+        values: at least one key. indent, sort_keys, allow_nan: as `json.dumps` has them.
     """
-    text = json.dumps({key: own for key, own in values.items() if key != KEY}, **layout)[:-1].rstrip()
+    kept = {key: own for key, own in values.items() if key != KEY}
+    text = json.dumps(kept, indent=indent, sort_keys=sort_keys, allow_nan=allow_nan)[:-1].rstrip()
     return f'{text}, "{KEY}": "{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 

@@ -249,8 +249,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if config.train.ranks > 1 and not launched():
         return _on_ranks(config.train.ranks, arguments.words)
     from pipeline.builders.job import build
+    from pipeline.distributed.world import writing
     from pipeline.jobs.train import run
-    from pipeline.run_folder.lease import Lease, writing
+    from pipeline.run_folder.lease import Lease
 
     folder = plain(arguments.out or f"runs/{config.name}")
     lease = Lease(folder, seconds=config.daily.lease_seconds)
@@ -371,7 +372,8 @@ def _daily(arguments: argparse.Namespace) -> int:
     from pipeline.builders.job import build
     from pipeline.daily.job import Daily, publish_folder
     from pipeline.daily.notify import tell
-    from pipeline.run_folder.lease import Lease, writing
+    from pipeline.distributed.world import writing
+    from pipeline.run_folder.lease import Lease
 
     lease = Lease(folder, seconds=config.daily.lease_seconds, also=[publish_folder(config.daily.publish, folder)])
     with world(config.train.device) as here, writing(here, lease), ExitStack() as stack:

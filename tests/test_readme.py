@@ -16,7 +16,14 @@ from launch import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-ROOMS = ("launch", "pipeline", "models", "data")
+FOLDERS = ("launch", "pipeline", "models", "data")
+ROOMS = tuple(
+    f"pipeline/{room}"
+    for room in (
+        *("daily", "jobs", "serving", "planning", "builders", "training"),
+        *("checkpoint", "distributed", "run_folder", "config"),
+    )
+)
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
 INDENTED = [line.strip().partition("   ")[0] for line in README.splitlines() if line.startswith("    ")]
 
@@ -43,12 +50,21 @@ def run(command: str, folder: Path, **settings: str) -> str:
     return done.stdout
 
 
-def test_the_map_says_of_every_module_what_its_docstring_says() -> None:
+def test_the_map_says_of_every_room_what_its_docstring_says() -> None:
     block = README.partition("<!-- map -->")[2].partition("<!-- /map -->")[0]
-    map_ = dict(re.findall(r"^ *(\S+\.py) {2,}(.+)$", block, re.MULTILINE))
-    modules = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")) if file.name != "__init__.py"]
+    rooms = [path for folder in FOLDERS for path in (ROOMS if folder == "pipeline" else (folder,))]
 
-    assert map_ == {str(file.relative_to(ROOT)): purpose(file) for file in modules}
+    assert block.split() == " ".join(f"{room}/ {purpose(ROOT / room / '__init__.py')}" for room in rooms).split()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_package_says_what_its_files_are(folder: str) -> None:
+    for init in (ROOT / folder).rglob("__init__.py"):
+        files = {file.name: purpose(file) for file in init.parent.glob("*.py") if file != init}
+        rooms = {f"{room.parent.name}/": purpose(room) for room in init.parent.glob("*/__init__.py")}
+        lines = (ast.get_docstring(ast.parse(init.read_text())) or "").splitlines()[2:]
+
+        assert dict(line.split(maxsplit=1) for line in lines) == files | rooms, init
 
 
 def test_the_readme_shows_exactly_two_commands() -> None:

@@ -1,4 +1,12 @@
-"""Turn the original files of public logs into day folders: one class a set, each reading its files as a stream."""
+"""Turn the original files of public logs into day folders: one class a set, each reading its files as a stream.
+
+avazu.py      Avazu's click log (Kaggle's train.csv, plain or gzipped), cut into days by its hour column.
+criteo.py     Criteo's click logs: Kaggle's train.txt and the 1TB log's day_0 … day_23, tab-separated, plain or gzipped.
+frappe.py     Frappe in libFM format, as the published benchmarks split it: train, validation and test.
+kuairand.py   KuaiRand-Pure's standard log (kuairand.com), joined with its user and video tables and cut into days by date.
+movielens.py  MovieLens (grouplens.org): ml-100k and ml-1m, ratings joined with users and movies and ordered by time.
+raw.py        The files of a public set as they were published: read as a stream, every mistake told by its line.
+"""
 
 import json
 import tempfile

@@ -46,6 +46,7 @@ def build_ids(
 
 
 def table_options(config: TableConfig) -> TableOptions:
+    """A table's settings, as sharding takes them."""
     return TableOptions(
         optimizer=config.optimizer,
         lr=config.lr,

@@ -112,6 +112,7 @@ class LocalCopies(AsyncStager):
     """
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state dict, its local shards copied."""
         return cast(dict[str, Any], _copied(state_dict))
 
     def synchronize_staging(self) -> None:
@@ -381,15 +382,18 @@ class SafeLoadPlanner(DefaultLoadPlanner):
     """
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        """Where a piece is read to."""
         target: Tensor = super().resolve_tensor(read_item)
         return torch.empty_like(target) if _is_paged(target) else target
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        """Copy a piece that was read apart, page by page."""
         target: Tensor = super().resolve_tensor(read_item).detach()
         if _is_paged(target):
             _copy_pages(tensor, target)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Hand on a plain value, if it is one."""
         safe = io.BytesIO()
         torch.save(torch.load(value, weights_only=True), safe)
         safe.seek(0)

@@ -30,6 +30,7 @@ class Damaged(CheckpointError):
 
 
 def first_failure(error: CheckpointException) -> tuple[int, BaseException]:
+    """The lowest rank that failed, and its error."""
     rank = min(error.failures)
     return rank, error.failures[rank][0]
 

@@ -1,7 +1,7 @@
 """Look at the checkpoints of a run: list them, show one, verify all of it, compare two. Nothing of the model is built.
 
 Any tensor is treated alike, by its name: tables, their optimizers' states, the network, whatever else a run saves. Tensors are
-read block by block (`pipeline/checkpoint/pieces.py`), so one that is larger than memory is no matter.
+read block by block (`reader.py`), so one that is larger than memory is no matter.
 """
 
 import io
@@ -21,10 +21,10 @@ from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.manager import FOLDER, MARKER, SHOWN, Checkpoints
 from pipeline.checkpoint.reader import Pieces, height, shown, size_bytes
 from pipeline.config.run import load
-from pipeline.daily.ledger import FILE as LEDGER
 from pipeline.run_folder.lease import Lease
 
 CHECKPOINTS = "checkpoints"
+LEDGER = "ledger.jsonl"  # of the daily job, a room above: a folder that has one is that job's
 NEWEST, ALL = "newest", "all"
 
 FEW = 2**20

@@ -49,9 +49,8 @@ from pipeline.checkpoint.dcp import (
     wanted_sizes,
 )
 from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_of_store, one_line
-from pipeline.distributed.exchange import gather
-from pipeline.distributed.host_memory import free_memory
-from pipeline.distributed.world import PATIENCE
+from pipeline.distributed.hardware import free_memory
+from pipeline.distributed.world import PATIENCE, gather
 
 MARKER = "checkpoint.json"
 

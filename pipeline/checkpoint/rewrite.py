@@ -1,8 +1,8 @@
 """Checkpoints that move: rewritten for other ranks or in another place, with a larger table, or one table as Parquet.
 
-No process group, no model: tensors go block by block from one file to another (`pipeline/checkpoint/pieces.py`), so neither the table nor
-the checkpoint has to fit into memory. A checkpoint is written beside what is there, and is one when its marker is: killed
-before that, it never was.
+No process group, no model: tensors go block by block from one file to another (`reader.py`, `writer.py`), so neither the table
+nor the checkpoint has to fit into memory. A checkpoint is written next to what is there, and is complete when its marker is:
+killed before that, it never was.
 """
 
 import os

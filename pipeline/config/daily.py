@@ -50,8 +50,8 @@ class DailyConfig(Section):
         "nulls": 0.1,
         "psi": 0.25,
     }
-    """Limits of the gates, by name; see `pipeline/daily/gates.py`. Predictions that are not finite, and a bundle that says something
-    else than the trainer, are never published."""
+    """Limits of the gates, by name; see `pipeline/daily/gates.py`. Predictions that are not finite, and a bundle that scores
+    otherwise than the trainer, are never published."""
 
     first_gates: dict[Literal["auc", "ne", "calibration"], float | tuple[float, float]] = {
         "auc": 0.5,

@@ -68,8 +68,8 @@ class EarlyStopConfig(Section):
 
 
 class HardwareConfig(Section):
-    """What a rank has, for `genctr plan`; null is what is known of the device (`pipeline/distributed/hardware.py`). Training asks the
-    machine itself."""
+    """What a rank has, for `genctr plan`; null is what is known of the device (`pipeline/distributed/hardware.py`). Training
+    asks the machine itself."""
 
     device: str | None = None
     """Name of the device: h100, h200, a100, a100-40gb or cpu; null is the one of this machine."""

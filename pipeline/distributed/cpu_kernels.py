@@ -1,7 +1,7 @@
 """Embedding tables on CPU that learn by a rule of ours: FBGEMM's memory and layout, TorchRec's kernels, our backward.
 
 FBGEMM's CPU tables (TBE) know SGD, Adagrad and row-wise Adagrad in fp32. A group of tables marked with a `Rule` is made as one
-of these and taken over by `OwnTables`. TorchRec's own first values are left out: `pipeline/distributed/shard.py` gives better ones.
+of these and taken over by `OwnTables`. TorchRec's own first values are left out: `shard.py` gives better ones.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,10 @@
-"""What a rank's device can hold and how fast it is: facts of data sheets, for plans on paper."""
+"""What a machine can hold and how fast it is: data sheets for plans on paper, and the memory that programs may take here."""
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -11,6 +14,7 @@ from data.document import nearest
 from data.errors import GenctrError
 from pipeline.config.train import HardwareConfig
 
+GROUPS, OWN = "/sys/fs/cgroup", "/proc/self/cgroup"
 GIB = 2**30
 GB = 1e9
 
@@ -123,3 +127,53 @@ def _card(device: torch.device) -> str | None:
     found = next((name for name in ("h100", "h200", "a100") if re.search(rf"{name}(?!\d)", told)), None)  # an A1000 is none
     small = torch.cuda.get_device_properties(device).total_memory < 48 * GIB
     return "a100-40gb" if found == "a100" and small else found
+
+
+def total_memory() -> int:
+    """[bytes] of the machine, or of the control group with the least: psutil, like /proc/meminfo, knows the machine alone."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *(limit for limit, _ in group_limits())])
+
+
+def free_memory() -> float:
+    """[bytes] that can still be taken; no limit where the system does not say."""
+    return min([_available(), *(limit - used for limit, used in group_limits())])
+
+
+def group_limits(groups: str = GROUPS, own: str = OWN) -> Iterator[tuple[int, int]]:
+    """(limit, used), two [bytes], of this process's control group and all around it that have a limit, cgroup 2 or 1.
+
+    Files that were read and can be dropped are not counted as used, as `MemAvailable` has it. A container may see its group
+    as the root, whatever path the system says.
+    """
+    try:
+        lines = Path(own).read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, (limit, used, cache) = Path(groups), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base = Path(groups, "memory")
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        folder = base / path.strip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(base):
+                try:
+                    most = int((group / limit).read_text())  # cgroup 2 says max where there is none
+                    stat = dict(own.split() for own in (group / "memory.stat").read_text().splitlines())
+                    yield most, int((group / used).read_text()) - int(stat[cache])
+                except (OSError, ValueError, KeyError):
+                    continue
+
+
+def _available() -> float:
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")

@@ -319,4 +319,5 @@ def table_plans(options: list[ShardingOption], wishes: Mapping[str, Wish]) -> di
 
 
 def table_plan(values: Mapping[str, Any]) -> TablePlan:
+    """A table's plan from JSON."""
     return TablePlan(**{**values, "shards": tuple((*map(int, shard),) for shard in values["shards"])})

@@ -143,6 +143,7 @@ def _holes(name: str, own: TablePlan, ranks: int) -> list[str]:
 
 
 def another_cluster(path: str, wrong: list[str], device: str, ranks: int, hosts: int) -> GenctrError:
+    """The error that a plan was made for another job."""
     shown = "\n".join(f"  {line}" for line in wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
     return GenctrError(
         f"train.plan: {path} was made for another job\n{shown}\n"

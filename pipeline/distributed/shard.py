@@ -25,7 +25,7 @@ from pipeline.distributed import cpu_adam as adam
 from pipeline.distributed.comm_codecs import make_sharders
 from pipeline.distributed.cpu_fp16 import FirstValues, Half
 from pipeline.distributed.cpu_kernels import our_kernels
-from pipeline.distributed.host_memory import total_memory
+from pipeline.distributed.hardware import total_memory
 from pipeline.distributed.initial_values import BLOCK_ROWS, Init, _scale, first_values
 from pipeline.distributed.planner import EVERYWHERE, Cluster, Wish, make_plan
 from pipeline.distributed.saved_plan import SavedPlan
@@ -66,7 +66,7 @@ class TableOptions:
             cannot give every rank a row stays whole.
         kernel: where the table lives; auto: with the computation if it fits, on CUDA else partly in main memory.
         cache: [1] share of it kept on the card, if it lives elsewhere.
-        precision: of the stored numbers. fp16 is rounded at random, by FBGEMM on CUDA; on CPU see `pipeline/distributed/cpu_fp16.py`.
+        precision: of the stored numbers. fp16 is rounded at random, by FBGEMM on CUDA; on CPU see `cpu_fp16.py`.
         clip: largest absolute value of a coordinate of the gradient of a looked-up vector.
     """
 
@@ -76,7 +76,7 @@ class TableOptions:
     decay: Literal["touched", "table"] = "touched"
     eps: float = 1e-8
     betas: tuple[float, float] = (0.9, 0.999)
-    init: Init = Init()
+    init: Init = field(default_factory=Init)
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
     )

@@ -17,7 +17,7 @@ from data.schema import AnyIds
 from models.managed import Policy
 from models.sparse import owner_of
 from pipeline.builders.job import Job
-from pipeline.distributed.exchange import gather
+from pipeline.distributed.world import gather
 
 
 @dataclass(frozen=True)

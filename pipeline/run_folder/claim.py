@@ -47,11 +47,13 @@ def stage_schema(schema: Schema, stage: Stage, stages: Sequence[Stage]) -> Schem
 
 
 def bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
+    """The schema with numbers as buckets, if any stage of the run denoises."""
     buckets = [stage.config.model.denoiser.buckets for stage in stages if stage.config.model.denoises]
     return schema.bucketed(buckets[0]) if buckets else schema
 
 
 def frequencies_file(folder: str, stage: Stage) -> str:
+    """Where the counts of a stage's values are."""
     return f"{folder}/statistics/frequencies.{stage.name}.npz"
 
 

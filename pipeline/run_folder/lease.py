@@ -17,13 +17,10 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data.errors import GenctrError
 from data.paths import PATHS, Guard, guarded, list_folder, plain, write_whole
-
-if TYPE_CHECKING:
-    from pipeline.distributed.world import World
 
 FILE = "lease.json"
 
@@ -177,30 +174,6 @@ class Lease:
     def _write(self, beat: int) -> None:
         me = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
         write_whole(self._path, json.dumps({"token": self._token, "beat": beat, **me}))
-
-
-@contextmanager
-def writing(world: "World", lease: Lease) -> Iterator[Lease]:
-    """Hold a run folder as the one job that writes to it: rank 0 holds the lease, every rank asks it. Collective.
-
-    Raises:
-        Busy: on every rank, if another job holds it. GenctrError: it cannot be written.
-    """
-    with ExitStack() as stack:
-
-        def enter() -> str:
-            try:
-                return stack.enter_context(lease).token
-            except OSError as error:
-                where = lease.folder
-                raise GenctrError(
-                    f"the run folder cannot be written: {error}\n  next: mend {where}, or give another --out"
-                ) from error
-
-        token = world.agree(enter, str)
-        if not world.first:
-            stack.enter_context(lease.shared(token))
-        yield lease
 
 
 @contextmanager

@@ -19,7 +19,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | `warning`     | `why` |
 | `tested`      | the test days with the best model: `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
 
-Of a pre-training, `fields` takes the place of `tasks`: see `pipeline.training.denoise.FieldMeters`. Runs of several stages name the
+Of a pre-training, `fields` takes the place of `tasks`: see `pipeline.training.field_metrics.FieldMeters`. Runs of several stages name the
 `stage` in `train` and `trained`.
 
 `tasks` is {task: {metric: value}}; the metrics and their units are those of `pipeline.training.metrics`. A number that is nan or

@@ -23,8 +23,7 @@ from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from pipeline.builders.job import Job
-from pipeline.distributed.exchange import gather
-from pipeline.distributed.world import World
+from pipeline.distributed.world import World, gather
 from pipeline.serving.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces, quantised
 
 SAMPLE_ROWS = 256

@@ -28,7 +28,7 @@ from torchrec.metrics.ne import compute_ne, get_ne_states
 
 from data.collate import NO_GROUP
 from data.errors import GenctrError
-from pipeline.distributed.exchange import share
+from pipeline.distributed.world import share
 from pipeline.training.auc import auc_by_group
 from pipeline.training.objective import StepOutput
 

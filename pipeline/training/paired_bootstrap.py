@@ -1,4 +1,4 @@
-"""Two models on the same rows: paired differences of metrics with bootstrap intervals over users, and how far scores have moved."""
+"""Two models on the same rows: paired differences of metrics with bootstrap intervals over users; how far scores have moved."""
 
 from typing import Any
 

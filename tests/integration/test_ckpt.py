@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from pipeline.builders.job import build
-from pipeline.checkpoint import pieces
+from pipeline.checkpoint import reader
+from pipeline.checkpoint import writer as writing
 from pipeline.checkpoint.inspect import open_named
 from pipeline.config.run import load
 from pipeline.distributed.world import world
@@ -68,7 +69,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut tiny tables too."""
-    monkeypatch.setattr(pieces, "LEAST", 8)
+    monkeypatch.setattr(writing, "LEAST", 8)
 
 
 def test_rows_are_said_to_be_of_the_day_they_are_of(config: Path, trained: Path, tmp_path: Path) -> None:
@@ -255,8 +256,8 @@ def test_what_is_written_is_a_checkpoint_at_the_end_and_none_before(config: Path
 
 def _reshard_slowly(run: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    read = pieces.Pieces.rows
-    pieces.Pieces.rows = lambda self, *words: (time.sleep(0.02), read(self, *words))[1]  # type: ignore[method-assign]
+    read = reader.Pieces.rows
+    reader.Pieces.rows = lambda self, *words: (time.sleep(0.02), read(self, *words))[1]  # type: ignore[method-assign]
     sys.exit(genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet").code)
 
 
@@ -272,7 +273,7 @@ def test_a_failed_write_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pieces.Pieces, "rows", full)
+    monkeypatch.setattr(reader.Pieces, "rows", full)
     done = genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet")
     assert done.code == 2
     assert "the checkpoint could not be written: [Errno 28] No space left on device" in done.err
@@ -285,7 +286,7 @@ def test_a_new_folder_is_no_run_until_all_is_in_it(run: Path, tmp_path: Path) ->
 
     words = ("ckpt", "reshard", run, "all", "--ranks", 2, "--out", tmp_path / "out", "--quiet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces.Pieces, "rows", full)
+        patch.setattr(reader.Pieces, "rows", full)
         assert genctr(*words).code == 2
     assert (tmp_path / "out" / "statistics").exists()
     assert not (tmp_path / "out" / "config.yaml").exists()

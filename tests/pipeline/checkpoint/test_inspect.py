@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from data.errors import GenctrError
 from pipeline.checkpoint import inspect as ckpt
-from pipeline.checkpoint import pieces
+from pipeline.checkpoint import reader
+from pipeline.checkpoint import writer as writing
 from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.inspect import Difference, compare, find, gaps, listed, open_named, unfinished, verify, verify_pins
 from pipeline.checkpoint.manager import Checkpoints
@@ -77,7 +78,7 @@ TENSORS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
     """A checkpoint in two files, pinned as best."""
-    monkeypatch.setattr(pieces, "LEAST", 16)
+    monkeypatch.setattr(writing, "LEAST", 16)
     one = Checkpoints(str(tmp_path / "one"), keep=1, asynchronous=False)
     one.save(3, tensors=TENSORS, meta={})
     two = Checkpoints(str(tmp_path / "two" / "checkpoints"), keep=1, asynchronous=False)
@@ -241,7 +242,7 @@ def saved_as(folder: Path, tensors: dict[str, Any], meta: dict[str, Any]) -> Che
 
 
 def test_two_checkpoints_are_compared_by_names_sizes_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "BLOCK", 64)
+    monkeypatch.setattr(reader, "BLOCK", 64)
     monkeypatch.setattr(ckpt, "FEW", 8)
     table = torch.arange(80.0).view(20, 4)
     table[19] = float("nan")

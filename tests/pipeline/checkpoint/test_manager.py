@@ -36,6 +36,7 @@ from torchrec.distributed.types import ShardingType
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+import pipeline.checkpoint.dcp
 import pipeline.checkpoint.manager
 from data.paths import PATHS, filesystem
 from pipeline.checkpoint.dcp import PIECE_BYTES, Reader
@@ -159,8 +160,8 @@ class SmallRun:
 
 def train_save_train_restore(folder: str, asynchronous: bool, in_pieces: bool = False) -> None:
     if in_pieces:  # this process is ours alone
-        pipeline.checkpoint.manager.PIECE_BYTES = 640  # twenty rows of t0 and t1
-        pipeline.checkpoint.manager.PAGE_BYTES = 2
+        pipeline.checkpoint.dcp.PIECE_BYTES = 640  # twenty rows of t0 and t1
+        pipeline.checkpoint.dcp.PAGE_BYTES = 2
     first = SmallRun(seed=dist.get_rank())
     first.train(3)
     saved = leaves(first.state())

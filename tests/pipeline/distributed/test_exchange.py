@@ -17,9 +17,9 @@ from pipeline.config.run import RunConfig
 from pipeline.daily.gates import Answer
 from pipeline.daily.ledger import DayRecord, History
 from pipeline.daily.policy import Action
-from pipeline.distributed.exchange import decode, encode, gather, share
 from pipeline.distributed.planner import TablePlan
 from pipeline.distributed.saved_plan import SavedPlan
+from pipeline.distributed.world import decode, encode, gather, share
 from pipeline.run_folder.lease import Busy
 from tests.helpers import on_ranks
 

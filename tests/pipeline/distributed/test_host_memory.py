@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.distributed.host_memory
-from pipeline.distributed.host_memory import free_memory, group_limits, total_memory
+import pipeline.distributed.hardware
+from pipeline.distributed.hardware import free_memory, group_limits, total_memory
 
 GIB = 2**30
 
@@ -39,6 +39,6 @@ def test_a_container_sees_its_group_as_the_root(tmp_path: Path) -> None:
 
 
 def test_the_least_of_all_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.distributed.host_memory, "group_limits", lambda: iter([(2**24, 2**22), (2**40, 2**39)]))
+    monkeypatch.setattr(pipeline.distributed.hardware, "group_limits", lambda: iter([(2**24, 2**22), (2**40, 2**39)]))
     assert total_memory() == 2**24
     assert free_memory() == 2**24 - 2**22

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.distributed._shard import sharded_tensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
 
-from pipeline.checkpoint import pieces
+from pipeline.checkpoint import reader
+from pipeline.checkpoint import writer as writing
 from pipeline.checkpoint.errors import CheckpointError, Damaged
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.reader import Pieces, height
@@ -106,8 +107,8 @@ def test_a_piece_is_verified_once_then_only_rows_asked_for_are_read(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled = []
-    fill = pieces._fill
-    monkeypatch.setattr(pieces, "_fill", lambda file, out: (filled.append(out.nbytes), fill(file, out)))
+    fill = reader._fill
+    monkeypatch.setattr(reader, "_fill", lambda file, out: (filled.append(out.nbytes), fill(file, out)))
     with Pieces(saved, "step-0000009") as opened:
         opened.rows("model.rows", 298, 303)  # which are in two pieces: both are read whole, once, and verified
         assert sum(filled) == 1000 * 24 + 5 * 24
@@ -120,8 +121,8 @@ def test_a_piece_is_verified_once_then_only_rows_asked_for_are_read(
 def test_written_by_any_number_of_ranks_it_loads_with_the_same_bits(
     saved: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
 ) -> None:
-    monkeypatch.setattr(pieces, "BLOCK", 1024)
-    monkeypatch.setattr(pieces, "LEAST", 256)
+    monkeypatch.setattr(reader, "BLOCK", 1024)
+    monkeypatch.setattr(writing, "LEAST", 256)
     again = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
     advanced: list[int] = []
     with Pieces(saved, "step-0000009") as source:
@@ -145,7 +146,7 @@ def test_written_by_any_number_of_ranks_it_loads_with_the_same_bits(
 
 
 def test_what_is_written_is_written_again_by_fewer(saved: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "LEAST", 1)
+    monkeypatch.setattr(writing, "LEAST", 1)
     before, mark = saved, "step-0000009"
     for at, ranks in enumerate((4, 2, 1)):
         after = Checkpoints(str(tmp_path / str(at)), keep=1, asynchronous=False)
@@ -157,8 +158,8 @@ def test_what_is_written_is_written_again_by_fewer(saved: Checkpoints, tmp_path:
 
 
 def test_no_more_than_so_many_files_are_open(saved: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "LEAST", 1)
-    monkeypatch.setattr(pieces, "OPEN", 2)
+    monkeypatch.setattr(writing, "LEAST", 1)
+    monkeypatch.setattr(reader, "OPEN", 2)
     again = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
     with Pieces(saved, "step-0000009") as source:
         mark, writer = again.beside(9, meta={})

@@ -1,0 +1,5 @@
+"""Plan before you pay: estimate a run on ranks that are not there.
+
+dense_cost.py  What the network beside the tables costs: its weights, and operations and memory a row, found by training a few rows.
+estimate.py    Plan before you pay: a run on ranks that are not there, who would hold what, what a step would take, and what would fit.
+"""  # noqa: E501
