@@ -37,11 +37,10 @@ from torch.futures import Future as TorchFuture
 from data.paths import PATHS, token_of, turn
 from pipeline.checkpoint.archive import Altered, check_value, crc_of, stored_crc, view
 from pipeline.checkpoint.errors import one_line
-from pipeline.checkpoint.manager import MARKER, _read_marker
+from pipeline.checkpoint.markers import MARKER, read_marker
 
 PIECE_BYTES = 1 << 26
 """[bytes] of a shard that are written and read at a time: DCP copies each of them, and would copy a shard as a whole."""
-
 
 PAGE_BYTES = 4096
 """[bytes] of memory that the system hands out at a time."""
@@ -233,7 +232,7 @@ class Reader(FileSystemReader):
             OSError: it cannot be read. ValueError, UnpicklingError: it is not what was written.
         """
         if self._known is None:
-            digest = _read_marker(f"{self.path}/{MARKER}").get("metadata")
+            digest = read_marker(f"{self.path}/{MARKER}").get("metadata")
             with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
                 content = stream.read()
             if digest is not None and hashlib.sha256(content).hexdigest() != digest:

@@ -5,8 +5,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from data.errors import GenctrError
 
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
-
-
 AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {MEND}"
 """What helps where reading failed: a checkpoint that is whole must not be removed because a store was away."""
 

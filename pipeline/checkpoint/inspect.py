@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorSt
 from data.errors import GenctrError
 from data.paths import PATHS, file_bytes, list_folder, modified
 from pipeline.checkpoint.errors import CheckpointError
-from pipeline.checkpoint.manager import FOLDER, MARKER, SHOWN, Checkpoints
+from pipeline.checkpoint.manager import SHOWN, Checkpoints
+from pipeline.checkpoint.markers import FOLDER, MARKER
 from pipeline.checkpoint.reader import Pieces, height, shown, size_bytes
 from pipeline.config.run import load
 from pipeline.run_folder.lease import Lease

@@ -17,7 +17,6 @@ written and read with little memory, and the refusal to run what a file says.
 import errno
 import os
 import pickle
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
-from data.seal import is_sealed, sealed, unsealed
+from data.seal import sealed
 from pipeline.checkpoint.archive import Altered
 from pipeline.checkpoint.dcp import (
     LocalCopies,
@@ -49,31 +48,13 @@ from pipeline.checkpoint.dcp import (
     wanted_sizes,
 )
 from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_of_store, one_line
+from pipeline.checkpoint.markers import FOLDER, MARKER, SET_ASIDE, UNSEALED, marker_of, order, read_marker
 from pipeline.distributed.hardware import free_memory
 from pipeline.distributed.world import PATIENCE, gather
 
-MARKER = "checkpoint.json"
-
-
-SET_ASIDE = "damaged.json"
-
-
-FORMAT = 2
-
-
-UNSEALED = 1
-"""The format before checkpoint.json carried digests: it is still read, and a line says that it is not verified."""
-
-
-FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
-
-
 SHOWN = 5
-
-
 COPY_SHARE = 0.5
 """[1] of the free memory that the copy for a save in the background may take."""
-
 
 Anything = TypeVar("Anything")
 
@@ -123,7 +104,7 @@ class Checkpoints:
         assert self._group is not None, "saving needs a process group"
         self.wait()
         mark = self._on_rank_0(lambda: self._new_folder(step), str)
-        writer = Writer(f"{self.root}/{mark}", lambda digest: self._complete(mark, _marker(step, meta, digest, pin), pin))
+        writer = Writer(f"{self.root}/{mark}", lambda digest: self._complete(mark, marker_of(step, meta, digest, pin), pin))
         tensors = in_pieces(tensors)
         with self._told(mark):
             if self._asynchronous and self._has_room(tensors):
@@ -140,7 +121,7 @@ class Checkpoints:
         """
         mark = self._free_name(step)
         file = f"{self.root}/{mark}/{MARKER}"
-        return mark, Writer(f"{self.root}/{mark}", lambda digest: write_whole(file, _marker(step, meta, digest)))
+        return mark, Writer(f"{self.root}/{mark}", lambda digest: write_whole(file, marker_of(step, meta, digest)))
 
     def pin(self, name: str, mark: str) -> None:
         """Keep a checkpoint under this name, until another one takes it. Not collective."""
@@ -315,7 +296,7 @@ class Checkpoints:
         return [mark for mark in self._folders() if PATHS.exists(f"{self.root}/{mark}/{MARKER}")]
 
     def _folders(self) -> list[str]:
-        return sorted(filter(FOLDER.fullmatch, self._names()), key=_order)
+        return sorted(filter(FOLDER.fullmatch, self._names()), key=order)
 
     def _names(self) -> list[str]:
         try:
@@ -363,7 +344,7 @@ class Checkpoints:
 
     def _read_json(self, file: str) -> dict[str, Any]:
         try:
-            return _read_marker(file)
+            return read_marker(file)
         except (OSError, ValueError) as error:
             raise (CheckpointError if is_of_store(error) else Damaged)(
                 f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND
@@ -385,7 +366,7 @@ class Checkpoints:
         return self._free_name(step)
 
     def _free_name(self, step: int) -> str:
-        taken = [time for name in self._folders() for at, time in [_order(name)] if at == step]
+        taken = [time for name in self._folders() for at, time in [order(name)] if at == step]
         return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
 
     def _remove_leftovers(self) -> None:
@@ -466,36 +447,3 @@ class Checkpoints:
                 f"{'make room' if full else 'make the folder writable'} and start the run again: "
                 "it resumes from the newest whole checkpoint, which is untouched",
             ) from failure
-
-
-def _marker(step: int, meta: dict[str, Any], metadata: str, pin: str | None = None) -> str:
-    values = {"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "metadata": metadata, "meta": meta}
-    return sealed(values)
-
-
-def _read_marker(file: str) -> dict[str, Any]:
-    """What a checkpoint's marker, or a pin, says.
-
-    Raises:
-        OSError: it cannot be read. ValueError: it is damaged. CheckpointError: another version wrote it.
-    """
-    with PATHS.open(file, "rb") as stream:
-        content = bytes(stream.read())
-    values = unsealed(content)
-    if "mark" in values:
-        return values
-    if values.get("format") not in (FORMAT, UNSEALED):
-        raise CheckpointError(
-            f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
-            file,
-            "use the version of genctr that wrote it",
-        )
-    if is_sealed(content) != (values["format"] == FORMAT):
-        raise ValueError("its format and its SHA-256 do not fit together")
-    return values
-
-
-def _order(folder: str) -> tuple[int, int]:
-    """The step of a checkpoint, and which save of that step it is."""
-    _, step, *again = folder.split("-")
-    return int(step), int(again[0]) if again else 1

@@ -27,7 +27,6 @@ from pipeline.checkpoint.manager import Checkpoints
 BLOCK = 2**24
 """[bytes] of a tensor that are in memory at a time, about; none of the pieces written is larger."""
 
-
 OPEN = 32
 """[files] kept open at a time: a store is asked again for a file that is opened again."""
 

@@ -69,6 +69,5 @@ PRETRAIN_TABLES = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05
 """Of the pre-training that a denoiser gets without being told: a cosine knows no scale, so a penalty would only shrink the
 tables, and next to zero its gradient is huge."""
 
-
 PRETRAIN_TRAIN = {"score_first": False, "epochs": 1, "dense": {"precision": "fp32"}}
 """And one pass: id tables over-fit in pre-training as they do on clicks. Softmaxes are not for bf16."""

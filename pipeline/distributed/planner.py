@@ -34,19 +34,14 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from data.errors import GenctrError
 
 MIB = 2**20
-
-
 EVERYWHERE = ("table_wise", "row_wise", "column_wise")
 """What TorchRec can do with unpooled tables as well."""
-
 
 BETWEEN_HOSTS = ("table_row_wise", "table_column_wise", "grid_shard")
 """What differs from its part only where there are several hosts."""
 
-
 CACHED = ("fused_uvm_caching", "key_value")
 """Kernels of tables that are elsewhere, with a part of them on the card."""
-
 
 NARROWEST = 32
 """[columns] of the narrowest shard that a CUDA table is cut into without being told: narrower ones are slow to look up."""

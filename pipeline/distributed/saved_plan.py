@@ -24,8 +24,6 @@ from data.paths import PATHS, write_whole
 from pipeline.distributed.planner import TablePlan, Wish, table_plan, tables_of
 
 FORMAT = 1
-
-
 Stages = Mapping[str, Mapping[str, TablePlan]]
 
 

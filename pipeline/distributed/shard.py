@@ -32,17 +32,9 @@ from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.sharded_embeddings import SUMMED_OVER_RANKS
 
 OPTIMIZERS = {"sgd": SGD, "adagrad": Adagrad, "rowwise_adagrad": RowWiseAdagrad, "adam": Adam, "lazy_adam": Adam}
-
-
 WITHIN_A_ROW = ("column_wise", "table_column_wise", "grid_shard")
-
-
 ANYWHERE = ("table_wise", "row_wise", "table_row_wise", *WITHIN_A_ROW)
-
-
 HALF_OPTIMIZERS = ("sgd", "rowwise_adagrad")
-
-
 MEMORY_SHARE = 0.85
 """[1] of a device's memory that tables may take; the rest is for dense weights, batches and the program."""
 

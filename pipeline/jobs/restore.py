@@ -8,7 +8,7 @@ from data.cursor import Cursor
 from data.errors import GenctrError
 from pipeline.builders.job import Job
 from pipeline.checkpoint.errors import Damaged
-from pipeline.checkpoint.manager import SET_ASIDE
+from pipeline.checkpoint.markers import SET_ASIDE
 from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.warm_start import transfer
 from pipeline.training.loop import TrainState

@@ -18,7 +18,6 @@ MAY_CHANGE = {
 }
 """What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""
 
-
 STATISTICS = f"statistics/{FILE}"
 
 

@@ -21,7 +21,6 @@ TABLE_ROWS = 262_144
 BANDS = {"low": (0, 100), "mid": (100, 10_000), "high": (10_000, 2**63)}
 """[values] of a field's cardinality, from … to below."""
 
-
 MOST_COORDINATES = 2048
 """[columns] of a representation that are looked at: its outer product is as wide and as high. Of a wider one, whole fields,
 evenly spaced."""

@@ -35,13 +35,8 @@ from pipeline.training.objective import StepOutput
 ETA = 1e-12
 """[1] a probability is at least this far from 0 and 1, as torchrec has it."""
 
-
 SUMS = ("cross_entropy_sum", "weighted_num_samples", "pos_labels", "neg_labels", "calibration_num", "rows", "not_finite")
-
-
 BINS = 4096
-
-
 EDGE = 16.0
 """[1] logits beyond ±this share the outermost bins; a bin is 2 * EDGE / BINS = 1/128 wide."""
 

@@ -9,15 +9,10 @@ from data.collate import NO_GROUP
 from pipeline.training.auc import auc_by_group
 
 DRAWS = 200
-
-
 MOST_ROWS = 200_000
 """[rows] that the bootstrap draws from, evenly spaced; beyond, its intervals are narrow anyway."""
 
-
 BINS = 10
-
-
 NONE_SEEN = 3.69
 """[1] clicks at most that were to be expected where none came, with 97.5 % certainty: -ln .025."""
 

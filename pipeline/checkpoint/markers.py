@@ -1,0 +1,52 @@
+"""What makes a folder a checkpoint: its name and its marker, checkpoint.json, which is written last."""
+
+import re
+from typing import Any
+
+import torch
+
+from data.paths import PATHS
+from data.seal import is_sealed, sealed, unsealed
+from pipeline.checkpoint.errors import CheckpointError
+
+MARKER = "checkpoint.json"
+SET_ASIDE = "damaged.json"
+FORMAT = 2
+UNSEALED = 1
+"""The format before checkpoint.json carried digests: it is still read, and a line says that it is not verified."""
+
+FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
+
+
+def marker_of(step: int, meta: dict[str, Any], metadata: str, pin: str | None = None) -> str:
+    """The text of a marker; `metadata`: the digest of the checkpoint's `.metadata`."""
+    values = {"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "metadata": metadata, "meta": meta}
+    return sealed(values)
+
+
+def read_marker(file: str) -> dict[str, Any]:
+    """What a checkpoint's marker, or a pin, says.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is damaged. CheckpointError: another version wrote it.
+    """
+    with PATHS.open(file, "rb") as stream:
+        content = bytes(stream.read())
+    values = unsealed(content)
+    if "mark" in values:
+        return values
+    if values.get("format") not in (FORMAT, UNSEALED):
+        raise CheckpointError(
+            f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
+            file,
+            "use the version of genctr that wrote it",
+        )
+    if is_sealed(content) != (values["format"] == FORMAT):
+        raise ValueError("its format and its SHA-256 do not fit together")
+    return values
+
+
+def order(folder: str) -> tuple[int, int]:
+    """The step of a checkpoint, and which save of that step it is."""
+    _, step, *again = folder.split("-")
+    return int(step), int(again[0]) if again else 1
