@@ -216,8 +216,8 @@ class Label(Section):
     """What the task is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
 
     positive_above: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """The label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4 and 5
-    are good. Left out: the column holds the label itself."""
+    """[1] the label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4
+    and 5 are good. Left out: the column holds the label itself."""
 
     where: str | None = None
     """Only rows where this column is 1 (or true) count for the task; in the others the label may be missing."""

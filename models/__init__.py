@@ -13,4 +13,4 @@ norm.py         Batch normalisation over the rows of all ranks.
 output.py       What a model returns: one object for every model, so that losses, meters and diagnostics need no cases.
 ranker.py       The click model: look-ups, field embedding, decoder and head, in that order.
 sparse.py       Embedding look-ups: ids in, one vector per field (or per event) out, over TorchRec tables that can be sharded.
-"""  # noqa: E501
+"""

@@ -31,9 +31,14 @@ AGE = {"name": "age", "kind": "number", "transform": "buckets", "buckets": 4}
 
 def batches(**columns: list[Any]) -> list[pa.RecordBatch]:
     """The columns and a label, in record batches of two rows."""
-    rows = len(next(iter(columns.values())))
-    whole = pa.record_batch({"y": pa.array([0] * rows, pa.int8()), **columns})
+    whole = labelled(columns)
     return [whole.slice(start, 2) for start in range(0, whole.num_rows, 2)]
+
+
+def labelled(columns: dict[str, Any]) -> pa.RecordBatch:
+    """The columns and a label."""
+    rows = len(next(iter(columns.values())))
+    return pa.record_batch({"y": pa.array([0] * rows, pa.int8()), **columns})
 
 
 def test_a_vocabulary_is_ordered_by_count_and_then_by_value() -> None:
@@ -65,11 +70,11 @@ def test_fields_that_share_a_table_are_counted_together() -> None:
     fitted = fit(schema(ITEM, past), batches(**columns))
 
     assert fitted.vocabularies["item"].to_pylist() == [3, 1, 2]
-    assert Statistics.columns(schema(ITEM, past)) == ["item", "past"]
+    assert Statistics.columns(schema(ITEM, past)) == ["item", "past", "y"]
 
 
 def test_counts_are_the_same_however_the_log_is_cut() -> None:
-    ids = pa.record_batch({"item": np.random.default_rng(0).integers(0, 300_000, 2_500_000)})
+    ids = labelled({"item": np.random.default_rng(0).integers(0, 300_000, 2_500_000)})
 
     whole = fit(schema(ITEM), [ids]).vocabularies["item"]
     parts = fit(schema(ITEM), [ids.slice(start, 99_999) for start in range(0, 2_500_000, 99_999)]).vocabularies["item"]
@@ -79,7 +84,7 @@ def test_counts_are_the_same_however_the_log_is_cut() -> None:
 
 def test_dictionaries_and_plain_strings_are_counted_alike() -> None:
     plain = pa.array(["a", "b", "b", None])
-    mixed = [pa.record_batch({"item": plain}), pa.record_batch({"item": plain.dictionary_encode()})]
+    mixed = [labelled({"item": plain}), labelled({"item": plain.dictionary_encode()})]
 
     assert fit(schema(ITEM), mixed).vocabularies["item"].to_pylist() == ["b", "a"]
 
@@ -88,7 +93,7 @@ def test_dictionaries_and_plain_strings_are_counted_alike() -> None:
 def test_bytes_need_not_be_utf8_and_are_counted_with_strings(kind: pa.DataType) -> None:
     ids = pa.array([b"\xff\xfe", b"ab", b"ab", None])
     own = ids.dictionary_encode().cast(kind) if pa.types.is_dictionary(kind) else ids.cast(kind)
-    both = [pa.record_batch({"item": column}) for column in (own, pa.array(["ab", "cd"]))]
+    both = [labelled({"item": column}) for column in (own, pa.array(["ab", "cd"]))]
 
     assert fit(schema(ITEM), both[:1]).vocabularies["item"].to_pylist() == [b"ab", b"\xff\xfe"]
     assert fit(schema(ITEM), both).vocabularies["item"].to_pylist() == [b"ab", b"cd", b"\xff\xfe"]
@@ -110,8 +115,8 @@ def test_deviations_are_exact_beside_a_large_mean() -> None:
 
 def test_a_constant_and_a_column_of_nulls_have_deviation_1() -> None:
     assert fit(schema(PRICE), batches(price=[4, 4, 4])).moments["price"].deviation == 1
-    assert fit(schema(PRICE), [pa.record_batch({"price": [0.1] * 3})]).moments["price"].deviation == 1  # their mean is not 0.1
-    assert fit(schema(PRICE), [pa.record_batch({"price": pa.nulls(3)})]).moments["price"].deviation == 1
+    assert fit(schema(PRICE), [labelled({"price": [0.1] * 3})]).moments["price"].deviation == 1  # their mean is not 0.1
+    assert fit(schema(PRICE), [labelled({"price": pa.nulls(3)})]).moments["price"].deviation == 1
 
 
 def test_bucket_edges_are_quantiles() -> None:
@@ -126,7 +131,7 @@ def test_a_value_that_repeats_makes_fewer_edges() -> None:
 
 
 def test_quantiles_of_a_sample_are_near_those_of_all_rows_and_seeded() -> None:
-    ages = [pa.record_batch({"age": np.arange(start, start + 1000)}) for start in range(0, 100_000, 1000)]
+    ages = [labelled({"age": np.arange(start, start + 1000)}) for start in range(0, 100_000, 1000)]
 
     first, again, other = (fit(schema(AGE), ages, 5000, seed).edges["age"] for seed in (1, 1, 2))
 

@@ -207,8 +207,8 @@ def test_a_store_that_does_not_take_the_log_is_asked_again(tmp_path: Path, monke
 
 def test_every_event_of_the_table_is_written_by_the_job_and_no_other() -> None:
     table = set(re.findall(r"^\| `(\w+)`", runlog.__doc__ or "", re.MULTILINE))
-    room = Path(runlog.__file__).parents[1]
-    sources = [file.read_text() for folder in ("pipeline", "launch") for file in (room / folder).rglob("*.py")]
+    root = Path(runlog.__file__).parents[2]
+    sources = [file.read_text() for folder in ("pipeline", "launch") for file in (root / folder).rglob("*.py")]
     written = {name for source in sources for name in re.findall(r'log\.write\(\s*"(\w+)"', source)}
 
     assert table == written
