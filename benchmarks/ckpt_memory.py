@@ -54,7 +54,7 @@ def main() -> None:
             "name": "large",
             "schema": str(folder / "schema.yaml"),
             "data": {"root": str(folder / "log"), "days": ["2026-11-01"], "lanes": 2},
-            "model": {"decoder": "mlp", "dim": arguments.dim, "options": {"hidden": [8]}},
+            "model": {"decoder": "mlp", "dim": arguments.dim, "decoder_options": {"hidden": [8]}},
             "train": {"batch_rows": 64, "device": "cpu", "max_steps": 4},
             "checkpoint": {"asynchronous": False},
         }

@@ -10,8 +10,8 @@ not damaged: the ledger's bytes, the published bundles' bytes, the bits of the n
 |---|---|
 | same        | ended well with the same result: nothing that decides anything was hit |
 | told, same  | a message, and the same result |
-| told, again | a message, an older checkpoint was used: the same tensors, and the ledger says that days were trained again |
-| told, other | a message, and another result |
+| told, again | a message, and the same tensors; the ledger says what else was done: a day trained again, a model not compared |
+| told, other | a message, and other tensors |
 | refused     | exit code and message; nothing was trained |
 | SILENT      | another result without a word: must be 0 |
 | TRACEBACK   | must be 0 |
@@ -72,8 +72,8 @@ def measure(folder: Path, trials: int, chance: random.Random) -> Counter[str]:
         outcome = judge(run, good, file, code)
         counts[outcome] += 1
         by_file.setdefault(kind(file), Counter())[outcome] += 1
-        if outcome in BAD or outcome == "told, other":
-            print(f"trial {trial}: {outcome}: {file}: {what}, exit {code}\n{(run / 'said.txt').read_text()}", flush=True)
+        said = (run / "said.txt").read_text(errors="replace") if outcome in BAD or outcome == "told, other" else ""
+        print(f"{trial + 1:4} {outcome:12} {file}: {what}, exit {code}\n{said}", end="", flush=True)
         shutil.rmtree(run)
     for name, own in sorted(by_file.items()):
         print(f"{name:32} {', '.join(f'{outcome} {count}' for outcome, count in sorted(own.items()))}")

@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print("| log | step, ms | look, s | every steps | share |\n|---|---|---|---|---|")
     for name, words in CASES.items():
-        config, schema = load(f"launch/configs/{name}.yaml", (*words, "model.paradigm=sfg"))
+        config, schema = load(f"launch/configs/{name}.yaml", (*words, "model.encoder.kind=sfg"))
         with (
             tempfile.TemporaryDirectory() as folder,
             world("cpu") as here,
@@ -59,9 +59,9 @@ def measured(job, name: str, steps: int) -> str:
         looked, total = every - watch.steps, 0.0
         for at in range(looked, every):
             since = time.perf_counter()
-            watch.before(TrainState(at, 0, cursor))
+            watch.on_step_begin(TrainState(at, 0, cursor))
             output = pipe.progress(batches)
-            watch.after(TrainState(at + 1, 0, cursor), output)
+            watch.on_step_end(TrainState(at + 1, 0, cursor), output)
             total += time.perf_counter() - since - step
     return f"| {name} | {step * 1e3:.1f} | {total:.2f} | {every} | {total / (every * step):.1%} |"
 

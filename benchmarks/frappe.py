@@ -27,33 +27,39 @@ from statistics import mean
 
 from grid import DATA, Cell, paired, read, run_grid, spread
 
-NETWORK = ("model.options.hidden=[400,400,400]", "model.options.batch_norm=true")
+NETWORK = ("model.decoder_options.hidden=[400,400,400]", "model.decoder_options.batch_norm=true")
 WIDE_START = "tables.init.scale=0.1"
 SETTINGS = {
-    "fm": ("model.options={}", "tables.weight_decay=5e-6"),
-    "fwfm": ("model.options={first_order: felv}", "tables.weight_decay=5e-6"),
-    "fmfm": ("model.options={matrix: false}", "tables.weight_decay=1e-5", WIDE_START),
-    "ffm": ("model.options={}", "tables.weight_decay=1e-6"),
-    "crossnet": ("model.options={layers: 4, bias: true}", "tables.weight_decay=1e-3", WIDE_START),
-    "mlp": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
-    "ipnn": ("model.options={hidden: [400, 400, 400], dropout: 0.3}", "tables.weight_decay=0.05"),
-    "deepfm": ("model.options={}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.05"),
-    "dcnv2": ("model.options={layers: 4, bias: true}", *NETWORK, "model.options.dropout=0.4", "tables.weight_decay=0.05"),
-    "xdeepfm": ("model.options={units: [64]}", *NETWORK, "model.options.dropout=0.2", "tables.weight_decay=0.1"),
-    "masknet": ("model.options={blocks: [50, 50, 50], dropout: 0.1}", "tables.weight_decay=0.1"),
+    "fm": ("model.decoder_options={}", "tables.weight_decay=5e-6"),
+    "fwfm": ("model.decoder_options={first_order: felv}", "tables.weight_decay=5e-6"),
+    "fmfm": ("model.decoder_options={matrix: false}", "tables.weight_decay=1e-5", WIDE_START),
+    "ffm": ("model.decoder_options={}", "tables.weight_decay=1e-6"),
+    "crossnet": ("model.decoder_options={layers: 4, bias: true}", "tables.weight_decay=1e-3", WIDE_START),
+    "mlp": ("model.decoder_options={}", *NETWORK, "model.decoder_options.dropout=0.2", "tables.weight_decay=0.05"),
+    "ipnn": ("model.decoder_options={hidden: [400, 400, 400], dropout: 0.3}", "tables.weight_decay=0.05"),
+    "deepfm": ("model.decoder_options={}", *NETWORK, "model.decoder_options.dropout=0.2", "tables.weight_decay=0.05"),
+    "dcnv2": (
+        *("model.decoder_options={layers: 4, bias: true}", *NETWORK, "model.decoder_options.dropout=0.4"),
+        "tables.weight_decay=0.05",
+    ),
+    "xdeepfm": (
+        *("model.decoder_options={units: [64]}", *NETWORK, "model.decoder_options.dropout=0.2"),
+        "tables.weight_decay=0.1",
+    ),
+    "masknet": ("model.decoder_options={blocks: [50, 50, 50], dropout: 0.1}", "tables.weight_decay=0.1"),
     "finalmlp": (
-        "model.options={hidden: [400], second_hidden: [100], gate_hidden: [400], contexts: [[0], [1]], heads: 5}",
-        "model.options.batch_norm=true",
-        "model.options.dropout=0.4",
+        "model.decoder_options={hidden: [400], second_hidden: [100], gate_hidden: [400], contexts: [[user], [item]], heads: 5}",
+        "model.decoder_options.batch_norm=true",
+        "model.decoder_options.dropout=0.4",
         "tables.weight_decay=0.05",
     ),
 }
-RESIDUAL = ("model.encoder.residual=true", "model.options.regenerate=true")
+RESIDUAL = ("model.encoder.residual=true", "model.decoder_options.regenerate=true")
 SFG = {
     "fm": (WIDE_START,),
     "deepfm": (),
     "fwfm": (WIDE_START,),
-    "fmfm": ("model.options.matrix=true",),
+    "fmfm": ("model.decoder_options.matrix=true",),
     "ipnn": (),
     "xdeepfm": (),
     "crossnet": RESIDUAL,
@@ -64,8 +70,8 @@ START = ("fm", "fwfm", "fmfm")
 """Of these, those whose plain form could have that too."""
 
 FWFM = {  # in each of its two other first orders
-    "plain, usual start": ("model.paradigm=plain", "tables.init.scale=0.0001"),
-    "plain, wide start": ("model.paradigm=plain",),
+    "plain, usual start": ("model.encoder={kind: none}", "tables.init.scale=0.0001"),
+    "plain, wide start": ("model.encoder={kind: none}",),
     "sfg": ("model.encoder.gamma=1",),
     "sfg, gamma 6": ("model.encoder.gamma=6",),
     "sfg, decay 5e-5": ("model.encoder.gamma=1", "tables.weight_decay=5e-5"),
@@ -97,35 +103,38 @@ ARMS = {  # on dcnv2, whose own is one ReLU layer from all fields to all, gamma 
     "silu": ("model.encoder.activation=silu",),
     "tanh": ("model.encoder.activation=tanh",),
     "sigmoid": ("model.encoder.activation=sigmoid",),
-    "deep": ("model.encoder.kind=deep",),
-    "field shared": ("model.encoder.kind=field_shared",),
-    "attention": ("model.encoder.kind=attention",),
-    "senet": ("model.encoder.kind=senet",),
+    "deep": ("model.encoder.transform=deep",),
+    "field shared": ("model.encoder.transform=field_shared",),
+    "attention": ("model.encoder.transform=attention",),
+    "senet": ("model.encoder.transform=senet",),
     "source self": ("model.encoder.source=self",),
     "source others": ("model.encoder.source=others",),
-    "only high": ("model.encoder.only=high", "model.encoder.count=5"),
-    "only low": ("model.encoder.only=low", "model.encoder.count=5"),
-    "target random": (*RAW_OUT, "model.encoder.target=random", "model.encoder.targets=5"),
-    "target shared mask": (*RAW_OUT, "model.encoder.target=shared_mask", "model.encoder.targets=5"),
-    "target field mask": (*RAW_OUT, "model.encoder.target=field_mask", "model.encoder.targets=5"),
-    "target zero mask": (*RAW_OUT, "model.encoder.target=zero_mask", "model.encoder.targets=5"),
+    "only high": ("model.encoder.generate_for=high_cardinality", "model.encoder.num_fields=5"),
+    "only low": ("model.encoder.generate_for=low_cardinality", "model.encoder.num_fields=5"),
+    "target random": (*RAW_OUT, "model.encoder.training_target=random", "model.encoder.num_targets=5"),
+    "target shared mask": (*RAW_OUT, "model.encoder.training_target=shared_mask", "model.encoder.num_targets=5"),
+    "target field mask": (*RAW_OUT, "model.encoder.training_target=field_mask", "model.encoder.num_targets=5"),
+    "target zero mask": (*RAW_OUT, "model.encoder.training_target=zero_mask", "model.encoder.num_targets=5"),
     "self-supervised": (*RAW_OUT, "model.encoder.supervision=self"),
     "raw not added": RAW_OUT,
     "learnt gamma": ("model.encoder.learn_gamma=true",),
 }
 TWIN = (  # TF4CTR's published setting for Frappe: D 16, 10,000 rows a step, L2 .1 on all tables, networks of 400
-    *("model.decoder=tf", "model.paradigm=plain", "model.dim=16", "train.batch_rows=10000", "tables.weight_decay=0.1"),
-    *("model.loss=tf", "model.loss_options={alpha: 0.25, c: 0.7, gamma: 1}"),
-    "model.options={easy_hidden: [400, 400], hidden: [400, 400, 400], batch_norm: true, dropout: 0.2}",
+    *("model.decoder=tf", "model.encoder={kind: none}", "model.dim=16", "train.batch_rows=10000", "tables.weight_decay=0.1"),
+    "model.losses=[{name: tf, options: {alpha: 0.25, c: 0.7, gamma: 1}}]",
+    "model.decoder_options={easy_hidden: [400, 400], hidden: [400, 400, 400], batch_norm: true, dropout: 0.2}",
 )
 BEST_TWIN, PUBLISHED_TWIN = "twin ser wsf", (0.9872, 0.1475)
 PLACE = (f"data.root={DATA / 'frappe'}", "data.layout='{day}.parquet'", "checkpoint.asynchronous=false")
 
 
+ENCODER = {"plain": "{kind: none}", "sfg": "{kind: sfg}"}
+
+
 def of(decoder: str, paradigm: str, seed: int, name: str | None = None, *more: str) -> Cell:
     """One run of a decoder."""
     sfg = SFG.get(decoder, ()) if paradigm == "sfg" else ()
-    settings = (*PLACE, f"model.decoder={decoder}", f"model.paradigm={paradigm}", *SETTINGS[decoder], *sfg, *more)
+    settings = (*PLACE, f"model.decoder={decoder}", f"model.encoder={ENCODER[paradigm]}", *SETTINGS[decoder], *sfg, *more)
     return Cell(name or f"{decoder} {paradigm}", 2021 + seed, settings)
 
 
@@ -133,9 +142,9 @@ def keep(events: list[dict]) -> dict:
     """Test AUC and logloss, and how long it took."""
     tested = [event for event in events if event["event"] == "tested"][-1]
     trained = [event for event in events if event["event"] == "trained"]
-    (scores,) = tested["tasks"].values()
+    (scores,) = tested["metrics"].values()
     seconds = sum(event["seconds"] for event in trained)
-    validated = [next(iter(event["tasks"].values())) for event in events if event["event"] == "validated"]
+    validated = [next(iter(event["metrics"].values())) for event in events if event["event"] == "validated"]
     valid = max(scores["auc"] for scores in validated)
     figures = {"auc": scores["auc"], "logloss": scores["logloss"], "valid_auc": valid}
     return {**figures, "epochs": len(trained), "seconds": seconds}
@@ -185,7 +194,7 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
         ]
     if name == "fwfm":
         return [
-            of("fwfm", "sfg", 0, f"fwfm {first}, {what}", f"model.options.first_order={first}", *more)
+            of("fwfm", "sfg", 0, f"fwfm {first}, {what}", f"model.decoder_options.first_order={first}", *more)
             for first in ("filv", "lw")
             for what, more in FWFM.items()
         ]
@@ -199,7 +208,11 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
         known = [of("dcnv2", paradigm, seed) for seed in range(seeds) for paradigm in ("plain", "sfg")]
         return known + [of("dcnv2", "sfg", seed, f"dcnv2 {arm}", *more) for seed in range(seeds) for arm, more in ARMS.items()]
     twins = [
-        Cell(f"twin {ssem} {dfm}", 2021 + seed, (*PLACE, *TWIN, f"model.options.ssem={ssem}", f"model.options.dfm={dfm}"))
+        Cell(
+            f"twin {ssem} {dfm}",
+            2021 + seed,
+            (*PLACE, *TWIN, f"model.decoder_options.ssem={ssem}", f"model.head_options.fusion={dfm}"),
+        )
         for seed in range(seeds)
         for ssem in ("none", "ser", "gm", "moe")
         for dfm in ("none", "wsf", "vf", "cf", "moef")

@@ -46,17 +46,25 @@ RUN: dict[str, Any] = {
     "train": {"batch_rows": 32, "device": "cpu", "score_first": True},
     "checkpoint": {"every_steps": 5},
 }
-DENOISER = {"hidden": 16, "layers": 1, "heads": 2, "full_rows": 64, "extra_candidates": 16}
-STAGES = [{"name": "pretrain", "task": "pretrain"}, {"name": "rank", "load": {"stage": "pretrain"}}]
-DCN = {"decoder": "dcnv2", "dim": 4, "options": {"layers": 2, "hidden": [8], "dropout": 0.1}}
+DENOISER = {
+    "family": "denoiser",
+    "dim": 4,
+    "hidden": 16,
+    "layers": 1,
+    "heads": 2,
+    "full_softmax_max_rows": 64,
+    "sampled_negatives": 16,
+}
+STAGES = [{"name": "pretrain", "objective": "denoise"}, {"name": "rank", "load": {"stage": "pretrain"}}]
+DCN = {"family": "ranker", "decoder": "dcnv2", "dim": 4, "decoder_options": {"layers": 2, "hidden": [8], "dropout": 0.1}}
 
 MODELS: dict[str, dict[str, Any]] = {
-    "plain": {"model": {"paradigm": "plain", **DCN}},
-    "sfg": {"model": {"paradigm": "sfg", **DCN, "encoder": {"batch_norm": True}}},
-    "diffusion": {"model": {"paradigm": "diffusion", "dim": 4, "denoiser": DENOISER}, "stages": STAGES},
-    "hetegen": {"model": {"paradigm": "hetegen", "dim": 4, "denoiser": DENOISER}, "stages": STAGES},
-    "tf": {"model": {"decoder": "tf", "dim": 4, "loss": "tf"}},
-    "managed": {"schema": str(CONFIGS / "managed.schema.yaml"), "model": {"paradigm": "plain", **DCN}},
+    "plain": {"model": DCN},
+    "sfg": {"model": {**DCN, "encoder": {"kind": "sfg", "batch_norm": True}}},
+    "diffusion": {"model": DENOISER, "stages": STAGES},
+    "hetegen": {"model": {**DENOISER, "balance": "progress"}, "stages": STAGES},
+    "tf": {"model": {"family": "ranker", "decoder": "tf", "dim": 4, "losses": [{"name": "tf"}]}},
+    "managed": {"schema": str(CONFIGS / "managed.schema.yaml"), "model": DCN},
 }
 
 

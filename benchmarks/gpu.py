@@ -110,8 +110,8 @@ def trained(config: Path, out: Path, device: str, settings: Sequence[str]) -> di
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["no word"])[-1]}
     events = read_log(str(out))
-    losses = [event["tasks"]["label"]["logloss"] for event in events if event["event"] == "train"]
-    auc = [event["tasks"]["label"]["auc"] for event in events if event["event"] == "tested"]
+    losses = [event["metrics"]["label"]["logloss"] for event in events if event["event"] == "train"]
+    auc = [event["metrics"]["label"]["auc"] for event in events if event["event"] == "tested"]
     rates = [event["rows_per_second"] for event in events if event["event"] == "train"]
     return {"losses": losses, "auc": auc[-1] if auc else None, "rows_per_second": median(rates) if rates else 0.0}
 
@@ -119,7 +119,7 @@ def trained(config: Path, out: Path, device: str, settings: Sequence[str]) -> di
 def parity(folder: Path, device: str) -> list[dict[str, object]]:
     """Jobs on the CPU beside jobs on the card: how far apart their losses are at most."""
     config = write_run(folder, largest=1000, rows=2048)
-    small = [*STEADY, "model.dim=16", "model.options.hidden=[64,32]"]
+    small = [*STEADY, "model.dim=16", "model.decoder_options.hidden=[64,32]"]
     others = ON_CARDS if device == "cuda" else {"base": ON_CARDS["base"]}
     expected, lines = {}, []
     for name, settings in PARITY.items():
@@ -170,7 +170,7 @@ def speed(folder: Path, device: str, *, largest: int, batch: int, steps: int) ->
     """The step alone in every way, then a whole job."""
     config = write_run(folder, largest=largest, rows=4 * batch, days=1)
     plain = [f"train.batch_rows={batch}", "train.diagnose_every_steps=0", f"train.device={device}"]
-    plain += ["model.dim=16", "model.options.hidden=[64]"] if device == "cpu" else []
+    plain += ["model.dim=16", "model.decoder_options.hidden=[64]"] if device == "cpu" else []
     cases = {"fp32": [], "base": ["train.pipeline=base"]}
     if device == "cuda":
         cases |= {"bf16": ["train.dense.precision=bf16"], "fp16 tables": ["tables.precision=fp16"]}

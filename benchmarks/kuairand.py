@@ -11,13 +11,13 @@ from statistics import mean
 
 from grid import DATA, Cell, run_grid, spread
 
-PARADIGMS = {"plain": ("model.paradigm=plain",), "sfg": ("model.paradigm=sfg", "model.encoder.residual=true")}
+PARADIGMS = {"plain": ("model.encoder={kind: none}",), "sfg": ("model.encoder={kind: sfg, residual: true}",)}
 
 
 def keep(events: list[dict]) -> dict:
     """Test scores and the AUC of every day before it was trained."""
-    tested = [event for event in events if event["event"] == "tested"][-1]["tasks"]["is_click"]
-    days = {event["day"]: event["tasks"]["is_click"] for event in events if event["event"] == "scored"}
+    tested = [event for event in events if event["event"] == "tested"][-1]["metrics"]["is_click"]
+    days = {event["day"]: event["metrics"]["is_click"] for event in events if event["event"] == "scored"}
     return {"auc": tested["auc"], "logloss": tested["logloss"], "gauc": tested["gauc"], "days": days}
 
 

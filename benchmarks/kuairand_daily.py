@@ -52,7 +52,7 @@ def states(out: Path) -> str:
         if "day" in entry and (at > rewound or entry["day"] < entries[rewound].get("day", "")):
             days.setdefault(entry["day"], {})[entry["event"]] = entry
     for day, own in days.items():
-        auc = own["scored"]["tasks"]["is_click"]["auc"] if "scored" in own else None
+        auc = own["scored"]["metrics"]["is_click"]["auc"] if "scored" in own else None
         failed = ", ".join(answer["gate"] for answer in own["judged"]["answers"] if not answer["ok"])
         state = "approved" if "approved" in own else "published" if "published" in own else "held"
         lines.append(f"| {day} | {state} | {'' if auc is None else f'{auc:.4f}'} | {failed} |")

@@ -34,8 +34,8 @@ from pipeline.config.run import load
 from pipeline.distributed.world import world
 from pipeline.jobs.evaluate import evaluate
 from pipeline.jobs.train import train_rows
-from pipeline.training.auc import auc_by_group
 from pipeline.training.loop import TrainState
+from pipeline.training.metrics import auc_by_group
 
 ITEM = {"globo": "article_id", "kuairand": "video_id"}
 TABLES = {"globo": ("user_id", "article_id"), "kuairand": ("user_id", "video_id", "author_id", "music_id")}

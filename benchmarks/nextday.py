@@ -31,7 +31,7 @@ from stale import sampled
 sys.path.insert(0, str(ROOT))
 
 from data.days import write_day
-from pipeline.training.auc import auc_by_group
+from pipeline.training.metrics import auc_by_group
 
 LOGS = {
     "kuairand": {
@@ -49,30 +49,30 @@ LOGS = {
         "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04", "train.batch_rows=1024"),
     },
 }
-DENOISER = ("model.denoiser.hidden=32", "model.denoiser.layers=2", "train.dense.lr=0.003")
-PRETRAIN = "{name: pretrain, task: pretrain, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}"
+DENOISER = ("model={family: denoiser, dim: 16}", "model.hidden=32", "model.layers=2", "train.dense.lr=0.003")
+PRETRAIN = "{name: pretrain, objective: denoise, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}"
 THEN_RANK = f"stages=[{PRETRAIN}}}, {{name: rank, load: {{stage: pretrain}}}}]"
 ARMS = {
     "plain": (),
-    "sfg": ("model.paradigm=sfg", "model.encoder.residual=true"),
+    "sfg": ("model.encoder.kind=sfg", "model.encoder.residual=true"),
     **{
-        name: (f"model.decoder={decoder}", f"model.options={options}", f"model.paradigm={paradigm}")
+        name: (f"model.decoder={decoder}", f"model.decoder_options={options}", f"model.encoder={{kind: {kind}}}")
         for decoder, options in (("fm", "{}"), ("fwfm", "{first_order: filv}"), ("crossnet", "{}"))
-        for name, paradigm in ((decoder, "plain"), (f"{decoder} sfg", "sfg"))
+        for name, kind in ((decoder, "none"), (f"{decoder} sfg", "sfg"))
     },
     "sfg+tf": (
-        *("model.paradigm=sfg", "model.encoder.residual=true", "model.decoder=tf", "model.loss=tf"),
-        "model.options={easy_hidden: [64], hidden: [128, 64], dropout: 0.1}",
-        "model.loss_options={alpha: 0.25, c: 0.7, gamma: 1}",
+        *("model.encoder.kind=sfg", "model.encoder.residual=true", "model.decoder=tf"),
+        "model.decoder_options={easy_hidden: [64], hidden: [128, 64], dropout: 0.1}",
+        "model.losses=[{name: tf, options: {alpha: 0.25, c: 0.7, gamma: 1}}]",
     ),
-    "denoiser": ("model.paradigm=diffusion", "stages=[{name: rank}]", *DENOISER),
-    "diffusion": ("model.paradigm=diffusion", THEN_RANK, *DENOISER),
+    "denoiser": ("stages=[{name: rank}]", *DENOISER),
+    "diffusion": (THEN_RANK, *DENOISER),
     **{
-        f"hetegen {balance}": ("model.paradigm=hetegen", f"model.denoiser.balance={balance}", THEN_RANK, *DENOISER)
+        f"hetegen {balance}": (THEN_RANK, *DENOISER, f"model.balance={balance}")
         for balance in ("progress", "literal", "literal_raw", "literal_norm", "hard_track", "dro")
     },
     "tables to dcnv2": (
-        f"stages=[{PRETRAIN}, model: {{paradigm: diffusion, denoiser: {{hidden: 32, layers: 2}}}}}}, "
+        f"stages=[{PRETRAIN}, model: {{family: denoiser, hidden: 32, layers: 2}}}}, "
         "{name: rank, load: {stage: pretrain, what: tables, rescale: 0.05}}]",
     ),
 }
@@ -133,7 +133,7 @@ def slices_of(log: str, root: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def scores(predictions: Path, log: str, counts: dict[str, dict[str, np.ndarray]]) -> dict:
-    """AUC and logloss per task, over all rows and per slice."""
+    """AUC and logloss per target, over all rows and per slice."""
     rows = pq.read_table(predictions, partitioning=None)
     rows = rows.filter(pc.match_substring(rows["file"].cast(pa.string()), f"day={LOGS[log]['test']}/"))
     names = [Path(name).name for name in rows["file"].to_pylist()]
@@ -143,17 +143,17 @@ def scores(predictions: Path, log: str, counts: dict[str, dict[str, np.ndarray]]
     for column in LOGS[log]["columns"]:
         count = np.array([counts[name][column][row] for name, row in zip(names, at, strict=True)])
         masks |= {f"{column} unseen": count == 0, f"{column} 1-9": (count > 0) & (count < 10), f"{column} 10+": count >= 10}
-    for task in LOGS[log]["labels"]:
-        logit, label = (torch.tensor(rows[f"{task}_{kind}"].to_numpy()) for kind in ("logit", "label"))
+    for target in LOGS[log]["labels"]:
+        logit, label = (torch.tensor(rows[f"{target}_{kind}"].to_numpy()) for kind in ("logit", "label"))
         for name, mask in masks.items():
             own = torch.from_numpy(mask)
             one = torch.zeros(int(own.sum()), dtype=torch.int64)
             if len(one) and 0 < label[own].mean() < 1:
                 auc, _ = auc_by_group(logit[own].double(), label[own], torch.ones(len(one)), one)
-                found[f"{task}/{name}/auc"] = float(auc[0])
+                found[f"{target}/{name}/auc"] = float(auc[0])
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logit[own], label[own])
-                found[f"{task}/{name}/logloss"] = float(loss)
-                found[f"{task}/{name}/rows"] = len(one)
+                found[f"{target}/{name}/logloss"] = float(loss)
+                found[f"{target}/{name}/rows"] = len(one)
     return found
 
 
@@ -188,14 +188,14 @@ def run(log: str, arm: str, seed: int, root: Path, schema: Path, counts: dict) -
                 return None
         events = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
         line = {"name": "", "seed": seed, **scores(Path(folder, "scores"), log, counts)}
-    evaluated = {event["day"]: event["tasks"] for event in events if event["event"] == "evaluated"}
-    for task, values in evaluated[LOGS[log]["test"]].items():
-        line |= {f"{task}/gauc": values["gauc"], f"{task}/calibration": values["calibration"]}
+    evaluated = {event["day"]: event["metrics"] for event in events if event["event"] == "evaluated"}
+    for target, values in evaluated[LOGS[log]["test"]].items():
+        line |= {f"{target}/gauc": values["gauc"], f"{target}/calibration": values["calibration"]}
         for day, band in zip(moved(log), BANDS, strict=True):
-            line[f"{task}/{band}/lost"] = values["auc"] - evaluated[day][task]["auc"]
-    restored = [event for event in events if event["event"] == "trained" and "fields" in event]
+            line[f"{target}/{band}/lost"] = values["auc"] - evaluated[day][target]["auc"]
+    restored = [event for event in events if event["event"] == "trained" and "all" in event["metrics"]]
     if restored:
-        fields = restored[-1]["fields"]
+        fields = restored[-1]["metrics"]
         line["fields"] = {name: {key: own.get(key) for key in ("loss", "reference", "weight")} for name, own in fields.items()}
     line["seconds"] = sum(event["seconds"] for event in events if event["event"] == "trained")
     return line

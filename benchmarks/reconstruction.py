@@ -20,17 +20,18 @@ SETTINGS = (
     "data.test=[]",
     "train.score_first=false",
     "checkpoint.asynchronous=false",
-    "stages=[{name: pretrain, task: pretrain, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}}]",
-    "model.denoiser.hidden=32",
-    "model.denoiser.layers=2",
+    "stages=[{name: pretrain, objective: denoise, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}}]",
+    "model={family: denoiser, dim: 16}",
+    "model.hidden=32",
+    "model.layers=2",
     "train.dense.lr=0.003",
 )
 
 
 def keep(events: list[dict]) -> dict:
     """Per field the loss and the reference on the day that was not seen, and the last weight in training."""
-    seen = [event for event in events if event["event"] == "validated"][-1]["fields"]
-    weights = [event for event in events if event["event"] == "trained"][-1]["fields"]
+    seen = [event for event in events if event["event"] == "validated"][-1]["metrics"]
+    weights = [event for event in events if event["event"] == "trained"][-1]["metrics"]
     fields = {
         name: {"loss": own["loss"], "reference": own["reference"], "weight": weights[name].get("weight")}
         for name, own in seen.items()
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "reconstruction.jsonl")
     arguments = parser.parse_args()
     cells = [
-        Cell(balance, 2026 + seed, (*SETTINGS, "model.paradigm=hetegen", f"model.denoiser.balance={balance}"))
+        Cell(balance, 2026 + seed, (*SETTINGS, f"model.balance={balance}"))
         for seed in range(arguments.seeds)
         for balance in BALANCES
     ]

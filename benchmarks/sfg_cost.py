@@ -24,6 +24,9 @@ sys.path.insert(0, str(ROOT))
 from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
+from models.heads import LinearHead
+from models.inputs import FieldInfo, Inputs
+from models.layers import flat
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.distributed.shard import TableOptions, shard
@@ -43,7 +46,7 @@ class Task(nn.Module):
     def forward(self, ids: KeyedJaggedTensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss."""
         empty = torch.zeros(len(labels), 0)
-        logits = self.model(ids, None, empty, empty).logits["click"]
+        logits = self.model(Inputs(ids, None, empty, empty)).logits["click"]
         return nn.functional.binary_cross_entropy_with_logits(logits, labels)
 
 
@@ -59,13 +62,16 @@ def flops(paradigm: str, fields: int, width: int) -> int:
 def model(paradigm: str, fields: int, width: int, rows: int):
     """A sharded model and its dense optimizer."""
     torch.manual_seed(0)
-    generate = partial(ENCODERS[paradigm], fields=fields, width=width)
-    decoder = DECODERS["dcnv2"](fields=fields, width=width, generate=generate, layers=CROSS, hidden=HIDDEN)
+    generate = partial(ENCODERS["sfg" if paradigm == "sfg" else "none"], fields=fields, width=width)
+    decoder = DECODERS["dcnv2"](
+        fields=[FieldInfo(f"f{at}") for at in range(fields)], width=width, generate=generate, layers=CROSS, hidden=HIDDEN
+    )
     names = [f"f{at}" for at in range(fields)]
     tables = [Table(name, rows, width, (name,)) for name in names]
     embed = FieldEmbedding([Field(name, "table", width) for name in names], width=width, linear=False)
     sparse = SparseArch(tables, device=torch.device("meta"))
-    task = Task(Ranker(sparse=sparse, embed=embed, decoder=decoder, tasks=("click",)))
+    head = LinearHead(features=flat(decoder.out), targets=["click"])
+    task = Task(Ranker(sparse=sparse, embed=embed, decoder=decoder, head=head))
     sharded = shard(task, tables={name: TableOptions() for name in names}, device=torch.device("cpu"), batch_rows=4096, seed=1)
     return sharded.model, torch.optim.Adam(sharded.dense_parameters.values(), lr=1e-3), sharded
 

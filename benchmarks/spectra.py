@@ -19,14 +19,14 @@ from pathlib import Path
 from grid import DATA, ROOT, paired, read, spread
 
 PRETRAIN = (
-    "{name: pretrain, task: pretrain, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}, "
-    "model: {paradigm: diffusion, denoiser: {hidden: 32, layers: 2}}}"
+    "{name: pretrain, objective: denoise, train: {epochs: 2}, tables: {init: {kind: normal, scale: 0.05}}, "
+    "model: {family: denoiser, hidden: 32, layers: 2}}"
 )
 ARMS = {
     "plain": (),
-    "sfg": ("model.paradigm=sfg", "model.encoder.residual=true"),
-    "fm": ("model.decoder=fm", "model.options={}"),
-    "fm sfg": ("model.decoder=fm", "model.options={}", "model.paradigm=sfg"),
+    "sfg": ("model.encoder.kind=sfg", "model.encoder.residual=true"),
+    "fm": ("model.decoder=fm", "model.decoder_options={}"),
+    "fm sfg": ("model.decoder=fm", "model.decoder_options={}", "model.encoder.kind=sfg"),
     "pre-trained": (
         f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, what: tables, rescale: 0.05}}, freeze: [tables]}}]",
     ),
@@ -61,7 +61,7 @@ def run(arm: str, seed: int) -> dict | None:
         told = json.loads(Path(folder, "run", "diagnosis", "diagnosis.json").read_text())
         tested = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines() if '"tested"' in line]
     kept = {key: told[key] for key in ("emb", "generated", "raw", "correlation", "bands") if key in told}
-    auc = tested[-1]["tasks"]["is_click"]["auc"]
+    auc = tested[-1]["metrics"]["is_click"]["auc"]
     return {"name": arm, "seed": seed, "auc": auc, **kept, "spectra": told["spectra"]}
 
 

@@ -29,22 +29,22 @@ from data.days import write_day
 from pipeline.builders.models import build_reader
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.scorer import Scorer, score_file
-from pipeline.training.auc import auc_by_group
+from pipeline.training.metrics import auc_by_group
 
 LABELS = {"globo": "label", "kuairand": "is_click"}
 FIRST = {"globo": "2017-10-01", "kuairand": "2022-04-25"}
-DENOISER = ("model.paradigm=hetegen", "model.denoiser.hidden=32", "train.dense.lr=0.003")
+DENOISER = ("model={family: denoiser, dim: 16, balance: progress}", "model.hidden=32", "train.dense.lr=0.003")
 
 
 def arms(log: str) -> dict[str, tuple[str, ...]]:
     """The models; the denoiser is pre-trained on the first day."""
     pretrain = (
-        f"{{name: pretrain, task: pretrain, data: {{days: '{FIRST[log]}'}}, train: {{epochs: 2, score_first: false}}, "
+        f"{{name: pretrain, objective: denoise, data: {{days: '{FIRST[log]}'}}, train: {{epochs: 2, score_first: false}}, "
         "tables: {init: {kind: normal, scale: 0.05}}}"
     )
     return {
         "plain": (),
-        "sfg": ("model.paradigm=sfg", "model.encoder.residual=true"),
+        "sfg": ("model.encoder.kind=sfg", "model.encoder.residual=true"),
         "hetegen": (*DENOISER, f"stages=[{pretrain}, {{name: rank, load: {{stage: pretrain}}}}]"),
     }
 

@@ -98,7 +98,7 @@ def run_file(folder: Path, name: str, *, rows: int, days: int, field: str = "id"
         "name": name,
         "schema": f"{name}.schema.yaml",
         "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-{days:02d}"},
-        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [32]}},
+        "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [32]}},
         "tables": {"optimizer": "rowwise_adagrad", "lr": 0.1, "precision": "fp16", "init": {"scale": 0.01}},
         "train": {"batch_rows": 8192, "score_first": True, "log_every_steps": 5, "dense": {"lr": 0.005}},
         "checkpoint": {"every_steps": 100_000, "keep": 1},
@@ -231,7 +231,7 @@ def trained(config: Path, out: Path, ranks: int, *overrides: str) -> dict[str, A
     events = [event for event in events if datetime.fromisoformat(event["time"]).timestamp() >= begun - 1]
     first = next(event for event in events if event["event"] == "train")
     rates = [event["rows_per_second"] for event in events if event["event"] == "train"]
-    aucs = {event["day"]: event["tasks"]["click"]["auc"] for event in events if event["event"] == "scored"}
+    aucs = {event["day"]: event["metrics"]["click"]["auc"] for event in events if event["event"] == "scored"}
     return {
         "what": "train",
         "ranks": ranks,
@@ -323,7 +323,7 @@ def arm_of(config: str, arm: str, *overrides: str) -> dict[str, float]:
     ):
         results = run(made, quiet=True)
     pipeline.distributed.cpu_fp16.rounded = AT_RANDOM
-    [scores] = (results["test"] or results["days"][max(results["days"])])["tasks"].values()
+    [scores] = (results["test"] or results["days"][max(results["days"])])["metrics"].values()
     return {key: scores[key] for key in ("auc", "logloss")}
 
 

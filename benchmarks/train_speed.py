@@ -34,9 +34,12 @@ import torch
 import yaml
 
 from data.batch import Batch
+from models.inputs import FieldVectors
+from models.losses import Targets, losses_of
 from pipeline.builders.job import Job, build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
+from pipeline.training.inputs import inputs_of
 from pipeline.training.objective import StepOutput
 
 FIELDS, DIM, BATCH, ROWS, VOCABULARY = 39, 16, 8192, 524_288, 100_000
@@ -57,7 +60,7 @@ def write_log(root: Path) -> Path:
     run = {
         "schema": "schema.yaml",
         "data": {"root": str(root / "log"), "days": "2026-11-01..2026-11-01", "prefetch": 0},
-        "model": {"decoder": "dcnv2", "dim": DIM, "options": {"layers": 3, "hidden": [400, 400, 400]}},
+        "model": {"decoder": "dcnv2", "dim": DIM, "decoder_options": {"layers": 3, "hidden": [400, 400, 400]}},
         "train": {"batch_rows": BATCH},
     }
     (root / "run.yaml").write_text(yaml.safe_dump(run))
@@ -95,9 +98,9 @@ def dense_flop(job: Job) -> int:
 def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
     """Time the parts of a step, one after the other."""
     timer, multiply = Timer(), gemm()
-    task = job.sharded.model.module
-    task = getattr(task, "module", task)
-    ranker = task.model
+    objective = job.sharded.model.module
+    objective = getattr(objective, "module", objective)
+    ranker = objective.model
     dense = job.optimizer.optimizers[1][1]
     with job.pipe() as pipe:
         for repeat in range(repeats):
@@ -108,9 +111,11 @@ def step_parts(job: Job, batches: list[Batch], repeats: int) -> Timer:
             sparse_vectors, looked.vectors = looked.vectors, leaves
 
             def forward_backward(batch: Batch = batch, looked: object = looked) -> None:
-                emb, linear = ranker.embed(looked, batch.numbers, batch.vectors)
-                scored = ranker.head(ranker.decoder(emb, linear, None))
-                losses = task.loss(scored, task.tasks[0], batch.labels[:, 0], batch.weights[:, 0], batch.rows)
+                emb, linear = ranker.embed(looked, inputs_of(batch))
+                scored = ranker.head(ranker.decoder(FieldVectors(emb, linear)))
+                losses = losses_of(
+                    objective.losses, scored, Targets(objective.targets, batch.labels, batch.weights, batch.rows, batch.groups)
+                )
                 torch.stack(list(losses.values())).sum().backward()
 
             dense.zero_grad()

@@ -14,10 +14,12 @@ ids.py          Ids to table rows: hashed, from a vocabulary, as they are, or as
 importers/      Turn the original files of public logs into day folders: one class a set, each reading its files as a stream.
 inspect.py      What is in a log: its days, its columns, how many values they have, and a schema to start from.
 paths.py        Where files live: a local path or an object store, read and written through one door.
+payloads.py     What events carry besides their ids: times, actions, sessions, vectors and further integers, one value for every event kept.
 readers.py      Readers: a file's rows as Arrow record batches, from any row of any of its units.
 schema.py       What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time.
 seal.py         A JSON text that carries the digest of itself: what was altered since it was written is noticed when it is read.
 statistics.py   What has to be known of the log before training: vocabularies, means and deviations, quantiles, and how often labels are 1.
 stream.py       The stream: batches of one day, each row exactly once, from any cursor and for any number of ranks.
 synthetic.py    A click log whose true click probability is known, so the best reachable score is known too.
+times.py        Times as integers in one unit, so that two of them can be compared; and which unit integers are likely to count in.
 """  # noqa: E501

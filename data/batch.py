@@ -1,6 +1,8 @@
 """Rows to train together, and the cursor to resume from once they are trained."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -8,6 +10,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from data.cursor import Cursor
+
+HOST = ("rows", "cursor", "tally", "origin", "ids_mapped", "learns")
+"""The fields of a batch that never leave the host."""
+
+Part: TypeAlias = Tensor | KeyedJaggedTensor
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,22 @@ class Batch(Pipelineable):
 
     Shape:
         bags: ids of the fields of pooled tables, B bags a key. sequences: ids of the fields of unpooled tables, or None.
-        Ids are table rows; those of managed tables raw ones, unless the batch is for serving.
+        Ids are table rows; those of managed tables raw ids until they are mapped, see `ids_mapped`.
         numbers (B, N) float32, vectors (B, sum of widths) float32, labels (B, T) float32,
-        weights (B, T) float32: row weight times the task's `where` mask, groups (B,) int64.
+        weights (B, T) float32: row weight times the target's `where` mask, groups (B,) int64.
         days (B,) int64 [days since 1970] of each row's event, if a managed table has a TTL.
+        times (B,) float64 [s since 1970] of each row's event, if events carry times.
+        payloads: sequence field -> what its events carry beside their ids, as the schema's `payload` declares it: `time` (N,)
+        float64 [s since 1970], `action` (N,) int64 bit masks, `session` (N,) int64, `vector` (N, width) float32, `ids.NAME`
+        (N,) int64; N events, those of the field's ids, in their order.
         origin (B, 2) int64, if asked for: the file, by its place in the day, and the row in it.
 
     Args:
         rows: [rows] of this step over all ranks: what the loss divides by.
         cursor: where reading stands after this batch. The train pipeline reads ahead, so a checkpoint takes the cursor of
             the batch that was trained, never the stream's own.
+        ids_mapped: whether all ids are table rows; else those of managed tables are still raw ids.
+        learns: whether the step may change which rows the ids of managed tables have. Who trains says so; who scores does not.
     """
 
     bags: KeyedJaggedTensor
@@ -66,48 +79,36 @@ class Batch(Pipelineable):
     tally: Tally
     origin: Tensor | None = None
     days: Tensor | None = None
-
-    def _tensors(self) -> list[Tensor]:
-        return [self.numbers, self.vectors, self.labels, self.weights, self.groups]
+    times: Tensor | None = None
+    payloads: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    ids_mapped: bool = True
+    learns: bool = False
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same batch on another device; the tally and the origin stay where they are."""
-        numbers, vectors, labels, weights, groups = (t.to(device, non_blocking=non_blocking) for t in self._tensors())
-        sequences = self.sequences.to(device, non_blocking=non_blocking) if self.sequences is not None else None
-        bags = self.bags.to(device, non_blocking=non_blocking)
-        days = self.days.to(device, non_blocking=non_blocking) if self.days is not None else None
-        return replace(
-            self,
-            days=days,
-            bags=bags,
-            sequences=sequences,
-            numbers=numbers,
-            vectors=vectors,
-            labels=labels,
-            weights=weights,
-            groups=groups,
-        )
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory alive until `stream` is done with it."""
-        for part in [self.bags, self.sequences, self.days, *self._tensors()]:
-            if part is not None:
-                part.record_stream(stream)
+
+        def record(part: Part) -> Part:
+            part.record_stream(stream)
+            return part
+
+        self._each(record)
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory."""
-        numbers, vectors, labels, weights, groups = (t.pin_memory() for t in self._tensors())
-        sequences = self.sequences.pin_memory() if self.sequences is not None else None
-        bags = self.bags.pin_memory()
-        days = self.days.pin_memory() if self.days is not None else None
-        return replace(
-            self,
-            days=days,
-            bags=bags,
-            sequences=sequences,
-            numbers=numbers,
-            vectors=vectors,
-            labels=labels,
-            weights=weights,
-            groups=groups,
-        )
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, move: Callable[[Part], Part]) -> "Batch":
+        """The same batch with `move` applied to everything that a device needs: every field but `HOST`."""
+        names = [field.name for field in fields(self) if field.name not in HOST]
+        return replace(self, **{name: _applied(move, getattr(self, name)) for name in names})
+
+
+def _applied(move: Callable[[Part], Part], own: Any) -> Any:
+    """`move` applied to a tensor, or to every tensor in a dict of them; None stays None."""
+    if isinstance(own, dict):
+        return {name: _applied(move, part) for name, part in own.items()}
+    return move(own) if own is not None else None

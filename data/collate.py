@@ -19,7 +19,9 @@ from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
 from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, Words, distinct, fingerprints, id_kind, mix, spread
+from data.payloads import values_of_events
 from data.schema import AnyField, AnyIds, IdsField, Label, NumberField, SequenceField
+from data.times import PER_SECOND, in_unit, other_units, seconds
 
 Columns = Mapping[str, pa.Array]
 Floats = NDArray[np.float32]
@@ -27,14 +29,6 @@ Mask = NDArray[np.bool_]
 
 NO_GROUP = -(2**63)
 """The group of the rows whose group is null."""
-
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-
-LAST = 2**63 - 1
-"""The latest time that 64 bits can say."""
-
-CENTURY = 946_684_800, 4_102_444_800
-"""[s since 1970] the years 2000 to 2099. No number is a time of these years in two units."""
 
 HALF = np.uint64(2**32 - 1)
 MOST_ROWS = 2**20
@@ -68,6 +62,8 @@ class Collate:
         self._ages = any(
             isinstance(features.maps[field.name], RawIds) and field.ttl_days is not None for field in features.schema.managed
         )
+        self._carrying = [field for field in features.schema.fields if field.name in features.payloads]
+        self._timed = any(own.time is not None for own in features.payloads.values())
         self._checked: pa.Schema | None = None
         self._ones = torch.ones(0, dtype=torch.int64)
 
@@ -126,8 +122,11 @@ class Collate:
         vectors = self._dense_vectors(columns, count, content)
         groups = self._groups(columns, count, content)
         days = torch.from_numpy(self._days(columns, count, cursor.day)) if self._ages else None
-        bags = self._keyed(self._bags, columns, count, content)
-        sequences = self._keyed(self._sequences, columns, count, content) if self._sequences else None
+        kept: dict[str, _Lists] = {}
+        bags = self._keyed(self._bags, columns, count, content, kept)
+        sequences = self._keyed(self._sequences, columns, count, content, kept) if self._sequences else None
+        payloads = {field.name: self._payload(field, kept[field.name], columns, content) for field in self._carrying}
+        times = self._row_times(columns, content) if self._timed else None
         return Batch(
             bags=bags,
             sequences=sequences,
@@ -137,10 +136,13 @@ class Collate:
             weights=torch.from_numpy(weights),
             groups=torch.from_numpy(groups),
             days=days,
+            times=times,
+            payloads=payloads,
             rows=rows,
             cursor=cursor,
             tally=content.tally(columns, skipped),
             origin=_origin(columns) if self.origins else None,
+            ids_mapped=not any(isinstance(self.features.maps[field.name], RawIds) for field in self._schema.managed),
         )
 
     # --- labels, weights, groups ---
@@ -150,22 +152,22 @@ class Collate:
         labels = np.zeros((count, len(self._schema.targets)), dtype=np.float32)
         weights = np.ones((count, 1), dtype=np.float32) * self._row_weights(columns, count)[:, None]
         weights = np.repeat(weights, labels.shape[1], axis=1)
-        for task, label in enumerate(self._schema.targets):
+        for target, label in enumerate(self._schema.targets):
             counts = _counts(label, columns)
             values = values_of(columns[label.column])
             if label.positive_above is None:
-                wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the task"
+                wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the target"
                 hint = _label_hint(label)
             else:
-                wrong, expected, hint = np.isnan(values), "a number in every row that counts for the task", None
+                wrong, expected, hint = np.isnan(values), "a number in every row that counts for the target", None
                 values = values > label.positive_above
             wrong |= nulls(columns[label.column])
             if counts is not None:
                 wrong &= counts
                 values = np.where(counts, values, 0)
-                weights[:, task] *= counts
-            _refuse(wrong, f"the label of task {label.task!r}", label.column, expected, hint=hint)
-            labels[:, task] = values
+                weights[:, target] *= counts
+            _refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
+            labels[:, target] = values
         content.add_floats(labels)
         content.add_floats(weights)
         return labels, weights
@@ -203,10 +205,10 @@ class Collate:
                 )
             return np.full(count, known, dtype=np.int64)
         column = columns[time.column]
-        times, here = _in_unit(column, time.unit), 86_400 * PER_SECOND[time.unit]
+        times, here = in_unit(column, time.unit), 86_400 * PER_SECOND[time.unit]
         days = times // here
         if known is not None:
-            unlike = _other_units(np.full(count, known * here), times, time.unit) & ~nulls(column)
+            unlike = other_units(np.full(count, known * here), times, time.unit) & ~nulls(column)
             _refuse(unlike, "the time of the row", time.column, f"a time in {time.unit}, as the schema says", hint=_UNIT_HINT)
         if known is None:
             _refuse(nulls(column), "the time of the row", time.column, "a time, because ttl_days counts from it")
@@ -255,12 +257,15 @@ class Collate:
 
     # --- ids ---
 
-    def _keyed(self, fields: Sequence[AnyField], columns: Columns, count: int, content: "_Content") -> KeyedJaggedTensor:
-        """The table rows of these fields, key after key, in one preallocated tensor."""
+    def _keyed(
+        self, fields: Sequence[AnyField], columns: Columns, count: int, content: "_Content", kept: "dict[str, _Lists]"
+    ) -> KeyedJaggedTensor:
+        """The table rows of these fields, key after key, in one preallocated tensor; `kept` gets the lists they are of."""
         # Lists first: only their lengths say how long the tensor is.
         lists = {
             at: self._list(field, columns) for at, field in enumerate(fields) if isinstance(field, IdsField | SequenceField)
         }
+        kept.update((fields[at].name, own) for at, own in lists.items())
         sizes = [len(lists[at].elements) if at in lists else count for at in range(len(fields))]
         values = torch.empty(sum(sizes), dtype=torch.int64)
         rest = values.numpy()
@@ -316,7 +321,9 @@ class Collate:
     def _list(self, field: AnyField, columns: Columns) -> "_Lists":
         """The ids of every row that count: not null, of the past, and not too many."""
         assert isinstance(field, IdsField | SequenceField)
-        lists = _Lists(*lists_of(columns[field.column]))
+        lengths, elements = lists_of(columns[field.column])
+        carries = field.name in self.features.payloads
+        lists = _Lists(lengths, elements, np.arange(len(elements)) if carries else None)
         if isinstance(field, SequenceField) and field.time is not None:
             lists = lists.keep(self._is_past(field, lists, columns))
         if lists.elements.null_count:
@@ -329,6 +336,34 @@ class Collate:
             return lists.keep(lists.positions() < field.length)
         return lists.keep(lists.positions() >= np.repeat(lists.lengths - field.length, lists.lengths))
 
+    def _payload(self, field: AnyField, events: "_Lists", columns: Columns, content: "_Content") -> dict[str, torch.Tensor]:
+        """What the events carry, in the order of the ids that were kept."""
+        assert isinstance(field, SequenceField)
+        assert field.payload is not None
+        whole, _ = lists_of(columns[field.column])
+        found = {}
+        for name, column in field.payload.columns():
+            lengths, elements = lists_of(columns[column])
+            expected = f"one value for every event of {field.column!r}"
+            _refuse(lengths != whole, "the list", column, expected, measure="values")
+            kept = elements.take(pa.array(events.places)) if len(events.elements) < len(elements) else elements
+            unit = self._schema.time.unit if self._schema.time is not None else "s"
+            values, wrong, expected = values_of_events(name, field.payload, kept, unit)
+            if wrong.any():
+                _refuse(segment_sums(wrong, events.lengths) > 0, "the list", column, expected)
+            content.add_events(values, events)
+            found[name] = torch.from_numpy(values)
+        return found
+
+    def _row_times(self, columns: Columns, content: "_Content") -> torch.Tensor:
+        """(B,) [s since 1970] of every row's event."""
+        time = self._schema.time
+        assert time is not None, "checked when the schema was read"
+        _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
+        times = seconds(columns[time.column], time.unit)
+        content.add(times.view(np.int64))
+        return torch.from_numpy(times)
+
     def _is_past(self, field: SequenceField, events: "_Lists", columns: Columns) -> Mask:
         """True for the events that happened before their row; an event without a time is not known to."""
         time = self._schema.time
@@ -337,10 +372,10 @@ class Collate:
         lengths, times = lists_of(columns[field.time])
         _refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
         _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
-        own, then = _in_unit(columns[time.column], time.unit), _in_unit(times, time.unit)
+        own, then = in_unit(columns[time.column], time.unit), in_unit(times, time.unit)
         now = np.repeat(own, lengths)
         known = ~nulls(times)
-        unlike = _other_units(now, then, time.unit) & known
+        unlike = other_units(now, then, time.unit) & known
         if unlike.any():
             what = f"timestamps, or integers in {time.unit} as the schema's time says, in {time.column!r} and here"
             _refuse(segment_sums(unlike, lengths) > 0, "the list of times", field.time, what, hint=_UNIT_HINT)
@@ -349,10 +384,11 @@ class Collate:
 
 @dataclass(frozen=True)
 class _Lists:
-    """The lists of one column: the length of each, and the elements of all."""
+    """The lists of one column: the length of each, the elements of all, and where these stood in the column, if anyone asks."""
 
     lengths: Ints
     elements: pa.Array
+    places: Ints | None = None
 
     def positions(self) -> Ints:
         """Where every element stands in its list, from 0."""
@@ -363,7 +399,8 @@ class _Lists:
         """The lists without the elements that are not in the mask."""
         if mask.all():
             return self
-        return _Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)))
+        places = self.places[mask] if self.places is not None else None
+        return _Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)), places)
 
 
 def _origin(columns: Columns) -> torch.Tensor:
@@ -390,7 +427,7 @@ def _counts(label: Label, columns: Columns) -> Mask | None:
     column = columns[label.where]
     values = values_of(column)
     wrong = ~((values == 0) | (values == 1)) | nulls(column)
-    _refuse(wrong, f"whether the row counts for task {label.task!r}", label.where, "0 or 1")
+    _refuse(wrong, f"whether the row counts for target {label.target!r}", label.where, "0 or 1")
     return np.asarray(values == 1)
 
 
@@ -410,44 +447,6 @@ def _date(day: str) -> int | None:
         return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
     except ValueError:
         return None
-
-
-def _in_unit(times: pa.Array, unit: str) -> Ints:
-    """Integers as they are, timestamps in the unit; rounded down, and at the ends of 64 bits what lies beyond them.
-
-    The order is kept: an event that is before its row in these numbers is so in time. Arrow's cast would wrap instead, and the
-    year 9999 in nanoseconds lie in 1816.
-    """
-    if pa.types.is_uint64(times.type):
-        return np.minimum(values_of(times).view(np.uint64), np.uint64(LAST)).view(np.int64)
-    values = integers_of(times)
-    if not pa.types.is_timestamp(times.type):
-        return values
-    finer, coarser = PER_SECOND[unit], PER_SECOND[times.type.unit]
-    if finer <= coarser:
-        return values // (coarser // finer)
-    factor = finer // coarser
-    scaled = np.clip(values, -(LAST // factor), LAST // factor) * factor
-    return np.where(values > LAST // factor, LAST, np.where(values < -(LAST // factor), -LAST, scaled))
-
-
-def _likely_unit(times: Ints, unit: str) -> Ints:
-    """By integer: the place in `PER_SECOND` of the unit in which it is a time of this century, the stated one first; -1: none.
-
-    Shape:
-        times (N,) -> (N,)
-    """
-    likely = np.full(len(times), -1)
-    for name in [own for own in PER_SECOND if own != unit] + [unit]:
-        first, last = (end * PER_SECOND[name] for end in CENTURY)
-        likely[(times >= first) & (times < last)] = list(PER_SECOND).index(name)
-    return likely
-
-
-def _other_units(ours: Ints, theirs: Ints, unit: str) -> Mask:
-    """True where two integers are plainly not in one unit: each is a time of this century, one of them in another unit."""
-    one, other = _likely_unit(ours, unit), _likely_unit(theirs, unit)
-    return np.asarray((one >= 0) & (other >= 0) & (one != other))
 
 
 # --- what is wrong with a row ---
@@ -530,6 +529,12 @@ class _Content:
         """The elements of all lists; their order in a list matters."""
         factors = odd_numbers(int(lists.lengths.max(initial=0)))
         self.add(segment_sums(values.view(np.uint64) * factors[lists.positions()], lists.lengths).view(np.int64))
+
+    def add_events(self, values: NDArray[Any], lists: _Lists) -> None:
+        """(N,) of 64 bits or (N, dim) float32: what the events of all lists carry; their order in a list matters."""
+        if values.ndim == 2:
+            values = values.view(np.uint32).astype(np.uint64) @ odd_numbers(values.shape[1])
+        self.add_lists(values.view(np.int64), lists)
 
     def tally(self, columns: Columns, skipped: Ints) -> Tally:
         """The rows and the sum of their hashes for every file."""

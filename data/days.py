@@ -100,11 +100,6 @@ class Day:
         files = tuple(DayFile(path, size, tuple(units), schemas[at]) for path, size, units, at in values["files"])
         return cls(values["name"], files, schemas[0], dict(values["quarantined"]))
 
-    @property
-    def fingerprint(self) -> str:
-        """Another one means other files: a cursor taken before says nothing about them."""
-        return hashlib.sha256(repr([(file.size, file.units) for file in self.files]).encode()).hexdigest()[:16]
-
 
 class Days:
     """The days of a log.

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from types import UnionType
-from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +27,10 @@ class Section(BaseModel):
     """A part of a document: immutable, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Of a whole document: old keys, and in words what they are now. A `*` stands for any key or number; what is said of a
+    section holds for those of `stages.*` too."""
 
 
 class BadValue(ValueError):
@@ -72,10 +76,12 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
     if not isinstance(values, dict):
         raise BadDocument(f"{path}, line 1: expected keys and values, got a {type(values).__name__}")
     places = {_override(values, override): override for override in overrides}
+    whereabouts = _Whereabouts(path, lines, places)
+    if old := [f"{whereabouts(place)}: {_dotted(place)} is now {new}" for place, new in _renamed(values, model.renamed)]:
+        raise BadDocument("\n".join(old))
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        whereabouts = _Whereabouts(path, lines, places)
         # A default taken from another key fails only because that key failed: one mistake, told once.
         # And a list whose elements failed counts as too short.
         failed = {mistake["loc"] for mistake in error.errors()}
@@ -87,6 +93,21 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
             and not (mistake["type"] == "too_short" and mistake["loc"] in parents)
         ]
         raise BadDocument("\n".join(_describe(mistake, model, values, whereabouts) for mistake in told)) from error
+
+
+def _renamed(values: Any, renamed: Mapping[str, str], place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Every key that has another name now, the innermost ones, and what that is."""
+    children = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in children:
+        here = (*place, key)
+        spots = [here, here[2:]] if here[0] == "stages" else [here]
+        inside = list(_renamed(value, renamed, here))
+        found = [new for old, new in renamed.items() if any(_matches(old.split("."), spot) for spot in spots)]
+        yield from inside or [(here, new) for new in found[:1]]
+
+
+def _matches(pattern: Sequence[str], place: Place) -> bool:
+    return len(pattern) == len(place) and all(own in ("*", str(step)) for own, step in zip(pattern, place, strict=True))
 
 
 def read_value(text: str, what: str) -> Any:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from data.errors import GenctrError
 from data.ids import MISSING, UNKNOWN, HashIds, IdentityIds, IdMap, RawIds, VocabIds, seed_of
 from data.schema import AnyField, AnyIds, IdField, IdsField, NumberField, Schema, SequenceField, VectorField
 from data.statistics import Statistics
+
+Pool: TypeAlias = Literal["mean", "sum", "events"]
 
 LIST_LENGTH = 10
 """[ids] of a list without a length that are looked at one by one."""
@@ -44,6 +46,7 @@ class Features:
         schema: what the log means.
         statistics: what was fitted; None will do if the schema has no vocabulary, standardised number or bucket.
         pooled: False keeps every table unpooled, for a model that looks at single ids.
+        pools: how fields of lists become one vector, where that is not as the schema says.
         admitted: the maps of managed tables as a trained model left them; else their ids stay as they are, for a model in
             training to map.
 
@@ -54,8 +57,11 @@ class Features:
         number_fields: the columns of a batch's numbers.
         vector_fields: the widths of the parts of a batch's vectors.
         lengths: for every list or sequence how many of its ids a model looks at one by one.
-        queries: for every attention-pooled sequence the id field it is compared with.
+        pools: for every list or sequence how its ids become one vector; events: a model looks at them one by one.
+        queries: for every sequence that is looked at event by event the id field it is compared with, if the schema knows any.
         maps: for every field with ids the id map of its table.
+        kinds, roles: of every field, what it is and whom it describes.
+        payloads: for every sequence whose events carry more than ids, what they carry.
 
     Raises:
         GenctrError: the schema needs statistics that are not there.
@@ -68,6 +74,7 @@ class Features:
         *,
         pooled: bool = True,
         admitted: Mapping[str, IdMap] = MappingProxyType({}),
+        pools: Mapping[str, Pool] = MappingProxyType({}),
     ) -> None:
         self.schema, self._admitted = schema, admitted
         self._pooled = pooled
@@ -86,11 +93,22 @@ class Features:
         self.lengths = {
             field.name: field.length or LIST_LENGTH for field in schema.fields if isinstance(field, IdsField | SequenceField)
         }
-        self.queries = MappingProxyType(
+        lists = [field for field in schema.fields if isinstance(field, IdsField | SequenceField)]
+        said: dict[str, Pool] = {field.name: "events" if field.pool == "attention" else field.pool for field in lists}
+        self.pools = MappingProxyType({**said, **pools})
+        queries = {
+            field.name: schema.query(field)
+            for field in lists
+            if isinstance(field, SequenceField) and self.pools[field.name] == "events"
+        }
+        self.queries = MappingProxyType({name: query for name, query in queries.items() if query is not None})
+        self.kinds = MappingProxyType({field.name: field.kind for field in schema.fields})
+        self.roles = MappingProxyType({field.name: schema.role(field) for field in schema.fields})
+        self.payloads = MappingProxyType(
             {
-                field.name: schema.query(field)
+                field.name: field.payload
                 for field in schema.fields
-                if isinstance(field, SequenceField) and field.pool == "attention"
+                if isinstance(field, SequenceField) and field.payload is not None
             }
         )
         with_ids = [field for field in schema.fields if isinstance(field, AnyIds)]
@@ -121,13 +139,15 @@ class Features:
         if not isinstance(owner, AnyIds) or owner.table is not None:
             return None
         readers = [field for field in self.schema.fields if isinstance(field, AnyIds) and self.schema.owner(field) is owner]
-        pools = {field.pool for field in readers if not isinstance(field, IdField)}
+        pools = {self.pools[field.name] for field in readers if not isinstance(field, IdField)}
+        if pools == {"mean", "sum"}:
+            raise GenctrError(f"the fields of table {owner.name!r} pool by mean and by sum; those of one table pool alike")
         return TableSpec(
             name=owner.name,
             rows=self.maps[owner.name].rows,
             dim=owner.dim,
             fields=tuple(field.name for field in readers),
-            pooled=self._pooled and "attention" not in pools,
+            pooled=self._pooled and "events" not in pools,
             pool="mean" if "mean" in pools else "sum",
             reserved={"vocab": UNKNOWN + 1, "managed": owner.reserved}.get(owner.ids or "", MISSING + 1),
         )

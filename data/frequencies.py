@@ -19,10 +19,10 @@ MOST_BUCKETS = 2**20
 
 @dataclass(frozen=True)
 class Frequencies:
-    """Counts per field, and per task of the labels 0 and 1.
+    """Counts per field, and per target of the labels 0 and 1.
 
     Args:
-        counts: field -> (min(V, MOST_BUCKETS),) int64, missing and unseen ids not counted; task -> (2,).
+        counts: field -> (min(V, MOST_BUCKETS),) int64, missing and unseen ids not counted; target -> (2,).
     """
 
     counts: dict[str, NDArray[np.int64]]
@@ -32,8 +32,8 @@ class Frequencies:
         """Count the rows of `batches`, made by `features`."""
         tables = {field: table for table in features.tables for field in table.fields}
         counts = {field: np.zeros(min(table.rows, MOST_BUCKETS), dtype=np.int64) for field, table in tables.items()}
-        tasks = features.schema.task_names
-        counts |= {task: np.zeros(2, dtype=np.int64) for task in tasks}
+        targets = features.schema.target_names
+        counts |= {target: np.zeros(2, dtype=np.int64) for target in targets}
         for batch in batches:
             for jagged in (batch.bags, batch.sequences):
                 for field in jagged.keys() if jagged is not None else ():
@@ -41,18 +41,18 @@ class Frequencies:
                     ids = jagged[field].values().numpy()
                     ids = ids[ids >= tables[field].reserved] % len(counts[field])
                     counts[field] += np.bincount(ids, minlength=len(counts[field]))
-            for task, labels, weights in zip(tasks, batch.labels.numpy().T, batch.weights.numpy().T, strict=True):
-                counts[task] += np.bincount(labels[weights > 0].astype(np.int64), minlength=2)
+            for target, labels, weights in zip(targets, batch.labels.numpy().T, batch.weights.numpy().T, strict=True):
+                counts[target] += np.bincount(labels[weights > 0].astype(np.int64), minlength=2)
         return cls(counts)
 
     def are_of(self, features: Features) -> bool:
-        """Whether these are counts of these fields, tables and tasks: a schema may have grown since."""
+        """Whether these are counts of these fields, tables and targets: a schema may have grown since."""
         sizes = {field: min(table.rows, MOST_BUCKETS) for table in features.tables for field in table.fields}
-        sizes |= dict.fromkeys(features.schema.task_names, 2)
+        sizes |= dict.fromkeys(features.schema.target_names, 2)
         return {name: len(counts) for name, counts in self.counts.items()} == sizes
 
     def entropy(self, name: str) -> float:
-        """[nats] of one field or task; of the buckets, where the table has more rows than those."""
+        """[nats] of one field or target; of the buckets, where the table has more rows than those."""
         share = self.counts[name][self.counts[name] > 0] / max(self.counts[name].sum(), 1)
         return float(-(share * np.log(share)).sum())
 

@@ -211,11 +211,11 @@ def _best(columns: Sequence[ColumnFacts], *patterns: str) -> ColumnFacts | None:
 
 
 def _label(own: ColumnFacts) -> Guess:
-    why, task, above = f"0 and 1, {own.mean:.1%} are 1, and the name says so", _identifier(own.name), {}
+    why, target, above = f"0 and 1, {own.mean:.1%} are 1, and the name says so", _identifier(own.name), {}
     if not _is_binary(own):
         what = "-1 and 1" if _is_signed(own) else f"a count from 0 to {own.high}"
         why, above = f"{what}, and the name says so: 1 where it is greater than 0", {"positive_above": 0}
-    return Guess("label", why, {"column": own.name, **({"task": task} if task != own.name else {}), **above})
+    return Guess("label", why, {"column": own.name, **({"target": target} if target != own.name else {}), **above})
 
 
 def _is_signed(own: ColumnFacts) -> bool:

@@ -1,7 +1,7 @@
 """What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -12,6 +12,8 @@ from data.errors import BadInput
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
+
+Role: TypeAlias = Literal["user", "item", "context"]
 
 MANAGED = ("admit", "admit_share", "evict", "ttl_days", "probe", "unseen", "unseen_rows")
 """The keys that only a managed table has."""
@@ -31,6 +33,10 @@ class _Column(Section):
 
     column: str = Field(default_factory=lambda values: values["name"])
     """The column of the log. Left out: the column is called as the field."""
+
+    role: Role | None = None
+    """Whom the field describes: user, item or context. Models that treat users and items differently read it. Left out: user
+    for the field that is read from the schema's `group`, context for all others."""
 
 
 class _Ids(_Column):
@@ -146,6 +152,44 @@ class IdsField(_Ids):
     """What to do with a row that has more than `length` ids."""
 
 
+class VectorPayload(Section):
+    """Vectors of events."""
+
+    column: str
+    """The column with a list of vectors in every row: one vector for every event."""
+
+    dim: Positive
+    """[numbers] in every vector."""
+
+
+class Payload(Section):
+    """What the events of a sequence carry besides their ids, for models that read it: list columns as long as the sequence's
+    own. What belongs to an event that is not read (too old, not of the past, a null id) is left out with it."""
+
+    time: str | None = None
+    """The time of every event, in the unit of the row's own time."""
+
+    action: str | None = None
+    """What the user did: an integer whose bits are actions. A null counts as no action."""
+
+    session: str | None = None
+    """The session of the event: an integer. A null becomes -1, which is no session."""
+
+    vector: VectorPayload | None = None
+    """A vector of every event, such as of its content. A null counts as zeros."""
+
+    ids: dict[Name, str] = {}
+    """Further integers of every event, by the name that models call them. They are read as they are, and looked up in no table;
+    a null becomes -1."""
+
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """What is declared, by its name in a batch, and its column."""
+        yield from ((name, own) for name in ("time", "action", "session") if (own := getattr(self, name)) is not None)
+        if self.vector is not None:
+            yield "vector", self.vector.column
+        yield from ((f"ids.{name}", own) for name, own in self.ids.items())
+
+
 class SequenceField(_Ids):
     """What happened before this row, oldest first. A missing list is an empty one."""
 
@@ -168,6 +212,9 @@ class SequenceField(_Ids):
 
     query: Name | None = None
     """The id field that attention compares the events with. Left out: the first id field of the same table."""
+
+    payload: Payload | None = None
+    """What the events carry besides their ids. Left out: nothing."""
 
 
 class NumberField(_Column):
@@ -207,20 +254,20 @@ AnyField: TypeAlias = Annotated[AnyIds | NumberField | VectorField, Field(discri
 
 
 class Label(Section):
-    """What a task learns to predict."""
+    """A target: what a model learns to predict, 0 or 1."""
 
     column: str
     """The column with 0 or 1 (or false and true) in every row; with `positive_above`, any numbers."""
 
-    task: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
-    """What the task is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
+    target: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
+    """What the target is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
 
     positive_above: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """[1] the label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4
     and 5 are good. Left out: the column holds the label itself."""
 
     where: str | None = None
-    """Only rows where this column is 1 (or true) count for the task; in the others the label may be missing."""
+    """Only rows where this column is 1 (or true) count for the target; in the others the label may be missing."""
 
 
 class Time(Section):
@@ -237,6 +284,8 @@ class Time(Section):
 
 class Schema(Section):
     """What a log means."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"label.task": "label.target", "labels.*.task": "labels.*.target"}
 
     name: Name
     """What the log is called in reports."""
@@ -262,13 +311,13 @@ class Schema(Section):
 
     @property
     def targets(self) -> tuple[Label, ...]:
-        """The labels, in the order of the tasks."""
+        """The labels, in the order of the targets."""
         return self.labels or ((self.label,) if self.label is not None else ())
 
     @property
-    def task_names(self) -> tuple[str, ...]:
-        """The tasks, in the order of a batch's labels."""
-        return tuple(label.task for label in self.targets)
+    def target_names(self) -> tuple[str, ...]:
+        """The targets, in the order of a batch's labels."""
+        return tuple(label.target for label in self.targets)
 
     def owner(self, field: AnyIds) -> AnyIds:
         """The field whose table `field` looks its ids up in: itself, unless it says otherwise."""
@@ -280,11 +329,15 @@ class Schema(Section):
         """The fields that own a managed table."""
         return tuple(field for field in self.fields if isinstance(field, AnyIds) and field.ids == "managed")
 
-    def query(self, field: SequenceField) -> str:
-        """The id field that an attention-pooled sequence compares its events with."""
+    def query(self, field: SequenceField) -> str | None:
+        """The id field that a sequence compares its events with; None if none shares its table and none is named."""
         table = self.owner(field).name
         same = (own.name for own in self.fields if isinstance(own, IdField) and self.owner(own).name == table)
-        return field.query or next(same)
+        return field.query or next(same, None)
+
+    def role(self, field: AnyField) -> Role:
+        """Whom a field describes."""
+        return field.role or ("user" if field.column == self.group else "context")
 
     def columns(self) -> list[str]:
         """The columns a run reads, in a fixed order, each once."""
@@ -388,6 +441,11 @@ class Schema(Section):
                 assert self.time is not None, "checked when the schema was read"
                 yield field.time, "lists of integers or timestamps", _are_times
                 yield self.time.column, "integers or timestamps", _is_time
+            if isinstance(field, SequenceField) and field.payload is not None:
+                yield from ((column, *_FITS_PAYLOAD.get(name, _OF_INTEGERS)) for name, column in field.payload.columns())
+                if field.payload.time is not None:
+                    assert self.time is not None, "checked when the schema was read"
+                    yield self.time.column, "integers or timestamps", _is_time
             if isinstance(field, AnyIds) and field.ttl_days is not None and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
         for label in self.targets:
@@ -413,15 +471,18 @@ class Schema(Section):
                 _check_table(field, names, at)
             if isinstance(field, SequenceField):
                 self._check_sequence(field, names, at)
-        tasks = self.task_names
-        if len(set(tasks)) < len(tasks):
-            raise BadValue(f"two labels have the same task: {', '.join(tasks)}", "labels")
+        targets = self.target_names
+        if len(set(targets)) < len(targets):
+            raise BadValue(f"two labels have the same target: {', '.join(targets)}", "labels")
         self._check_pools()
         return self
 
     def _check_sequence(self, field: SequenceField, names: dict[str, AnyField], at: int) -> None:
         if field.time is not None and self.time is None:
             raise BadValue("event times need the row's own time: the schema must say time", "fields", at, "time")
+        if field.payload is not None and field.payload.time is not None and self.time is None:
+            where = ("fields", at, "payload", "time")
+            raise BadValue("event times need the row's own time: the schema must say time", *where)
         if field.query is not None:
             if field.pool != "attention":
                 raise BadValue(f"only pool: attention has a query; this field says pool: {field.pool}", "fields", at, "query")
@@ -469,6 +530,10 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
+
+
 def _is_time(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_null(kind))
 
@@ -486,6 +551,14 @@ _FITS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "number": ("integers, floats or booleans", _is_number),
     "vector": ("lists of floats or integers", _of_lists(_is_number)),
 }
+
+_OF_INTEGERS = ("lists of integers", _of_lists(_is_integer))
+
+_FITS_PAYLOAD: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "time": ("lists of integers or timestamps", _are_times),
+    "vector": ("lists of lists of floats or integers", _of_lists(_of_lists(_is_number))),
+}
+"""Other payloads are lists of integers."""
 
 _TIME_ADVICE = "write times as timestamps, or as integers in the unit of the schema's time."
 

@@ -197,7 +197,7 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
             sums[own.name] = _Sums()
         elif isinstance(own, NumberField) and own.buckets is not None:
             samples[own.name] = own.buckets, _Sample(sample_rows, np.random.default_rng([seed, at]))
-    labels = {own.task: (0.0, 0.0) for own in schema.targets}
+    labels = {own.target: (0.0, 0.0) for own in schema.targets}
 
     for batch in batches:
         for own in schema.fields:
@@ -209,9 +209,9 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
             elif own.name in samples:
                 samples[own.name][1].add(_finite(batch.column(own.column)))
         for target in schema.targets:
-            ones, rows = labels[target.task]
+            ones, rows = labels[target.target]
             more_ones, more_rows = _label_weights(batch, target, schema.weight)
-            labels[target.task] = ones + more_ones, rows + more_rows
+            labels[target.target] = ones + more_ones, rows + more_rows
 
     return Statistics(
         vocabularies={name: counter.values(min_count) for name, (min_count, counter) in counters.items()},

@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     sample = commands.add_parser("sample", help="draw rows from a pre-trained model, and compare them with the log's")
     sample.add_argument("run", type=_folder, metavar="RUN_DIR")
     sample.add_argument("--rows", type=int, default=10_000, help="[rows] to draw")
-    sample.add_argument("--given", default="", metavar="FIELD,…", help="fields (or tasks) taken from the log's rows, not drawn")
+    sample.add_argument(
+        "--given", default="", metavar="FIELD,…", help="fields (or targets) taken from the log's rows, not drawn"
+    )
     sample.add_argument("--days", metavar="A..B", help="the days compared with; default the last day of the pre-training")
     sample.add_argument("--steps", type=int, default=0, help="[rounds] of unmasking; 0 draws one value a round")
     sample.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
@@ -334,15 +336,16 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     from pipeline.builders.job import build
+    from pipeline.builders.objectives import objective_kind
     from pipeline.distributed.world import world
     from pipeline.jobs.sample import sample
     from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
-    pretraining = [at for at, stage in enumerate(config.resolved()) if stage.task == "pretrain"]
-    if not pretraining:
+    generating = [at for at, stage in enumerate(config.resolved()) if objective_kind(stage).generates]
+    if not generating:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
-    at = pretraining[-1]
+    at = generating[-1]
     with (
         world(config.train.device) as here,
         closing(build(config, schema, arguments.run, here, at=at, planned=False, looks=True)) as job,
@@ -434,11 +437,9 @@ def _status(arguments: argparse.Namespace) -> int:
 def _print_status(folder: str, *, gates: bool = False) -> None:
     from launch.status import show
     from pipeline.daily.ledger import Ledger
-    from pipeline.run_folder.claim import load_run
     from pipeline.run_folder.log import read_log
 
-    task = load_run(folder)[1].task_names[0]
-    show(Ledger(folder, mend=False).history(), read_log(folder), task=task, gates=gates)
+    show(Ledger(folder, mend=False).history(), read_log(folder), gates=gates)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -540,24 +541,24 @@ def _on_ranks(ranks: int, words: Sequence[str]) -> int:
 
 
 def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:
-    """The table of scores: a line per day, best reachable AUC beside it where the log knows it."""
+    """The table of scores: a line per day and target; with the best reachable AUC where the log knows it."""
     from rich.console import Console
     from rich.table import Table
 
+    from launch.status import metric_names
+
     lines = dict(days) | ({"test": test} if test else {})
-    lines = {day: scores for day, scores in lines.items() if "tasks" in scores}  # a pre-training's are in the log
     if not lines:
         return
+    names = metric_names(lines.values())
     table = Table()
-    for heading in ["day", "task", "rows", "AUC", *(["best AUC"] if best else []), "logloss", "NE", "GAUC", "calibration"]:
-        table.add_column(heading, justify="left" if heading in {"day", "task"} else "right")
-    table.add_column("rows/s", justify="right")
+    for heading in ["day", "of", "rows", *names, *(["best auc"] if best else []), "rows/s"]:
+        table.add_column(heading, justify="left" if heading in {"day", "of"} else "right")
     for day, scores in lines.items():
-        for task, values in scores["tasks"].items():
+        for target, values in scores["metrics"].items():
+            figures = [f"{values[name]:.4f}" if name in values else "" for name in names]
             reachable = [f"{best[day]:.4f}" if day in best else "-"] if best else []
-            figures = [f"{values[name]:.4f}" for name in ("logloss", "ne", "gauc", "calibration")]
-            rate = f"{scores['rows_per_second']:,.0f}"
-            table.add_row(day, task, f"{scores['rows']:,}", f"{values['auc']:.4f}", *reachable, *figures, rate)
+            table.add_row(day, target, f"{scores['rows']:,}", *figures, *reachable, f"{scores['rows_per_second']:,.0f}")
     console = Console()
     console.print(table) if console.is_terminal else Console(width=140).print(table)
 

@@ -1,14 +1,44 @@
-"""Dense layers that start as FuxiCTR starts them: xavier-normal weights, zero biases.
+"""Dense layers that start as FuxiCTR starts them (xavier-normal weights, zero biases), and the shapes between modules.
 
 B rows, H hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from models.inputs import FieldVectors
 from models.norm import BatchNorm1d
+
+MakeMLP = Callable[..., "MLP"]
+"""Makes a network of dense layers: `make_mlp(inputs, hidden=…, dropout=…, batch_norm=…)`, called as `mlp(row_BX, fields)`."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Several vectors a row, (B, count, width)."""
+
+    count: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Flat:
+    """One vector a row, (B, width).
+
+    Args:
+        parts: what stands in it, name -> [columns], in order; empty if nothing has a name.
+    """
+
+    width: int
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+def flat(out: Tokens | Flat) -> Flat:
+    """What tokens are side by side."""
+    return Flat(out.count * out.width) if isinstance(out, Tokens) else out
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
@@ -56,7 +86,7 @@ class MLP(nn.Sequential):
         out_features: width of the last hidden layer.
 
     Shape:
-        (B, inputs) -> (B, out_features)
+        (B, inputs), and the fields of the rows, which layers that depend on them read -> (B, out_features)
     """
 
     def __init__(self, inputs: int, *, hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
@@ -74,7 +104,7 @@ class MLP(nn.Sequential):
         super().__init__(*layers)
         self.out_features = inputs
 
-    def forward(self, row_BX: Tensor) -> Tensor:
+    def forward(self, row_BX: Tensor, fields: FieldVectors | None = None) -> Tensor:
         """Return the last hidden layer, (B, out_features)."""
         out_BH: Tensor = super().forward(row_BX)  # type: ignore[no-untyped-call]
         return out_BH

@@ -1,12 +1,14 @@
-"""Losses on logits: row weights in, named numbers out, right for any number of ranks.
+"""Losses: what a model answers and what it should have, in; named numbers out, right for any number of ranks.
 
 Every loss is a share of a mean over the rows of the whole step: it divides by them, not by the rows of this rank. So the losses
-of the ranks add up to the loss of one big batch, however unevenly its rows are spread; a rank without rows adds zero.
-B rows of this rank.
+of the ranks add up to the loss of one big batch, however unevenly its rows are spread; a rank without rows adds zero. A loss
+over pairs of rows has to gather them from all ranks, with their gradients, or it would be another one on other ranks.
+B rows of this rank, T targets.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from torch import Tensor
@@ -14,38 +16,63 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from models.output import Output
 
+TARGET = "{target}"
+"""Stands in the name of a representation for every target."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the rows of a batch should have been given.
+
+    Attributes:
+        names: of the targets, in the order of the columns.
+        labels_BT, weights_BT: (B, T).
+        rows: [rows] of this step over all ranks.
+        groups_B: (B,) int64, the group of every row, usually its user.
+    """
+
+    names: tuple[str, ...]
+    labels_BT: Tensor
+    weights_BT: Tensor
+    rows: int
+    groups_B: Tensor
+
+    def only(self, names: Sequence[str] | None) -> "Targets":
+        """Some of the targets; None: all."""
+        if names is None or tuple(names) == self.names:
+            return self
+        at = [self.names.index(name) for name in names]
+        return replace(self, names=tuple(names), labels_BT=self.labels_BT[:, at], weights_BT=self.weights_BT[:, at])
+
 
 class Loss(ABC):
     """What all losses promise.
 
     Attributes:
-        branches: whether it reads what the two encoders of a model say on their own.
+        reads: the representations it needs, by name; "{target}/easy" is one for every target.
     """
 
-    branches: bool = False
+    reads: tuple[str, ...] = ()
 
     @abstractmethod
-    def __call__(self, output: Output, task: str, labels_B: Tensor, weights_B: Tensor, rows: int) -> dict[str, Tensor]:
-        """Return the parts of the loss of one task, each (); training differentiates their sum.
-
-        Args:
-            rows: [rows] of this step over all ranks.
-
-        Shape:
-            labels_B, weights_B (B,)
-        """
+    def __call__(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+        """Return the parts of the loss, by name, each (); training differentiates their sum."""
+        # Training pipelines trace losses symbolically: what is in `output` can be asked by name, and not looped over.
 
 
 class BCE(Loss):
     """Binary cross-entropy.
 
-    loss = sum_b weights[b] * BCE(labels[b], sigmoid(logits[b])) / rows
+    loss = sum over targets and rows b of weights[b] * BCE(labels[b], sigmoid(logits[b])) / rows
     """
 
-    def __call__(self, output: Output, task: str, labels_B: Tensor, weights_B: Tensor, rows: int) -> dict[str, Tensor]:
-        """Return {task: loss}."""
-        loss = binary_cross_entropy_with_logits(output.logits[task], labels_B, weights_B, reduction="sum")
-        return {task: loss / rows}
+    def __call__(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+        """Return {target: loss}."""
+        return {name: self._of(output, targets, at) for at, name in enumerate(targets.names)}
+
+    def _of(self, output: Output, targets: Targets, at: int) -> Tensor:
+        logits_B, labels_B, weights_B = output.logits[targets.names[at]], targets.labels_BT[:, at], targets.weights_BT[:, at]
+        return binary_cross_entropy_with_logits(logits_B, labels_B, weights_B, reduction="sum") / targets.rows
 
 
 class TwinFocus(BCE):
@@ -64,23 +91,63 @@ class TwinFocus(BCE):
     Source: TF4CTR (salmon1802/TF4CTR), the released code's formula; the cut at 0 is ours.
     """
 
-    branches = True
+    reads = ("{target}/easy", "{target}/hard")
 
     def __init__(self, *, gamma: float = 1.0, c: float = 0.8, alpha: float = 0.25) -> None:
         if gamma < 0 or c <= 0 or not 0 <= alpha <= 1:
             raise ValueError(f"gamma {gamma}, c {c}, alpha {alpha}; expected gamma >= 0, c > 0 and alpha between 0 and 1")
         self.gamma, self.c, self.alpha = gamma, c, alpha
 
-    def __call__(self, output: Output, task: str, labels_B: Tensor, weights_B: Tensor, rows: int) -> dict[str, Tensor]:
-        """Return {task, task/easy, task/hard}."""
-        sign_B = 2 * labels_B - 1
-        branches = output.branches[task]  # by index: training pipelines trace losses symbolically
-        easy_B, hard_B = logsigmoid(sign_B * branches[0]), logsigmoid(sign_B * branches[1])  # ln e, ln h
-        easy = ((self.c + easy_B.exp()) ** self.gamma * -easy_B * weights_B).sum() / rows
-        # Not clamp, which at 0 hands on a gradient, and that of x^gamma is infinite there for gamma < 1.
-        hard = ((2 - self.c - hard_B.exp()).relu() ** self.gamma * -hard_B * weights_B).sum() / rows
-        both = {f"{task}/easy": self.alpha * easy, f"{task}/hard": (1 - self.alpha) * hard}
-        return super().__call__(output, task, labels_B, weights_B, rows) | both
+    def __call__(self, output: Output, targets: Targets) -> dict[str, Tensor]:
+        """Return {target, target/easy, target/hard}."""
+        losses = {}
+        for at, name in enumerate(targets.names):
+            sign_B, weights_B = 2 * targets.labels_BT[:, at] - 1, targets.weights_BT[:, at]
+            easy_B = logsigmoid(sign_B * output.representations[f"{name}/easy"])  # ln e
+            hard_B = logsigmoid(sign_B * output.representations[f"{name}/hard"])  # ln h
+            easy = ((self.c + easy_B.exp()) ** self.gamma * -easy_B * weights_B).sum() / targets.rows
+            # Not clamp, which at 0 hands on a gradient, and that of x^gamma is infinite there for gamma < 1.
+            hard = ((2 - self.c - hard_B.exp()).relu() ** self.gamma * -hard_B * weights_B).sum() / targets.rows
+            losses[name] = self._of(output, targets, at)
+            losses |= {f"{name}/easy": self.alpha * easy, f"{name}/hard": (1 - self.alpha) * hard}
+        return losses
 
 
 LOSSES: Mapping[str, type[Loss]] = MappingProxyType({"bce": BCE, "tf": TwinFocus})
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One of the losses of a run.
+
+    Args:
+        name: what logs call it if there are several.
+        weight: [1] of all of its parts.
+        targets: those that it reads; None: all.
+    """
+
+    name: str
+    loss: Loss
+    weight: float = 1.0
+    targets: tuple[str, ...] | None = None
+
+
+def losses_of(terms: Sequence[LossTerm], output: Output, targets: Targets) -> dict[str, Tensor]:
+    """Return the parts of all losses with their weights, each (): the names are those of the losses; where there are several
+    losses, "LOSS/NAME", and "LOSS-2/NAME" for a second one of that name."""
+    found: dict[str, Tensor] = {}
+    for at, term in enumerate(terms):
+        same = sum(other.name == term.name for other in terms[: at + 1])
+        before = f"{term.name}{f'-{same}' if same > 1 else ''}/" if len(terms) > 1 else ""
+        for name, loss in term.loss(output, targets.only(term.targets)).items():
+            found[before + name] = loss * term.weight
+    return found
+
+
+def unread(loss: type[Loss] | Loss, represented: Collection[str]) -> list[str]:
+    """Return the representations that a loss needs and a model has not.
+
+    Args:
+        represented: names of what the model represents; "{target}/easy" is one for every target.
+    """
+    return [name for name in loss.reads if name not in represented]

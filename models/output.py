@@ -1,4 +1,7 @@
-"""What a model returns: one object for every model, so that losses, meters and diagnostics need no cases."""
+"""What a model returns: one object for every model, so that losses, metrics and diagnostics need no cases.
+
+B rows.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +13,14 @@ class Output:
     """The answer of a model for one batch.
 
     Attributes:
-        logits: task -> (B,) scores before the sigmoid.
-        branches: task -> (easy, hard), two (B,): what the two encoders of a twin-focus model say on their own.
+        logits: target -> (B,) scores before the sigmoid.
+        representations: name -> tensor with its gradient, for losses that read more than logits. "TARGET/easy" and the like
+            are of one target.
         aux: name -> (loss of every row, (B,), and its weight): further losses of the model itself.
-        seen: name -> detached tensor that diagnostics look at; training never reads it.
+        observed: name -> detached tensor, for diagnostics; training never reads it.
     """
 
     logits: dict[str, Tensor]
-    branches: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    representations: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
-    seen: dict[str, Tensor] = field(default_factory=dict)
+    observed: dict[str, Tensor] = field(default_factory=dict)

@@ -1,28 +1,29 @@
 """The click model: look-ups, field embedding, decoder and head, in that order.
 
-B rows, F fields, D width of a vector, N number fields, T tasks.
+B rows, F fields, D width of a vector, N number fields, T targets.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchrec import KeyedJaggedTensor
 
 from models.decoders import Decoder
 from models.embed import FieldEmbedding
+from models.heads import Head
+from models.inputs import FieldVectors, Inputs
 from models.output import Output
 from models.sparse import SparseArch
 
 
 class Ranker(nn.Module):
-    """Ids, numbers and vectors in, one logit per row and task out.
+    """Ids, numbers and vectors in, one logit per row and target out.
 
     Args:
         sparse: the embedding tables.
         embed: makes one vector per field; its `linear` must be the decoder's `needs_linear`.
         decoder: the interaction, plain or generative.
-        tasks: names, in the order of the label columns.
+        head: reads what the decoder returns; tokens come side by side.
         second: makes the second vectors, for a decoder whose `second_width` is not 0.
         restore: weight of a loss that has the encoder restore the raw vectors, mean over F and D of (generated - emb)^2, which
             does not teach these; 0 for none. The paper advises against it; it is an arm of its ablation.
@@ -31,14 +32,16 @@ class Ranker(nn.Module):
             of another package without `start_at` keeps its own.
 
     Attributes:
+        represents: the names of its representations, without those of the head.
         watch: also report the operands of the decoder's first product as evaluation has them, for diagnostics. Costs the first
             encoder again; no random number is drawn and no running average moves.
 
     Shape:
-        bags, sequences: KeyedJaggedTensors of B rows (None where SparseArch has no such tables),
-        numbers_BN (B, N), vectors_BX (B, sum of the widths of vector fields) -> Output with logits {task: (B,)} and
-        seen {"emb": (B, F, D)}, with `watch` also "generated" and "raw", both (B, F, D)
+        Inputs of B rows -> Output with logits {target: (B,)} representations {"emb": (B, F, D), "features":
+        (B, X)} and those of the head, and observed {"emb": (B, F, D)}, with `watch` also "generated" and "raw", both (B, F, D)
     """
+
+    represents = ("emb", "features")
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Ranker(nn.Module):
         sparse: SparseArch,
         embed: FieldEmbedding,
         decoder: Decoder,
-        tasks: tuple[str, ...],
+        head: Head,
         second: FieldEmbedding | None = None,
         restore: float = 0.0,
         start: Sequence[float] = (),
@@ -54,33 +57,28 @@ class Ranker(nn.Module):
         super().__init__()
         assert embed.linear == decoder.needs_linear
         assert (second is not None) == bool(decoder.second_width)
-        self.sparse, self.embed, self.second, self.decoder = sparse, embed, second, decoder
-        self.head = decoder.make_head(tasks)
-        start_at = getattr(self.head, "start_at", None)
-        if start and start_at is not None:
-            start_at(start)
-        self.tasks, self.restore = tasks, restore
+        self.sparse, self.embed, self.second, self.decoder, self.head = sparse, embed, second, decoder, head
+        self.restore = restore
+        if start:
+            self.head.start_at(start)
         self.watch = False
 
-    def forward(
-        self,
-        bags: KeyedJaggedTensor | None,
-        sequences: KeyedJaggedTensor | None,
-        numbers_BN: Tensor,
-        vectors_BX: Tensor,
-    ) -> Output:
-        """Return the logits of every task."""
-        looked = self.sparse(bags, sequences)
-        emb_BFD, linear_BF = self.embed(looked, numbers_BN, vectors_BX)
-        second_BFE = self.second(looked.second, numbers_BN, vectors_BX)[0] if self.second is not None else None
-        scored = self.head(self.decoder(emb_BFD, linear_BF, second_BFE))
-        aux, seen = {}, {"emb": emb_BFD.detach()}
+    def forward(self, inputs: Inputs) -> Output:
+        """Return the logits of every target."""
+        looked = self.sparse(inputs.bags, inputs.sequences)
+        emb_BFD, linear_BF = self.embed(looked, inputs)
+        second_BFE = self.second(looked.second, inputs)[0] if self.second is not None else None
+        fields = FieldVectors(emb_BFD, linear_BF, second_BFE)
+        features_BX = self.decoder(fields).flatten(1)
+        scored = self.head(features_BX, fields)
+        aux, observed = {}, {"emb": emb_BFD.detach()}
         if self.restore and self.training:
             generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
             aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore
         if self.watch:
-            seen["generated"], seen["raw"] = self._operands(emb_BFD)
-        return Output(scored.logits, scored.branches, aux, seen)
+            observed["generated"], observed["raw"] = self._operands(emb_BFD)
+        representations = scored.representations | {"emb": emb_BFD, "features": features_BX}
+        return Output(scored.logits, representations, aux, observed)
 
     @torch.no_grad()
     def _operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:

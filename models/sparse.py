@@ -65,6 +65,11 @@ def owner_of(table: str, owners: Container[str]) -> str:
     return next((own for end in ("", LINEAR, SECOND) if (own := table.removesuffix(end)) in owners), table)
 
 
+def table_dims(model: nn.Module) -> dict[str, int]:
+    """The width that is read of every table of a model; what is stored may be wider."""
+    return {name: dim for module in model.modules() if isinstance(module, SparseArch) for name, dim in module.dims.items()}
+
+
 @dataclass
 class Events:
     """The vectors of a field's events, row after row, and how many events each row has.

@@ -37,7 +37,7 @@ def write_log(folder: Path) -> Path:
             "lanes": 2,
             "shuffle_rows": 32,
         },
-        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8], "dropout": 0.2}},
+        "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.2}},
         "train": {"batch_rows": 16, "device": "cpu"},
         "checkpoint": {"every_steps": 3},
     }

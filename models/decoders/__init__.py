@@ -1,6 +1,6 @@
 """Interaction decoders: score how well every field's generated vector meets the vectors of the others.
 
-base.py      What every decoder promises, and the sum over pairs of fields that many share.
+base.py      What every interaction and every decoder promises, and the sum over pairs of fields that many share.
 cross.py     Decoders that cross the whole row with itself, layer by layer: CrossNet, DCN V2, GDCN, xDeepFM.
 networks.py  Decoders that are networks: MLP, FinalMLP, MaskNet, AutoInt. That they can generate is our own extension of SFG.
 pairs.py     Decoders that sum weighted products of pairs of fields: FM, DeepFM, FwFM, FmFM, FFM, IPNN.

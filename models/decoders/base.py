@@ -1,4 +1,7 @@
-"""What every decoder promises, and the sum over pairs of fields that many share.
+"""What every interaction and every decoder promises, and the sum over pairs of fields that many share.
+
+An interaction turns the vectors of a row into tokens or into one flat vector. A decoder is an interaction whose result a head
+reads, tokens side by side.
 
 Every decoder is written once. It gets `generate`, which makes one encoder (B, F, D) -> (B, F, D), and puts what it
 generates on one side of its products: the identity encoder gives the classic model, the SFG encoder the generative
@@ -11,30 +14,48 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from models.heads import Head
+from models.inputs import FieldInfo, FieldVectors
+from models.layers import Flat, Tokens
 
 Generate = Callable[..., nn.Module]
 """Makes a new encoder of the decoder's shape; `width=` overrides its D, `bias=True` asks for one inside its activation."""
 
 
-class Decoder(nn.Module, ABC):
-    """What all decoders promise.
+class Interaction(nn.Module, ABC):
+    """What all interactions promise.
 
     Attributes:
+        out: what forward returns.
         needs_linear: whether forward wants the first-order terms of the fields.
-        branches: whether its head also says what two encoders say on their own, which some losses read.
         second_width: E, the width of the second embedding that forward wants of every field; 0 for none.
-        out_features: width of the result; 1 means that it already is a score and the head adds only a bias.
-        encoder: what generates, for decoders with one product; others say their `operands` themselves.
 
     Shape:
-        emb_BFD (B, F, D), linear_BF (B, F) or None, second_BFE (B, F, E) or None -> (B, out_features)
+        FieldVectors of emb_BFD (B, F, D), linear_BF (B, F) or None, second_BFE (B, F, E) or None
+            -> (B, F', D') of `Tokens`, or (B, X) of `Flat`
     """
 
     needs_linear: bool = False
-    branches: bool = False
     second_width: int = 0
-    out_features: int
+    out: Tokens | Flat
+
+    @abstractmethod
+    def forward(self, x: FieldVectors) -> Tensor:
+        """Return the tokens, (B, F', D'), or the flat vectors, (B, X)."""
+
+
+class Decoder(Interaction):
+    """What all decoders promise. A head reads what one returns; `Flat(1)` already is a score, and the head adds only a bias.
+
+    A decoder is made with `fields`, the `FieldInfo` of every field; `width`, the D of their vectors; `generate`; and
+    `make_mlp`, which makes its dense layers. What else its constructor takes are the options that a user may set.
+
+    Attributes:
+        head: the name of the head that reads it unless the user names one.
+        encoder: what generates, for decoders with one product; others say their `operands` themselves.
+
+    """
+
+    head: str = "linear"
     encoder: nn.Module
 
     @classmethod
@@ -42,17 +63,9 @@ class Decoder(nn.Module, ABC):
         """Return D, for a model whose vectors are `dim` wide."""
         return dim
 
-    def make_head(self, tasks: Sequence[str]) -> nn.Module:
-        """Return what turns the result into logits of `tasks`."""
-        return Head(features=self.out_features, tasks=tasks)
-
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the generated and the raw side of the first product, two (B, F, D)."""
         return self.encoder(emb_BFD), emb_BFD
-
-    @abstractmethod
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
-        """Return what the head turns into logits, (B, out_features)."""
 
 
 def features_of(decoder: str, hidden: Sequence[int]) -> int:
@@ -66,6 +79,29 @@ def features_of(decoder: str, hidden: Sequence[int]) -> int:
     if hidden[-1] < 2:
         raise ValueError(f"{decoder}: the last hidden layer has 1 unit, which its ReLU would cut at 0; expected 2 or more")
     return hidden[-1]
+
+
+def places_of(what: str, names: Sequence[str], fields: Sequence[FieldInfo]) -> list[int]:
+    """Return where the named fields stand among all fields.
+
+    Args:
+        what: the option that names them, as an error calls it.
+
+    Raises:
+        ValueError: no such field, or a number instead of a name.
+    """
+    known = [field.name for field in fields]
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"{what}: {name!r} is not the name of a field; fields are named now, not counted: {known}")
+        if name not in known:
+            raise ValueError(f"{what}: no field {name!r}; choose from {known}")
+    return [known.index(name) for name in names]
+
+
+def pairs_of(fields: int) -> int:
+    """Return P, the number of pairs of so many fields."""
+    return fields * (fields - 1) // 2
 
 
 def pair_sum(left_BFD: Tensor, right_BFD: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate
-from models.layers import MLP, Dropout, linear
+from models.inputs import FieldInfo, FieldVectors
+from models.layers import MLP, Dropout, Flat, MakeMLP, linear
 
 
 class CrossNet(Decoder):
@@ -35,9 +36,10 @@ class CrossNet(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         layers: int = 3,
         cross_dropout: float = 0.0,
         regenerate: bool = False,
@@ -49,25 +51,26 @@ class CrossNet(Decoder):
         if layers < 1:
             raise ValueError(f"crossnet: layers is {layers}; expected 1 or more")
         self.encoders = nn.ModuleList(generate() for _ in range(layers))
-        self.weights = nn.ModuleList(linear(fields * width, fields * width, bias=bias) for _ in range(layers))
+        flat = len(fields) * width
+        self.weights = nn.ModuleList(linear(flat, flat, bias=bias) for _ in range(layers))
         self.drop = Dropout(cross_dropout)
         self.regenerate = regenerate
         self.weigh_generated = weigh_generated
-        self._end(fields * width, deep=deep_head)
+        self._end(flat, make_mlp, deep=deep_head)
 
-    def _end(self, features: int, *, deep: bool) -> None:
+    def _end(self, features: int, make_mlp: MakeMLP, *, deep: bool) -> None:
         """What stands before the head."""
-        self.last = MLP(features, hidden=[2 * features] if deep else [])
-        self.out_features = self.last.out_features
+        self.last = make_mlp(features, hidden=[2 * features] if deep else [])
+        self.out = Flat(self.last.out_features)
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two sides of the first layer's product."""
         gate_BX, raw_BX = self._layer(0, emb_BFD, emb_BFD.flatten(1))
         return gate_BX.view_as(emb_BFD), raw_BX.view_as(emb_BFD)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
-        """Return the crossed rows, (B, out_features)."""
-        out_BX: Tensor = self.last(self.crossed(emb_BFD))
+    def forward(self, x: FieldVectors) -> Tensor:
+        """Return the crossed rows, (B, m) or (B, 2m)."""
+        out_BX: Tensor = self.last(self.crossed(x.emb_BFD), x)
         return out_BX
 
     def crossed(self, emb_BFD: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ class CrossNet(Decoder):
 class DCNV2(CrossNet):
     """Cross network and a network side by side; the network reads the raw vectors.
 
-    out = concat(CrossNet(emb), MLP(flat(emb)))        with `deep_head` the hidden layer reads both
+    out = concat(CrossNet(emb), make_mlp(flat(emb)))        with `deep_head` the hidden layer reads both
 
     Args:
         layers, cross_dropout, regenerate, weigh_generated, bias, deep_head: see `CrossNet`.
@@ -102,9 +105,10 @@ class DCNV2(CrossNet):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         layers: int = 3,
         cross_dropout: float = 0.0,
         regenerate: bool = False,
@@ -119,18 +123,20 @@ class DCNV2(CrossNet):
             fields=fields,
             width=width,
             generate=generate,
+            make_mlp=make_mlp,
             layers=layers,
             cross_dropout=cross_dropout,
             regenerate=regenerate,
             weigh_generated=weigh_generated,
             bias=bias,
         )
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self._end(fields * width + self.mlp.out_features, deep=deep_head)
+        flat = len(fields) * width
+        self.mlp = make_mlp(flat, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self._end(flat + self.mlp.out_features, make_mlp, deep=deep_head)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
-        """Return the crossed row beside the network's last layer, (B, out_features)."""
-        both_BX: Tensor = self.last(torch.cat([self.crossed(emb_BFD), self.mlp(emb_BFD.flatten(1))], dim=1))
+    def forward(self, x: FieldVectors) -> Tensor:
+        """Return the crossed row beside the network's last layer, (B, m) or (B, 2m)."""
+        both_BX: Tensor = self.last(torch.cat([self.crossed(x.emb_BFD), self.mlp(x.emb_BFD.flatten(1), x)], dim=1), x)
         return both_BX
 
 
@@ -153,9 +159,10 @@ class GDCN(DCNV2):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         layers: int = 3,
         cross_dropout: float = 0.0,
         regenerate: bool = False,
@@ -168,6 +175,7 @@ class GDCN(DCNV2):
             fields=fields,
             width=width,
             generate=generate,
+            make_mlp=make_mlp,
             layers=layers,
             cross_dropout=cross_dropout,
             regenerate=regenerate,
@@ -176,7 +184,8 @@ class GDCN(DCNV2):
             dropout=dropout,
             batch_norm=batch_norm,
         )
-        self.gates = nn.ModuleList(linear(fields * width, fields * width, bias=False) for _ in range(layers))
+        flat = len(fields) * width
+        self.gates = nn.ModuleList(linear(flat, flat, bias=False) for _ in range(layers))
 
     def _layer(self, layer: int, emb_BFD: Tensor, x_BX: Tensor) -> tuple[Tensor, Tensor]:
         generated_BX, raw_BX = super()._layer(layer, emb_BFD, x_BX)
@@ -217,7 +226,7 @@ class CIN(nn.Module):
 class XDeepFM(Decoder):
     """Compressed interaction network, first-order terms and a network; the network reads the raw vectors.
 
-    score = sum_f linear_f + w . CIN(emb) + v . MLP(flat(emb)) + b
+    score = sum_f linear_f + w . CIN(emb) + v . make_mlp(flat(emb)) + b
 
     Args:
         units: maps of every layer of the `CIN`; each layer has an encoder of its own.
@@ -232,29 +241,31 @@ class XDeepFM(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         units: Sequence[int] = (64,),
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.cin = CIN(fields=fields, generate=generate, units=units)
+        self.cin = CIN(fields=len(fields), generate=generate, units=units)
         self.score = linear(self.cin.out_features, 1)
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        flat = len(fields) * width
+        self.mlp = make_mlp(flat, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
         self.last = linear(self.mlp.out_features, 1) if self.mlp is not None else None
-        self.out_features = 1
+        self.out = Flat(1)
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
         """Return (generated, emb) of the first layer."""
         return self.cin.encoders[0](emb_BFD), emb_BFD
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        assert linear_BF is not None
-        score_B1: Tensor = self.score(self.cin(emb_BFD)) + linear_BF.sum(1, keepdim=True)
+        assert x.linear_BF is not None
+        score_B1: Tensor = self.score(self.cin(x.emb_BFD)) + x.linear_BF.sum(1, keepdim=True)
         if self.mlp is not None and self.last is not None:
-            score_B1 = score_B1 + self.last(self.mlp(emb_BFD.flatten(1)))
+            score_B1 = score_B1 + self.last(self.mlp(x.emb_BFD.flatten(1), x))
         return score_B1

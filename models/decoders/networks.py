@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Generate, features_of
-from models.layers import MLP, Dropout, linear
+from models.decoders.base import Decoder, Generate, features_of, places_of
+from models.inputs import FieldInfo, FieldVectors
+from models.layers import MLP, Dropout, Flat, MakeMLP, linear
 
 
 class MLPDecoder(Decoder):
     """A network without explicit products.
 
-    out = MLP(flat(generated))
+    out = make_mlp(flat(generated))
 
     Generating here is our own extension, no result of the SFG paper: a network has no product to reformulate.
 
@@ -27,21 +28,22 @@ class MLPDecoder(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = generate()
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out_features = features_of("mlp", hidden)
+        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.out = Flat(features_of("mlp", hidden))
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
-        out_BH: Tensor = self.mlp(self.encoder(emb_BFD).flatten(1))
+        out_BH: Tensor = self.mlp(self.encoder(x.emb_BFD).flatten(1), x)
         return out_BH
 
 
@@ -57,7 +59,7 @@ class FinalMLP(Decoder):
     Args:
         hidden, second_hidden: the two networks. dropout, batch_norm: of both, see `MLP`.
         gates: whether there are feature gates. gate_hidden: hidden widths of their networks.
-        contexts: for each gate the numbers of the fields, counted from 0 in schema order, that it looks at.
+        contexts: for each gate the names of the fields that it reads.
         heads: parts of x and y in the fusion; a divisor of both last widths.
 
     Shape:
@@ -67,25 +69,27 @@ class FinalMLP(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         hidden: Sequence[int] = (400, 400, 400),
         second_hidden: Sequence[int] = (400,),
         dropout: float = 0.0,
         batch_norm: bool = False,
         gates: bool = True,
         gate_hidden: Sequence[int] = (400,),
-        contexts: Sequence[Sequence[int]] = ((), ()),
+        contexts: Sequence[Sequence[str]] = ((), ()),
         heads: int = 1,
     ) -> None:
         super().__init__()
-        flat = fields * width
-        if len(contexts) != 2 or any(not 0 <= at < fields for context in contexts for at in context):
-            raise ValueError(f"finalmlp: contexts are {contexts}; expected two lists of field numbers 0 to {fields - 1}")
+        flat = len(fields) * width
+        if len(contexts) != 2:
+            raise ValueError(f"finalmlp: contexts are {contexts}; expected two lists of field names, one for each gate")
+        places = [places_of("finalmlp: contexts", context, fields) for context in contexts]
         self.encoder = generate()
-        self.gates = nn.ModuleList(_Gate(context, flat, width, gate_hidden) for context in contexts) if gates else None
-        networks = (MLP(flat, hidden=own, dropout=dropout, batch_norm=batch_norm) for own in (hidden, second_hidden))
+        self.gates = nn.ModuleList(_Gate(context, flat, width, gate_hidden, make_mlp) for context in places) if gates else None
+        networks = (make_mlp(flat, hidden=own, dropout=dropout, batch_norm=batch_norm) for own in (hidden, second_hidden))
         self.first, self.second = networks
         left, right = self.first.out_features, self.second.out_features
         if heads < 1 or left % heads or right % heads:
@@ -93,14 +97,14 @@ class FinalMLP(Decoder):
         self.score = linear(left + right, 1)
         self.heads_HXY = nn.Parameter(torch.empty(heads, left // heads, right // heads))
         nn.init.xavier_normal_(self.heads_HXY.view(-1, 1))  # as one column, as the released code has it
-        self.out_features = 1
+        self.out = Flat(1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        left_BX, right_BX = (side.flatten(1) for side in self.operands(emb_BFD))
+        left_BX, right_BX = (side.flatten(1) for side in self.operands(x.emb_BFD))
         if self.gates is not None:
-            left_BX, right_BX = left_BX * self.gates[0](emb_BFD), right_BX * self.gates[1](emb_BFD)
-        x_BX, y_BY = self.first(left_BX), self.second(right_BX)
+            left_BX, right_BX = left_BX * self.gates[0](x), right_BX * self.gates[1](x)
+        x_BX, y_BY = self.first(left_BX, x), self.second(right_BX, x)
         heads = self.heads_HXY.shape[0]
         crossed_HBY = torch.bmm(x_BX.unflatten(1, (heads, -1)).transpose(0, 1), self.heads_HXY)
         bilinear_B1 = (crossed_HBY * y_BY.unflatten(1, (heads, -1)).transpose(0, 1)).sum((0, 2)).unsqueeze(1)
@@ -111,16 +115,16 @@ class FinalMLP(Decoder):
 class _Gate(nn.Module):
     """2 sigmoid(MLP(context)), (B, F * D)."""
 
-    def __init__(self, fields: Sequence[int], outputs: int, width: int, hidden: Sequence[int]) -> None:
+    def __init__(self, fields: Sequence[int], outputs: int, width: int, hidden: Sequence[int], make_mlp: MakeMLP) -> None:
         super().__init__()
         self.fields = list(fields)
         self.constant_1D = None if self.fields else nn.Parameter(torch.randn(1, width))
-        self.mlp = MLP(max(len(self.fields), 1) * width, hidden=hidden)
+        self.mlp = make_mlp(max(len(self.fields), 1) * width, hidden=hidden)
         self.last = linear(self.mlp.out_features, outputs)
 
-    def forward(self, emb_BFD: Tensor) -> Tensor:
-        context_BC = emb_BFD[:, self.fields].flatten(1) if self.constant_1D is None else self.constant_1D
-        return 2 * torch.sigmoid(self.last(self.mlp(context_BC)))
+    def forward(self, x: FieldVectors) -> Tensor:
+        context_BC = x.emb_BFD[:, self.fields].flatten(1) if self.constant_1D is None else self.constant_1D
+        return 2 * torch.sigmoid(self.last(self.mlp(context_BC, x)))
 
 
 class MaskNet(Decoder):
@@ -143,9 +147,10 @@ class MaskNet(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         blocks: Sequence[int] = (50, 50, 50),
         parallel: bool = True,
         reduction: float = 2.0,
@@ -155,20 +160,20 @@ class MaskNet(Decoder):
         super().__init__()
         if not blocks or min(blocks) < 1:
             raise ValueError(f"masknet: blocks are {list(blocks)}; expected one width or more, each 1 or more")
-        flat = fields * width
+        flat = len(fields) * width
         inputs = [flat] * len(blocks) if parallel else [flat, *blocks[:-1]]
         self.encoder = generate()
         self.blocks = nn.ModuleList(
             _Masked(flat, own, out, reduction, dropout) for own, out in zip(inputs, blocks, strict=True)
         )
-        self.mlp = MLP(sum(blocks), hidden=hidden, dropout=dropout) if parallel else None
-        self.out_features = features_of("masknet", hidden if parallel else blocks)
+        self.mlp = make_mlp(sum(blocks), hidden=hidden, dropout=dropout) if parallel else None
+        self.out = Flat(features_of("masknet", hidden if parallel else blocks))
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
-        """Return the last layer, (B, out_features)."""
-        x_BX, raw_BX = (side.flatten(1) for side in self.operands(emb_BFD))
+    def forward(self, x: FieldVectors) -> Tensor:
+        """Return the last layer, (B, hidden[-1]) or (B, blocks[-1])."""
+        x_BX, raw_BX = (side.flatten(1) for side in self.operands(x.emb_BFD))
         if self.mlp is not None:
-            out_BH: Tensor = self.mlp(torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1))
+            out_BH: Tensor = self.mlp(torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1), x)
             return out_BH
         for block in self.blocks:
             x_BX = block(x_BX, raw_BX)
@@ -210,9 +215,10 @@ class AutoInt(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         layers: int = 3,
         heads: int = 2,
         attention_width: int = 32,
@@ -232,19 +238,19 @@ class AutoInt(Decoder):
         self.queries, self.keys, self.values, self.rests = (
             nn.ModuleList(linear(own, out, bias=False) for own in inputs) for _ in range(4)
         )
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
-        self.out_features = fields * out + (self.mlp.out_features if self.mlp is not None else 0) + 1
+        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        self.out = Flat(len(fields) * out + (self.mlp.out_features if self.mlp is not None else 0) + 1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return attended vectors, network and first-order sum side by side."""
-        assert linear_BF is not None
-        value_BFX, x_BFX = self.operands(emb_BFD)
+        assert x.linear_BF is not None
+        value_BFX, x_BFX = self.operands(x.emb_BFD)
         for query, key, value, rest in zip(self.queries, self.keys, self.values, self.rests, strict=True):
             looks = (query(x_BFX), key(x_BFX), value(value_BFX))
             q, k, v = (look.unflatten(2, (self.heads, -1)).transpose(1, 2) for look in looks)
             attended_BHFX = nn.functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
             value_BFX = x_BFX = torch.relu(attended_BHFX.transpose(1, 2).flatten(2) + rest(x_BFX))
-        parts = [x_BFX.flatten(1), linear_BF.sum(1, keepdim=True)]
+        parts = [x_BFX.flatten(1), x.linear_BF.sum(1, keepdim=True)]
         if self.mlp is not None:
-            parts.append(self.mlp(emb_BFD.flatten(1)))
+            parts.append(self.mlp(x.emb_BFD.flatten(1), x))
         return torch.cat(parts, dim=1)

@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.decoders.base import Decoder, Generate, Pairs, features_of, pair_sum
-from models.layers import MLP, linear
+from models.decoders.base import Decoder, Generate, Pairs, features_of, pair_sum, pairs_of
+from models.inputs import FieldInfo, FieldVectors
+from models.layers import MLP, Flat, MakeMLP, linear
 
 
 class FM(Decoder):
@@ -24,21 +25,21 @@ class FM(Decoder):
 
     needs_linear = True
 
-    def __init__(self, *, fields: int, width: int, generate: Generate) -> None:
+    def __init__(self, *, fields: Sequence[FieldInfo], width: int, generate: Generate, make_mlp: MakeMLP = MLP) -> None:
         super().__init__()
         self.encoder = generate()
-        self.out_features = 1
+        self.out = Flat(1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        assert linear_BF is not None
-        return pair_sum(*self.operands(emb_BFD)) + linear_BF.sum(1, keepdim=True)
+        assert x.linear_BF is not None
+        return pair_sum(*self.operands(x.emb_BFD)) + x.linear_BF.sum(1, keepdim=True)
 
 
 class DeepFM(FM):
     """Factorisation machine plus a network; the network reads the raw vectors.
 
-    score = FM(emb, linear) + w . MLP(flat(emb)) + b
+    score = FM(emb, linear) + w . make_mlp(flat(emb)) + b
 
     Args:
         hidden, dropout, batch_norm: the network, see `MLP`.
@@ -50,21 +51,22 @@ class DeepFM(FM):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__(fields=fields, width=width, generate=generate)
-        self.mlp = MLP(fields * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
         self.last = linear(self.mlp.out_features, 1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        deep_B1: Tensor = self.last(self.mlp(emb_BFD.flatten(1)))
-        return super().forward(emb_BFD, linear_BF) + deep_B1
+        deep_B1: Tensor = self.last(self.mlp(x.emb_BFD.flatten(1), x))
+        return super().forward(x) + deep_B1
 
 
 class FwFM(Decoder):
@@ -83,29 +85,35 @@ class FwFM(Decoder):
     """
 
     def __init__(
-        self, *, fields: int, width: int, generate: Generate, first_order: Literal["lw", "filv", "felv"] = "lw"
+        self,
+        *,
+        fields: Sequence[FieldInfo],
+        width: int,
+        generate: Generate,
+        make_mlp: MakeMLP = MLP,
+        first_order: Literal["lw", "filv", "felv"] = "lw",
     ) -> None:
         super().__init__()
         if first_order not in ("lw", "filv", "felv"):
             raise ValueError(f"fwfm: no first_order {first_order!r}; choose from lw, filv, felv")
         self.encoder = generate(bias=True)
-        self.pairs = Pairs(fields)
-        self.weigh = linear(fields * (fields - 1) // 2, 1, bias=False)
-        self.field_vectors = linear(fields * width, 1, bias=False) if first_order == "filv" else None
+        self.pairs = Pairs(len(fields))
+        self.weigh = linear(pairs_of(len(fields)), 1, bias=False)
+        self.field_vectors = linear(len(fields) * width, 1, bias=False) if first_order == "filv" else None
         self.needs_linear = first_order == "lw"
         self.second_width = width if first_order == "felv" else 0
-        self.out_features = 1
+        self.out = Flat(1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        pairs_B1: Tensor = self.weigh(self.pairs(*self.operands(emb_BFD)))
+        pairs_B1: Tensor = self.weigh(self.pairs(*self.operands(x.emb_BFD)))
         if self.field_vectors is not None:
-            first_B1: Tensor = self.field_vectors(emb_BFD.flatten(1))
+            first_B1: Tensor = self.field_vectors(x.emb_BFD.flatten(1))
             return pairs_B1 + first_B1
-        if second_BFE is not None:
-            return pairs_B1 + (emb_BFD * second_BFE).sum((1, 2)).unsqueeze(1)
-        assert linear_BF is not None
-        return pairs_B1 + linear_BF.sum(1, keepdim=True)
+        if x.second_BFE is not None:
+            return pairs_B1 + (x.emb_BFD * x.second_BFE).sum((1, 2)).unsqueeze(1)
+        assert x.linear_BF is not None
+        return pairs_B1 + x.linear_BF.sum(1, keepdim=True)
 
 
 class FmFM(Decoder):
@@ -128,24 +136,31 @@ class FmFM(Decoder):
     needs_linear = True
 
     def __init__(
-        self, *, fields: int, width: int, generate: Generate, matrix: bool = True, weigh_generated: bool = False
+        self,
+        *,
+        fields: Sequence[FieldInfo],
+        width: int,
+        generate: Generate,
+        make_mlp: MakeMLP = MLP,
+        matrix: bool = True,
+        weigh_generated: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = generate()
-        self.pairs = Pairs(fields)
-        shape = (fields * (fields - 1) // 2, width, width) if matrix else (fields * (fields - 1) // 2, width)
+        self.pairs = Pairs(len(fields))
+        shape = (pairs_of(len(fields)), width, width) if matrix else (pairs_of(len(fields)), width)
         self.weights = nn.Parameter(torch.empty(shape))
         nn.init.xavier_normal_(self.weights)  # of all matrices as one tensor, as the released code has it: its gammas fit this
         self.weigh_generated = weigh_generated
-        self.out_features = 1
+        self.out = Flat(1)
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        assert linear_BF is not None
-        generated_BFD, raw_BFD = self.operands(emb_BFD)
+        assert x.linear_BF is not None
+        generated_BFD, raw_BFD = self.operands(x.emb_BFD)
         weighed_BFD, met_BFD = (generated_BFD, raw_BFD) if self.weigh_generated else (raw_BFD, generated_BFD)
         # Field j meets sum_{i<j} emb_i M_ij: one product with all matrices, zeros for i >= j, and no (B, P, D) in between.
-        fields, width = emb_BFD.shape[1:]
+        fields, width = x.emb_BFD.shape[1:]
         first, second = self.pairs.first, self.pairs.second
         if self.weights.dim() == 3:
             all_FFDD = self.weights.new_zeros(fields, fields, width, width).index_put((first, second), self.weights)
@@ -153,7 +168,7 @@ class FmFM(Decoder):
         else:
             all_FFD = self.weights.new_zeros(fields, fields, width).index_put((first, second), self.weights)
             sums_BFD = torch.einsum("bid,ijd->bjd", weighed_BFD, all_FFD)
-        return (sums_BFD * met_BFD).sum((1, 2)).unsqueeze(1) + linear_BF.sum(1, keepdim=True)
+        return (sums_BFD * met_BFD).sum((1, 2)).unsqueeze(1) + x.linear_BF.sum(1, keepdim=True)
 
 
 class FFM(Decoder):
@@ -170,12 +185,12 @@ class FFM(Decoder):
 
     needs_linear = True
 
-    def __init__(self, *, fields: int, width: int, generate: Generate) -> None:
+    def __init__(self, *, fields: Sequence[FieldInfo], width: int, generate: Generate, make_mlp: MakeMLP = MLP) -> None:
         super().__init__()
-        assert width % fields == 0, "build it with embedding_width"
-        self.encoder = generate(width=width // fields)
-        self.pairs = Pairs(fields)
-        self.out_features = 1
+        assert width % len(fields) == 0, "build it with embedding_width"
+        self.encoder = generate(width=width // len(fields))
+        self.pairs = Pairs(len(fields))
+        self.out = Flat(1)
 
     @classmethod
     def embedding_width(cls, *, fields: int, dim: int) -> int:
@@ -190,14 +205,14 @@ class FFM(Decoder):
         generated_BTFd = self.encoder(for_target_NFd).view_as(vectors_BFTd)
         return generated_BTFd.transpose(1, 2).reshape(emb_BFD.shape), emb_BFD
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the score, (B, 1)."""
-        assert linear_BF is not None
-        rows, fields, width = emb_BFD.shape
-        generated_BFTd, raw_BFTd = (side.view(rows, fields, fields, width // fields) for side in self.operands(emb_BFD))
+        assert x.linear_BF is not None
+        rows, fields, width = x.emb_BFD.shape
+        generated_BFTd, raw_BFTd = (side.view(rows, fields, fields, width // fields) for side in self.operands(x.emb_BFD))
         first, second = self.pairs.first, self.pairs.second
         pairs_B = (generated_BFTd[:, first, second] * raw_BFTd[:, second, first]).sum((1, 2))
-        return pairs_B.unsqueeze(1) + linear_BF.sum(1, keepdim=True)
+        return pairs_B.unsqueeze(1) + x.linear_BF.sum(1, keepdim=True)
 
 
 class IPNN(Decoder):
@@ -215,21 +230,22 @@ class IPNN(Decoder):
     def __init__(
         self,
         *,
-        fields: int,
+        fields: Sequence[FieldInfo],
         width: int,
         generate: Generate,
+        make_mlp: MakeMLP = MLP,
         hidden: Sequence[int] = (400, 400, 400),
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = generate()
-        self.pairs = Pairs(fields)
-        inputs = fields * width + fields * (fields - 1) // 2
-        self.mlp = MLP(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out_features = features_of("ipnn", hidden)
+        self.pairs = Pairs(len(fields))
+        inputs = len(fields) * width + pairs_of(len(fields))
+        self.mlp = make_mlp(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.out = Flat(features_of("ipnn", hidden))
 
-    def forward(self, emb_BFD: Tensor, linear_BF: Tensor | None = None, second_BFE: Tensor | None = None) -> Tensor:
+    def forward(self, x: FieldVectors) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
-        out_BH: Tensor = self.mlp(torch.cat([emb_BFD.flatten(1), self.pairs(*self.operands(emb_BFD))], dim=1))
+        out_BH: Tensor = self.mlp(torch.cat([x.emb_BFD.flatten(1), self.pairs(*self.operands(x.emb_BFD))], dim=1), x)
         return out_BH

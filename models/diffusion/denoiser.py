@@ -15,6 +15,7 @@ from models.diffusion.blocks import BLOCKS, GUIDANCE, Guidance
 from models.diffusion.candidates import Candidates
 from models.diffusion.slots import Ids, Slot, ids_of, vectors_of
 from models.diffusion.softmax import Choice, score
+from models.inputs import Inputs
 from models.layers import linear
 from models.output import Output
 from models.sparse import SparseArch
@@ -60,7 +61,7 @@ class Denoiser(nn.Module):
         full: the tables whose values are all candidates.
 
     Shape:
-        bags None, sequences a KeyedJaggedTensor of all ids, numbers (B, 0), vectors (B, sum of widths) -> Output
+        Inputs with all ids among the sequences -> Output
 
     Source: DGenCTR (arXiv 2508.14500) and HeteGenCTR (arXiv 2605.24986) as far as they are published; shapes, heads and sizes
     are derived (ours).
@@ -136,20 +137,20 @@ class Denoiser(nn.Module):
             if temperature is None:
                 self.biases = nn.ParameterDict({table: nn.Parameter(torch.zeros(count)) for table, count in rows.items()})
 
-    def forward(
-        self, bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor, numbers_BN: Tensor, vectors_BX: Tensor
-    ) -> Output:
+    def forward(self, inputs: Inputs) -> Output:
         """Return the logits of the labels, all of them hidden."""
+        sequences, vectors_BX = inputs.sequences, inputs.vectors_BX
+        assert sequences is not None, "a denoiser's tables are not pooled"
         ids = ids_of(sequences, self.tables)
         rows = sequences.stride()
         hidden_BS = torch.zeros(rows, len(self.field_S), dtype=torch.bool, device=ids.ids.device)
         hidden_BS[:, -len(self.tasks) :] = True
         labels_BT = vectors_BX.new_zeros(rows, len(self.tasks))
         found = self._look_up(sequences, {})
-        made_BTD, seen_BFD = self._labels(found, ids, vectors_BX, labels_BT, hidden_BS)
+        made_BTD, fields_BFD = self._labels(found, ids, vectors_BX, labels_BT, hidden_BS)
         logits_BT = self.label_scores(made_BTD)
         logits = {task: logits_BT[:, i, 1] - logits_BT[:, i, 0] for i, task in enumerate(self.tasks)}
-        return Output(logits, seen={} if seen_BFD is None else {"emb": seen_BFD.detach()})
+        return Output(logits, observed={} if fields_BFD is None else {"emb": fields_BFD.detach()})
 
     def restore(
         self,

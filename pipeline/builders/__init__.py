@@ -1,11 +1,11 @@
 """From config to parts: the one place where a name in a file becomes an object.
 
+families.py    Our own families of models: what a run file may say of each, what it reads, and how its parts are built.
 fit.py         What is counted in the log before a stage trains: vocabularies, statistics, frequencies. Once, for all ranks.
 job.py         From config to parts: the one place where a name in a file becomes an object.
 models.py      From config to model and reader: what training and serving build alike, and nothing that only training needs.
 objectives.py  From a stage's config to what one of its steps computes.
 optimizers.py  From config to the optimizers of everything but the tables.
-registry.py    Find a component by name: the project's own first, then installed packages.
 source.py      The log as a run reads it: days in, batches out.
 tables.py      From config to how every table learns, where it lives, and who has which of its rows.
 """

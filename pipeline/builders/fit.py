@@ -14,7 +14,7 @@ from data.readers import Reader
 from data.schema import Schema
 from data.statistics import Statistics, fit, id_columns, id_kinds
 from pipeline.builders.models import build_reader
-from pipeline.builders.objectives import build_task
+from pipeline.builders.objectives import build_objective, objective_kind
 from pipeline.builders.source import Source, build_days, build_source
 from pipeline.config.run import RunConfig, fit_days
 from pipeline.distributed.world import World
@@ -52,11 +52,11 @@ def prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: in
     _fit_what_is_new(folder, config, bucketed(schema, stages))
     for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
-        if stage.task == "pretrain":
+        if objective_kind(stage).counts_values:
             _count(source, frequencies_file(folder, stage))
         if stage is not stages[0]:  # what is wrong with it is to be known before hours of those before it
             try:
-                build_task(stage, source, folder, world)
+                build_objective(stage, source, folder, world)
             except GenctrError as error:
                 raise GenctrError(f"stage {stage.name}: {error}") from error
 

@@ -16,12 +16,13 @@ from data.errors import GenctrError
 from data.paths import PATHS, below
 from data.schema import Schema
 from pipeline.builders.fit import prepare
-from pipeline.builders.objectives import build_task, check_stage
+from pipeline.builders.objectives import build_objective, check_stage
 from pipeline.builders.optimizers import build_dense_optimizers
 from pipeline.builders.source import Source, build_source
 from pipeline.builders.tables import build_ids, build_spread, build_table_options
 from pipeline.checkpoint.manager import Checkpoints
-from pipeline.config.run import RunConfig, Stage
+from pipeline.config.family import Observed
+from pipeline.config.run import RunConfig, Stage, run_section
 from pipeline.distributed.hardware import device_here
 from pipeline.distributed.managed_ids import ManagedIds
 from pipeline.distributed.saved_plan import SavedPlan
@@ -31,12 +32,9 @@ from pipeline.run_folder.claim import claim, stage_schema
 from pipeline.run_folder.lease import Lease
 from pipeline.run_folder.log import RunLog
 from pipeline.training.callbacks import Interrupt
-from pipeline.training.denoise import PretrainTask
-from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.loop import Pipe
 from pipeline.training.lr_schedule import Schedule
-from pipeline.training.metrics import DayMeters, Meters, RunningMeters, StepMeters
-from pipeline.training.objective import RankTask
+from pipeline.training.objective import Objective
 
 PIPES = {"base": TrainPipelineBase, "sparse_dist": TrainPipelineSparseDist, "prefetch": PrefetchTrainPipelineSparseDist}
 
@@ -104,7 +102,7 @@ class Job:
         torch.manual_seed(config.seed)
         tables = build_table_options(config, self.source.features)
         self.sharded = shard(
-            build_task(self.stage, self.source, self.folder, world),
+            build_objective(self.stage, self.source, self.folder, world),
             tables=tables,
             device=world.device,
             batch_rows=config.train.batch_rows,
@@ -114,7 +112,7 @@ class Job:
         self.ids = None
         if self.source.schema.managed:
             self.ids = build_ids(self.source.schema, self.sharded, tables, seed=config.seed, freeze=self.stage.freeze)
-            self.task.ids = self.ids
+            self.objective.ids = self.ids
         dense, others = build_dense_optimizers(config, self.sharded)
         self.optimizer = CombinedOptimizer([("tables", self.sharded.fused), ("dense", dense), *others])
         self.schedule = Schedule(
@@ -146,14 +144,14 @@ class Job:
     def pipe(self) -> Iterator[Pipe]:
         """A train pipeline for one day's batches: by itself, overlapping on a GPU, where there is something to overlap.
 
-        A denoiser's look-ups depend on what it hides, those of managed tables on the step before: no pipeline can know them a
-        batch ahead.
+        The look-ups of some families depend on the step, those of managed tables on the step before: no pipeline can know them
+        a batch ahead.
         Without tables nothing travels.
         A pipeline that reads ahead puts itself into the model, which nothing else can call before it is taken out.
         """
         name = self.config.train.pipeline if self.source.features.tables else "base"
         if name == "auto":
-            knows = not self.config.model.denoises and self.ids is None
+            knows = self.config.family.reads.ahead and self.ids is None
             name = "sparse_dist" if self.world.device.type == "cuda" and knows else "base"
         pipe = PIPES[name](self.sharded.model, self.optimizer, self.world.device)
         try:
@@ -162,13 +160,10 @@ class Job:
             if isinstance(pipe, TrainPipelineSparseDist):
                 pipe.detach()
 
-    def day_meters(self) -> DayMeters:
-        """New meters of scored days: what the stage's task is judged by."""
-        return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else Meters(self.schema.task_names)
-
-    def step_meters(self) -> StepMeters:
-        """The same for rows in training, of constant size."""
-        return FieldMeters(self.task.names) if isinstance(self.task, PretrainTask) else RunningMeters(self.schema.task_names)
+    @property
+    def observed(self) -> Observed | None:
+        """What the collapse monitor looks at, of the stage's model."""
+        return self.config.family.observe(self.objective.model, self.source.features)
 
     def tensors(self) -> dict[str, Any]:
         """All that a checkpoint holds of the stage, by part, live: `model`, `optimizer`, and `ids` if tables are managed."""
@@ -176,10 +171,10 @@ class Job:
         return tensors | ({"ids": self.ids.state_dict()} if self.ids is not None else {})
 
     @property
-    def task(self) -> RankTask | PretrainTask:
+    def objective(self) -> Objective:
         """What one step computes, inside its sharding."""
-        task: RankTask | PretrainTask = self.sharded.model.module
-        return task
+        objective: Objective = self.sharded.model.module
+        return objective
 
     def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
@@ -234,7 +229,7 @@ def build(
         if planned:
             _check_plan(stage, world)
     if not looks:
-        config = world.agree(lambda: claim(folder, config, schema), RunConfig)
+        config = world.agree(lambda: claim(folder, config, schema), run_section())
     checkpoints = build_checkpoints(config, folder)
     if looks and checkpoints.latest() is None:
         raise GenctrError(f"{folder}: no checkpoint to load: train it first")

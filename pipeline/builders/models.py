@@ -1,78 +1,157 @@
 """From config to model and reader: what training and serving build alike, and nothing that only training needs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from data.errors import GenctrError
-from data.features import Features
+from data.features import Features, Pool
+from data.ids import AdmittedIds
 from data.readers import READERS, Reader
-from models.decoders import DECODERS
+from data.schema import Schema
+from data.statistics import Statistics
+from models.decoders import Decoder
 from models.diffusion.balance import Balance
 from models.diffusion.denoiser import CANDIDATES, Denoiser
 from models.diffusion.slots import Slot
 from models.embed import Field, FieldEmbedding
-from models.encoders import ENCODERS
+from models.heads import Head
+from models.inputs import FieldInfo
+from models.layers import MLP, flat
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
-from pipeline.builders.registry import bind, find
-from pipeline.config.model import ModelConfig
+from pipeline.config.family import ModelSection, family_of
+from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
+from pipeline.config.registry import NOTHING, bind, find
 
 META = torch.device("meta")
 
+TAUGHT = ("supervision", "supervision_weight")
+"""What a section of an encoder says of its training, and not of the encoder."""
+
+
+def build_features(
+    model: ModelSection, schema: Schema, statistics: Statistics, *, admitted: Mapping[str, AdmittedIds] = NOTHING
+) -> Features:
+    """The fields of a schema as a model of this family reads them; `admitted`: see `Features`."""
+    reads = family_of(model).reads
+    pools = pools_of(reads.sequences(model), schema) if reads.sequences is not None else {}
+    return Features(schema, statistics, pooled=reads.pooled, admitted=admitted, pools=pools)
+
 
 def build_model(
-    config: ModelConfig, features: Features, tasks: tuple[str, ...], *, device: torch.device = META
-) -> Ranker | Denoiser:
-    """The model that gives clicks: a click model, or a denoiser that ranks.
+    config: ModelSection, features: Features, targets: tuple[str, ...], *, device: torch.device = META
+) -> nn.Module:
+    """The model as it is served.
 
     Args:
         device: of the tables; on the meta device they are for sharding to fill.
     """
-    make = build_denoiser if config.denoises else build_ranker
-    return make(config, features, tasks, device=device)
+    return family_of(config).build(config, features, targets, device)
 
 
-def build_ranker(config: ModelConfig, features: Features, tasks: tuple[str, ...], *, device: torch.device = META) -> Ranker:
+def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, ...], *, device: torch.device = META) -> Ranker:
     """The click model.
 
     Raises:
         GenctrError: no such decoder or option, or fields that cannot be embedded.
     """
-    make_decoder = find("genctr.decoders", config.decoder, DECODERS)
-    sfg = config.paradigm == "sfg"
-    fields = len(features.fields)
-    width = make_decoder.embedding_width(fields=fields, dim=config.dim)
-    shape = {"fields": fields, "width": width}
-    options = config.encoder.model_dump(exclude={"supervision", "supervision_weight"}) if sfg else {}
-    options |= {"cardinalities": [features.cardinality(name) for name in features.fields]} if sfg else {}
-    generate = partial(ENCODERS[config.paradigm], **shape, **options)
-    decoder = bind(f"decoder {config.decoder}", make_decoder, config.options, given={**shape, "generate": generate})
+    encoder = config.encoder
+    decoder, width = build_decoder(config, features)
     linear, second = decoder.needs_linear, decoder.second_width
     tables = [
         Table(spec.name, spec.rows, spec.dim or width, spec.fields, spec.pool if spec.pooled else "none", linear, second)
         for spec in features.tables
     ]
+    own = build_fields(features, width, config.sequences)
+    others = build_fields(features, second, config.sequences, own=False)
     try:
-        return Ranker(
-            sparse=SparseArch(tables, device=device),
-            embed=FieldEmbedding(build_fields(features, width), width=width, linear=linear),
-            second=FieldEmbedding(build_fields(features, second, own=False), width=second, linear=False) if second else None,
+        return Ranker(  # in this order: each draws its first weights from where the one before has stopped
             decoder=decoder,
-            tasks=tasks,
-            restore=config.encoder.supervision_weight if sfg and config.encoder.supervision == "self" else 0.0,
-            start=[features.statistics.log_odds(task) for task in tasks],
+            sparse=SparseArch(tables, device=device),
+            embed=_embedding(config, own, width=width, linear=linear),
+            second=_embedding(config, others, width=second) if second else None,
+            head=build_head(config, decoder, targets),
+            restore=encoder.supervision_weight if encoder.kind == "sfg" and encoder.supervision == "self" else 0.0,
+            start=[features.statistics.log_odds(target) for target in targets],
         )
+    except GenctrError:
+        raise
     except ValueError as error:
         raise GenctrError(f"the schema's fields: {error}") from error
 
 
+def build_decoder(config: RankerConfig, features: Features) -> tuple[Decoder, int]:
+    """The decoder, and how wide the vectors are that it reads.
+
+    Raises:
+        GenctrError: no such decoder or option.
+    """
+    make = find("genctr.decoders", config.decoder)
+    width = make.embedding_width(fields=len(features.fields), dim=config.dim)
+    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": MLP}
+    given["generate"] = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
+    decoder: Decoder = bind(f"decoder {config.decoder}", make, config.decoder_options, given=given)
+    return decoder, width
+
+
+def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.Module]:
+    make, options = find("genctr.encoders", config.encoder.kind), config.encoder.model_dump(exclude={"kind", *TAUGHT})
+    if options:
+        options["cardinalities"] = [features.cardinality(name) for name in features.fields]
+    return partial(make, **options)
+
+
+def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...]) -> Head:
+    """The head that the config names, or else the decoder wants.
+
+    Raises:
+        GenctrError: no such head or option, or it cannot read what the decoder returns.
+    """
+    name = config.head or decoder.head
+    given = {"features": flat(decoder.out), "targets": targets, "make_mlp": MLP}
+    head: Head = bind(f"head {name}", find("genctr.heads", name), config.head_options, given=given)
+    return head
+
+
+def _embedding(config: RankerConfig, fields: Sequence[Field], *, width: int, linear: bool = False) -> FieldEmbedding:
+    """The field embedding, with a sequence encoder for every field that has one."""
+    sequences = {}
+    for field in fields:
+        if field.encoder is not None:
+            options = config.sequences[field.name].options if field.name in config.sequences else {}
+            make = find("genctr.sequence_encoders", field.encoder)
+            sequences[field.name] = bind(f"sequence encoder {field.encoder}", make, options, given={"width": field.dim})
+    return FieldEmbedding(fields, width=width, linear=linear, sequences=sequences)
+
+
+def pools_of(sequences: Mapping[str, SequenceConfig], schema: Schema) -> dict[str, Pool]:
+    """How the sequences of `model.sequences` become one vector: by tables that pool, or event by event.
+
+    Raises:
+        GenctrError: no such sequence.
+    """
+    known = [field.name for field in schema.fields if field.kind == "sequence"]
+    for name in sequences:
+        if name not in known:
+            raise GenctrError(f"model.sequences: no sequence field {name!r}; choose from {known}")
+    by_table: dict[str, Pool] = {"mean": "mean", "sum": "sum"}
+    return {name: by_table.get(own.encoder, "events") for name, own in sequences.items()}
+
+
+def represented(config: RankerConfig) -> frozenset[str]:
+    """What losses can read of a ranker; "{target}/easy" is one for every target."""
+    head = config.head or find("genctr.decoders", config.decoder).head
+    return frozenset({*Ranker.represents, *find("genctr.heads", head).represents})
+
+
 def build_denoiser(
-    config: ModelConfig,
+    config: DenoiserConfig,
     features: Features,
-    tasks: tuple[str, ...],
+    targets: tuple[str, ...],
     *,
     restores: bool = False,
     device: torch.device = META,
@@ -85,7 +164,6 @@ def build_denoiser(
     Raises:
         GenctrError: settings that contradict each other.
     """
-    own, hetegen = config.denoiser, config.paradigm == "hetegen"
     slots = build_slots(features, config.dim)
     keys = {spec.name: (f"{spec.name}{CANDIDATES}",) if restores else () for spec in features.tables}
     tables = [
@@ -93,26 +171,28 @@ def build_denoiser(
         for spec in features.tables
     ]
     fields = sum(slot.source == "table" for slot in slots)
-    kind = own.balance if hetegen else "uniform"
+    balance = Balance(
+        config.balance, fields=fields, p_min=config.progress_min, beta=config.track_exponent, tau=config.dro_temperature
+    )
     try:
         return Denoiser(
             sparse=SparseArch(tables, device=device),
             slots=slots,
-            tasks=tasks,
+            tasks=targets,
             width=config.dim,
-            hidden=own.hidden,
-            layers=own.layers,
-            heads=own.heads,
-            dropout=own.dropout,
-            block=own.block,
-            attention=own.guidance if hetegen else "none",
-            temperature=own.temperature if own.score == "cosine" else None,
-            balance=Balance(kind, fields=fields, p_min=own.p_min, beta=own.beta, tau=own.tau),
+            hidden=config.hidden,
+            layers=config.layers,
+            heads=config.heads,
+            dropout=config.dropout,
+            block=config.block,
+            attention=config.guidance,
+            temperature=config.temperature if config.similarity == "cosine" else None,
+            balance=balance,
             restores=restores,
-            full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= own.full_rows],
+            full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= config.full_softmax_max_rows],
         )
     except ValueError as error:
-        raise GenctrError(f"model.denoiser: {error}") from error
+        raise GenctrError(f"model: {error}") from error
 
 
 def build_slots(features: Features, width: int) -> list[Slot]:
@@ -126,21 +206,36 @@ def build_slots(features: Features, width: int) -> list[Slot]:
     return [*slots, *(Slot(name, "vector", dim) for name, dim in features.vector_fields.items())]
 
 
-def build_fields(features: Features, width: int, *, own: bool = True) -> list[Field]:
+def build_fields(
+    features: Features, width: int, sequences: Mapping[str, SequenceConfig] = NOTHING, *, own: bool = True
+) -> list[Field]:
     """The fields as the model sees them, in schema order; `own`: a table may name its own width."""
     of_table = {field: spec for spec in features.tables for field in spec.fields}
     fields = []
     for name in features.fields:
         if name in of_table:
             spec = of_table[name]
-            query = features.queries.get(name)
-            pool = "attention" if query else spec.pool
-            fields.append(Field(name, "table", dim=(own and spec.dim) or width, pool=pool, query=query))
+            dim, pool, chosen = (own and spec.dim) or width, features.pools.get(name, "sum"), sequences.get(name)
+            if pool == "events":
+                encoder = chosen.encoder if chosen is not None else "target_attention"
+                query = (chosen and chosen.query) or features.queries.get(name)
+                fields.append(Field(name, "table", dim=dim, encoder=encoder, query=query))
+            else:
+                fields.append(Field(name, "table", dim=dim, pool=pool))
         elif name in features.vector_fields:
             fields.append(Field(name, "vector", dim=features.vector_fields[name]))
         else:
             fields.append(Field(name, "number"))
     return fields
+
+
+def build_field_infos(features: Features, width: int) -> tuple[FieldInfo, ...]:
+    """What a decoder may know of the fields, in schema order; `width`: of tables that name none."""
+    widths = {name: spec.dim or width for spec in features.tables for name in spec.fields} | features.vector_fields
+    return tuple(
+        FieldInfo(name, features.roles[name], features.kinds[name], features.cardinality(name), widths.get(name, 1))
+        for name in features.fields
+    )
 
 
 def build_reader(name: str, options: Mapping[str, Any]) -> Reader:

@@ -1,26 +1,40 @@
 """From a stage's config to what one of its steps computes."""
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import torch
 
 from data.errors import GenctrError
-from data.features import Features
 from data.frequencies import Frequencies
-from models.decoders import DECODERS
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
-from models.losses import LOSSES
-from pipeline.builders.models import META, build_denoiser, build_model
-from pipeline.builders.registry import bind, find
+from models.losses import TARGET, LossTerm, unread
+from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
 from pipeline.builders.tables import table_options
-from pipeline.config.model import ModelConfig
-from pipeline.config.run import Stage
+from pipeline.config.family import Given
+from pipeline.config.model import DenoiserConfig, LossConfig
+from pipeline.config.registry import bind, find
+from pipeline.config.run import RunConfig, Stage
 from pipeline.distributed.comm_codecs import check_communication
 from pipeline.distributed.shard import device_problem
 from pipeline.distributed.world import World
 from pipeline.run_folder.claim import frequencies_file
-from pipeline.training.denoise import PretrainTask
-from pipeline.training.objective import RankTask
+from pipeline.training.denoise import DenoiseObjective
+from pipeline.training.objective import Objective
+from pipeline.training.rank import RankObjective
+
+META = torch.device("meta")
+
+OBJECTIVES: Mapping[str, type[Objective]] = MappingProxyType({"rank": RankObjective, "denoise": DenoiseObjective})
+"""What a step can compute: what is known of it before it is built. Outside packages add to `genctr.objectives`."""
+
+
+def objective_kind(stage: Stage) -> type[Objective]:
+    """What is known of a stage's objective before it is built."""
+    kind: type[Objective] = find("genctr.objectives", stage.objective)
+    return kind
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:
@@ -30,88 +44,115 @@ def check_stage(stage: Stage, device: torch.device) -> None:
         GenctrError: it cannot.
     """
     config, here = stage.config, f"stage {stage.name}: " if stage.name != "rank" else ""
-    train, denoises = config.train, config.model.denoises
+    train = config.train
     check_communication(train.communication, device)
     for name in ("", *config.tables.only):
         if problem := device_problem(table_options(config.tables.of(name)), device):
             raise GenctrError(f"{here}{f'tables.only.{name}' if name else 'tables'}: {problem}")
+        if config.tables.of(name).kernel == "key_value":
+            raise GenctrError(
+                f"{here}{f'tables.only.{name}' if name else 'tables'}.kernel: key_value is for `genctr plan` alone: "
+                "checkpoints cannot hold what is on disk\n  next: set it to auto or fused_uvm_caching, or take more ranks"
+            )
     problem = ""
     if train.dense.precision == "bf16" and device.type == "cpu":
         problem = "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32"
-    elif train.dense.precision == "bf16" and stage.task == "pretrain":
-        problem = "train.dense.precision: a pre-training computes its softmaxes in fp32\n  next: set it to fp32 for this stage"
+    elif train.dense.precision not in (allowed := objective_kind(stage).precisions):
+        problem = f"train.dense.precision: {stage.objective} computes in {', '.join(allowed)}\n  next: set it so for this stage"
     elif train.pipeline == "prefetch" and device.type == "cpu":
         problem = "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU set it to auto"
-    elif train.pipeline in ("sparse_dist", "prefetch") and denoises:
+    elif train.pipeline in ("sparse_dist", "prefetch") and not config.family.reads.ahead:
         problem = (
-            f"train.pipeline: a denoiser's look-ups depend on what it hides, which {train.pipeline} cannot know a step ahead\n"
+            f"train.pipeline: what a {config.model.family} looks up depends on the step, so {train.pipeline} cannot "
+            "know it ahead\n"
             "  next: set it to auto"
         )
-    elif stage.task == "rank" and find("genctr.losses", config.model.loss, LOSSES).branches and not _branches(config.model):
-        problem = f"model.loss: {config.model.loss} reads two encoders, and the model has one\n  next: set model.decoder to tf"
+    else:
+        problem = _loss_problem(config)
     if problem:
         raise GenctrError(here + problem)
 
 
-def _branches(config: ModelConfig) -> bool:
-    """Whether the model says what two encoders say on their own."""
-    return not config.denoises and find("genctr.decoders", config.decoder, DECODERS).branches
+def _loss_problem(config: RunConfig) -> str:
+    """What a loss needs to read and the model does not represent; empty if there is nothing."""
+    known = config.family.represents(config.model)
+    for own in getattr(config.model, "losses", ()):
+        if missing := unread(find("genctr.losses", own.name), known):
+            hint = "set model.decoder to tf" if own.name == "tf" else "choose a decoder, a head or a loss that fit together"
+            names = ", ".join(name.replace(TARGET, "TARGET") for name in missing)
+            return f"model.losses: {own.name} reads {names}, which the model does not represent\n  next: {hint}"
+    return ""
 
 
-def build_task(stage: Stage, source: Source, folder: str, world: World) -> RankTask | PretrainTask:
+def build_objective(stage: Stage, source: Source, folder: str, world: World) -> Objective:
     """What one step of a stage computes."""
-    config, features, tasks = stage.config.model, source.features, source.schema.task_names
-    if stage.task == "pretrain":
-        frequencies = Frequencies.load(frequencies_file(folder, stage))
-        return build_pretrain_task(config, features, tasks, frequencies, ranks=world.ranks)
     bf16 = world.device.type if stage.config.train.dense.precision == "bf16" else None
-    return build_rank_task(config, features, tasks, ranks=world.ranks, bf16=bf16)
+    given = Given(
+        stage,
+        source.features,
+        ranks=world.ranks,
+        bf16=bf16,
+        device=META,
+        frequencies=lambda: Frequencies.load(frequencies_file(folder, stage)),
+    )
+    objective: Objective = stage.config.family.objectives[stage.objective](given)
+    return objective
 
 
-def build_rank_task(
-    config: ModelConfig,
-    features: Features,
-    tasks: tuple[str, ...],
-    *,
-    ranks: int,
-    bf16: str | None = None,
-    device: torch.device = META,
-) -> RankTask:
-    """What one step of a ranking computes.
+def build_rank_objective(given: Given) -> Objective:
+    """What one step of a ranking computes, for any model that gives logits."""
+    config, targets = given.options, given.features.schema.target_names
+    losses = build_losses(config.losses, targets)
+    model = build_model(config, given.features, targets, device=given.device)
+    return RankObjective(model, targets=targets, losses=losses, ranks=given.ranks, bf16=given.bf16)
 
-    Args:
-        bf16: see `RankTask`. device: of the tables.
+
+def build_losses(losses: Sequence[LossConfig], targets: tuple[str, ...]) -> tuple[LossTerm, ...]:
+    """The losses of a ranking.
+
+    Raises:
+        GenctrError: no such loss, option or target.
     """
-    make_loss = find("genctr.losses", config.loss, LOSSES)
-    loss = bind(f"loss {config.loss}", make_loss, config.loss_options)
-    return RankTask(build_model(config, features, tasks, device=device), tasks=tasks, loss=loss, ranks=ranks, bf16=bf16)
+    for own in losses:
+        if wrong := [name for name in own.targets or () if name not in targets]:
+            raise GenctrError(f"model.losses: {own.name}: no target {wrong[0]!r}; choose from {list(targets)}")
+    return tuple(
+        LossTerm(
+            own.name,
+            bind(f"loss {own.name}", find("genctr.losses", own.name), own.options),
+            own.weight,
+            own.targets,
+        )
+        for own in losses
+    )
 
 
-def build_pretrain_task(
-    config: ModelConfig,
-    features: Features,
-    tasks: tuple[str, ...],
-    frequencies: Frequencies,
-    *,
-    ranks: int,
-    device: torch.device = META,
-) -> PretrainTask:
-    """What one step of a pre-training computes; `device`: of the tables."""
-    own = config.denoiser
+def build_denoise_objective(given: Given) -> Objective:
+    """What one step of a denoiser's pre-training computes."""
+    config: DenoiserConfig = given.options
+    features, frequencies = given.features, given.frequencies()
+    targets = features.schema.target_names
     counts = [
         TableCounts(
             spec.name, spec.rows, spec.reserved, torch.from_numpy(sum(frequencies.counts[name] for name in spec.fields))
         )
         for spec in features.tables
     ]
-    model = build_denoiser(config, features, tasks, restores=True, device=device)
-    shares = {task: torch.from_numpy((frequencies.counts[task] + 1) / (frequencies.counts[task].sum() + 2)) for task in tasks}
-    return PretrainTask(
+    model = build_denoiser(config, features, targets, restores=True, device=given.device)
+    shares = {own: torch.from_numpy((frequencies.counts[own] + 1) / (frequencies.counts[own].sum() + 2)) for own in targets}
+    return DenoiseObjective(
         model,
-        candidates=CandidateSampler(counts, full_rows=own.full_rows, extra=own.extra_candidates, most=own.most_candidates),
+        candidates=CandidateSampler(
+            counts, full_rows=config.full_softmax_max_rows, extra=config.sampled_negatives, most=config.max_candidates
+        ),
         shares=shares,
-        noise=Noise(own.sampler, own.ratio, own.time_weight, own.finetune_share),
-        replace=own.noise == "replace",
-        logq=own.logq,
-        ranks=ranks,
+        noise=Noise(
+            "count" if config.mask_count == "uniform" else "bernoulli",
+            config.noise_schedule,
+            config.time_weight,
+            config.label_only_fraction,
+        ),
+        replace=config.noise == "replace",
+        logq=config.logq,
+        ranks=given.ranks,
     )

@@ -13,16 +13,18 @@ from pipeline.distributed.shard import Sharded
 
 
 def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOptimizer, list[tuple[str, KeyedOptimizer]]]:
-    """The optimizer of everything but the tables; and apart from it, named, that of a balance's difficulties.
+    """The optimizer of everything but the tables; and apart from it, named, those of parameters with a learning rate of their
+    own.
 
-    These learn at a rate of their own, do not decay, and their gradients are not clipped together with the network's.
+    These do not decay, and their gradients are not clipped together with the network's.
     """
-    balance = {name: own for name, own in sharded.dense_parameters.items() if name.endswith("balance.s")}
-    network = {name: own for name, own in sharded.dense_parameters.items() if name not in balance}
-    others = []
-    if balance:
-        learn = KeyedOptimizerWrapper(balance, partial(torch.optim.Adam, lr=config.model.denoiser.balance_lr))
-        others = [("balance", _with_state(learn))]
+    network: dict[str, nn.Parameter] = dict(sharded.dense_parameters)
+    others: list[tuple[str, KeyedOptimizer]] = []
+    for end, rate in config.family.learning_rates(config.model).items():
+        apart = {name: network.pop(name) for name in list(network) if name.endswith(end)}
+        if apart:
+            learn = KeyedOptimizerWrapper(apart, partial(torch.optim.Adam, lr=rate))
+            others.append((end.partition(".")[0], _with_state(learn)))
     return build_dense_optimizer(config.train.dense, network), others
 
 

@@ -10,7 +10,7 @@ from data.readers import Reader
 from data.schema import Schema
 from data.statistics import Statistics
 from data.stream import DayStream
-from pipeline.builders.models import build_reader
+from pipeline.builders.models import build_features, build_reader
 from pipeline.config.data import DataConfig
 from pipeline.config.run import RunConfig
 
@@ -76,7 +76,7 @@ def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, 
     """The log, with the vocabularies and statistics stored in the run folder."""
     reader = build_reader(config.data.format, config.data.reader_options)
     days = build_days(config.data, reader)
-    features = Features(schema, Statistics.load(f"{folder}/statistics"), pooled=not config.model.denoises)
+    features = build_features(config.model, schema, Statistics.load(f"{folder}/statistics"))
     collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, reader, features, collate, rank, ranks)
 

@@ -205,7 +205,8 @@ class Writer(FileSystemWriter):
         """Name the files. In a store, which cannot lock, also by who writes: what a job that was taken over had begun to send
         must not take the place of its successor's."""
         folder = os.fspath(self.path)
-        own = f"{token_of(folder)}_" if "://" in folder else ""
+        token = token_of(folder) if "://" in folder else ""
+        own = f"{token}_" if token else ""
         return [replace(plan, storage_data=_StoragePrefix(f"__{own}{rank}_")) for rank, plan in enumerate(plans)]
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
@@ -394,7 +395,10 @@ class SafeLoadPlanner(DefaultLoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
         """Hand on a plain value, if it is one."""
         safe = io.BytesIO()
-        torch.save(torch.load(value, weights_only=True), safe)
+        try:
+            torch.save(torch.load(value, weights_only=True), safe)
+        except RuntimeError as error:  # of torch's ZIP reader, where an altered header passed every CRC-32
+            raise Altered(f"{read_item.storage_index.fqn}: {one_line(error)}") from error
         safe.seek(0)
         super().load_bytes(read_item, safe)
 

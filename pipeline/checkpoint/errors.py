@@ -1,5 +1,7 @@
 """What can be wrong with a checkpoint, and what to do about it."""
 
+import errno
+
 from torch.distributed.checkpoint.api import CheckpointException
 
 from data.errors import GenctrError
@@ -31,6 +33,11 @@ def first_failure(error: CheckpointException) -> tuple[int, BaseException]:
     """The lowest rank that failed, and its error."""
     rank = min(error.failures)
     return rank, error.failures[rank][0]
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_of_store(error: BaseException) -> bool:

@@ -14,7 +14,6 @@ a checkpoint whole or absent, the copy that lets training go on while it is writ
 written and read with little memory, and the refusal to run what a file says.
 """
 
-import errno
 import os
 import pickle
 import sys
@@ -47,7 +46,7 @@ from pipeline.checkpoint.dcp import (
     tensor_bytes,
     wanted_sizes,
 )
-from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_of_store, one_line
+from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_full, is_of_store, one_line
 from pipeline.checkpoint.markers import FOLDER, MARKER, SET_ASIDE, UNSEALED, marker_of, order, read_marker
 from pipeline.distributed.hardware import free_memory
 from pipeline.distributed.world import PATIENCE, gather
@@ -358,10 +357,11 @@ class Checkpoints:
             for name, mark in self._last_pin().items():
                 self.pin(name, mark)
         except OSError as error:
+            full = is_full(error)
             raise CheckpointError(
-                f"the checkpoint folder cannot be written: {one_line(error)}",
+                f"the checkpoint folder cannot be written: {'the disk is full' if full else one_line(error)}",
                 self.root,
-                "give the run a folder that this user may read and write",
+                "make room and start the run again" if full else "give the run a folder that this user may read and write",
             ) from error
         return self._free_name(step)
 
@@ -440,7 +440,7 @@ class Checkpoints:
                     self._remove_leftovers()
             if not isinstance(failure, OSError):
                 raise failure from error
-            full = failure.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = is_full(failure)
             raise CheckpointError(
                 f"checkpoint {mark} could not be saved: {'the disk is full' if full else one_line(failure)}",
                 f"{self.root}/{mark}, written by rank {rank}",

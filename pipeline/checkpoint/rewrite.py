@@ -22,7 +22,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from data.document import write_document
 from data.errors import GenctrError
-from data.features import Features
 from data.ids import MISSING, UNKNOWN, check_growth, rows_before
 from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
@@ -317,7 +316,7 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
 def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator[pa.Table]:
     """The table, a block at a time."""
     stored, table = pieces.tensors[name], tables_of(pieces)[name]
-    ids, dim = _raw_ids(run, pieces, table), _dim(run, pieces, table, stored.size[1])
+    ids, dim = _raw_ids(run, pieces, table), _dim(pieces, table, stored.size[1])
     for first, last in pieces.blocks(name):
         block = pieces.rows(name, first, last)
         if block.dtype == torch.half:
@@ -330,16 +329,9 @@ def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator
         advance(block.nbytes)
 
 
-def _dim(run: Run, pieces: Pieces, table: str, width: int) -> int:
+def _dim(pieces: Pieces, table: str, width: int) -> int:
     """[columns] of a table that the model reads, of `width` stored, a multiple of 4; those beyond never learn."""
-    from pipeline.builders.models import build_model
-    from pipeline.run_folder.claim import stage_schema  # TorchRec takes seconds, and most words need nothing of it
-
-    stages = run.config.resolved()
-    stage = stages[pieces.meta["state"]["stage"]]
-    schema, statistics = stage_schema(run.schema, stage, stages), Statistics.load(f"{run.folder}/statistics")
-    features = Features(schema, statistics, pooled=not stage.config.model.denoises)
-    return build_model(stage.config.model, features, schema.task_names).sparse.dims.get(table, width)
+    return int(pieces.meta["dims"].get(table, width))
 
 
 def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows: int) -> Tensor:

@@ -1,10 +1,11 @@
 """What the daily job does with each day."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from data.document import BadValue, Section
+from pipeline.config.registry import named
 
 
 class HooksConfig(Section):
@@ -43,7 +44,7 @@ class DailyConfig(Section):
     fresh_share: float = Field(default=0.1, gt=0, le=0.5)
     """[1] share of a day's steps, the last ones, that the new model and the serving one are compared on before they train."""
 
-    gates: dict[str, float | tuple[float, float]] = {
+    gates: dict[Annotated[str, named("genctr.gates")], float | tuple[float, float]] = {
         "auc": -0.002,
         "calibration": (0.9, 1.1),
         "rows": (0.5, 2.0),

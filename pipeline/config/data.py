@@ -1,12 +1,13 @@
 """Where the log is, which days are for what, and how they are read."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from data.days import goes_on_to, open_end, parse_days
 from data.document import BadValue, Section
 from data.errors import GenctrError
+from pipeline.config.registry import named
 
 
 class DataConfig(Section):
@@ -34,7 +35,7 @@ class DataConfig(Section):
     success: str | None = "_SUCCESS"
     """The file that marks a day's folder as complete; null takes every folder for complete."""
 
-    format: str = "parquet"
+    format: Annotated[str, named("genctr.readers")] = "parquet"
     """Name of the reader: parquet, csv, or one that an installed package adds."""
 
     reader_options: dict[str, Any] = {}

@@ -1,17 +1,29 @@
-"""What the model is made of."""
+"""What the models of our own families are made of."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from data.document import BadValue, Section
+from pipeline.config.family import ModelSection
+from pipeline.config.registry import named
 
 
-class EncoderConfig(Section):
+class NoEncoder(Section):
+    """No generation: raw embeddings on both sides of every product."""
+
+    kind: Literal["none"] = "none"
+    """none: raw embeddings on both sides of every product."""
+
+
+class SFGConfig(Section):
     """The SFG encoder: generated = gamma * activation(flat(emb) @ W.T), plus emb if residual. The other settings are the arms
     of the paper's ablations; those that lose are kept so that they can be measured."""
 
-    kind: Literal["field_wise", "deep", "field_shared", "attention", "senet"] = "field_wise"
+    kind: Literal["sfg"]
+    """sfg: one side of every product is generated from all the fields."""
+
+    transform: Literal["field_wise", "deep", "field_shared", "attention", "senet"] = "field_wise"
     """What generates: one layer with a matrix per field, two layers, one vector for all fields, self-attention over the
     fields, or squeeze-and-excitation."""
 
@@ -33,28 +45,90 @@ class EncoderConfig(Section):
     source: Literal["all", "self", "others"] = "all"
     """The fields a field is generated from."""
 
-    only: Literal["all", "high", "low"] = "all"
-    """The fields that are generated: all, or the `count` of highest or lowest cardinality; the others stay raw."""
+    generate_for: Literal["all", "high_cardinality", "low_cardinality"] = "all"
+    """The fields that are generated: all, or the `num_fields` of highest or lowest cardinality; the others stay raw."""
 
-    count: PositiveInt = 10
-    """[fields] that `only` chooses."""
+    num_fields: PositiveInt = 10
+    """[fields] that `generate_for` chooses."""
 
-    target: Literal["all", "random", "shared_mask", "field_mask", "zero_mask"] = "all"
-    """While training, generate all fields, or `targets` random ones of every row: from what is there, or with the chosen fields
-    hidden from the encoder by one learnt vector, by a learnt vector per field, or by zeros."""
+    training_target: Literal["all", "random", "shared_mask", "field_mask", "zero_mask"] = "all"
+    """While training, generate all fields, or `num_targets` random ones of every row: from what is there, or with the chosen
+    fields hidden from the encoder by one learnt vector, by a learnt vector per field, or by zeros."""
 
-    targets: PositiveInt = 10
-    """[fields] of a row that `target` chooses."""
+    num_targets: PositiveInt = 10
+    """[fields] of a row that `training_target` chooses."""
 
     supervision: Literal["click", "self"] = "click"
     """What teaches the encoder: clicks alone, or also how well it restores the raw embeddings."""
 
-    supervision_weight: float = Field(default=1.0, gt=0)
+    supervision_weight: float = Field(default=1.0, ge=0)
     """[1] of that second loss."""
 
 
-class DenoiserConfig(Section):
-    """The discrete-diffusion denoiser: tokens of all fields and of the label, some hidden, all predicted from the rest."""
+class LossConfig(Section):
+    """One of the losses of a ranking."""
+
+    name: Annotated[str, named("genctr.losses")] = "bce"
+    """Name of the loss."""
+
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The targets that it reads; null: all."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """[1] factor of it in the sum of all losses."""
+
+    options: dict[str, Any] = {}
+    """Settings of the loss, by its argument names."""
+
+
+class SequenceConfig(Section):
+    """What makes one vector of the events of a sequence field."""
+
+    encoder: Annotated[str, named("genctr.sequence_encoders")]
+    """Name of the sequence encoder."""
+
+    query: str | None = None
+    """The id field whose vector the events are compared with, by encoders that do so; null: as the schema says, or else the
+    first id field of the same table."""
+
+    options: dict[str, Any] = {}
+    """Settings of the sequence encoder, by its argument names."""
+
+
+class RankerConfig(ModelSection):
+    """ranker: embeddings, an interaction decoder and a head; with an encoder, one side of every product is generated."""
+
+    family: Literal["ranker"] = "ranker"
+    """ranker: an interaction decoder over embeddings, plain or generative."""
+
+    encoder: Annotated[NoEncoder | SFGConfig, Field(discriminator="kind")] = NoEncoder()
+    """What generates one side of the products."""
+
+    decoder: Annotated[str, named("genctr.decoders")] = "dcnv2"
+    """Name of the interaction decoder."""
+
+    decoder_options: dict[str, Any] = {}
+    """Settings of the decoder, by its argument names."""
+
+    head: Annotated[str, named("genctr.heads")] | None = None
+    """Name of the head, which makes the logits of all targets of what the decoder returns; null: the decoder's own choice."""
+
+    head_options: dict[str, Any] = {}
+    """Settings of the head, by its argument names."""
+
+    sequences: dict[str, SequenceConfig] = {}
+    """How sequence fields become one vector, by field; of those left out, the schema's `pool` says it."""
+
+    losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
+    """What a ranking step adds up."""
+
+
+class DenoiserConfig(ModelSection):
+    """denoiser: discrete diffusion over the values of a row: tokens of all fields and of the label, some hidden, all predicted
+    from the rest; pre-trained so, then fine-tuned on the label."""
+
+    family: Literal["denoiser"]
+    """denoiser: discrete diffusion, pre-trained to restore hidden values, then fine-tuned on the label."""
 
     block: Literal["hstu", "transformer"] = "hstu"
     """The bidirectional layers."""
@@ -77,53 +151,56 @@ class DenoiserConfig(Section):
     noise: Literal["mask", "replace"] = "mask"
     """A perturbed value is hidden by its field's mask vector, or replaced by another value of the field."""
 
-    sampler: Literal["count", "bernoulli"] = "count"
-    """Perturb k of n values, k uniform; or each with probability t, t stratified over the batch."""
+    mask_count: Literal["uniform", "bernoulli"] = "uniform"
+    """uniform: perturb k of n values, k uniform. bernoulli: each with probability t, t stratified over the batch."""
 
-    ratio: Literal["linear", "cosine"] = "linear"
+    noise_schedule: Literal["linear", "cosine"] = "linear"
     """How the share of perturbed values depends on t."""
 
     time_weight: Literal["elbo", "count", "mean", "one"] = "count"
     """Weight of a row: 1/t, (n + 1)/k (its expectation, given k), 1/k or 1."""
 
-    finetune_share: float = Field(default=0.1, ge=0, le=1)
-    """[1] share of rows in which the label alone is hidden: the task that follows."""
+    label_only_fraction: float = Field(default=0.1, ge=0, le=1)
+    """[1] share of rows in which the label alone is hidden: what ranking does."""
 
-    score: Literal["cosine", "dot"] = "cosine"
+    similarity: Literal["cosine", "dot"] = "cosine"
     """How well a value fits: cosine over `temperature`, or dot product plus a bias per value."""
 
     temperature: float = Field(default=0.2, gt=0)
     """[1] divides the cosine. Published settings have .05 and smaller; of one pass over KuaiRand .2 makes more."""
 
-    full_rows: PositiveInt = 4096
+    full_softmax_max_rows: PositiveInt = 4096
     """[rows] up to which a table's softmax is over all of its values; beyond, over candidates."""
 
-    extra_candidates: int = Field(default=256, ge=0)
+    sampled_negatives: int = Field(default=256, ge=0)
     """[values] drawn with probability ~ count^(3/4), beside those of the batch."""
 
-    most_candidates: PositiveInt = 4096
+    max_candidates: PositiveInt = 4096
     """[values] of a table that a step chooses from at most, and restores on a rank; of more, some are, and weigh more."""
 
     logq: Literal["none", "negatives", "all"] = "negatives"
     """Which candidates are corrected by how often they are candidates."""
 
-    balance: Literal["uniform", "literal", "literal_raw", "literal_norm", "progress", "hard_track", "dro"] = "progress"
-    """How hetegen weighs the fields' losses; diffusion weighs them all alike."""
+    balance: Literal["uniform", "literal", "literal_raw", "literal_norm", "progress", "hard_track", "dro"] = "uniform"
+    """How the fields' losses are weighed: all alike (DGenCTR), or by difficulties that are learnt (HeteGenCTR: progress)."""
 
     attention: Literal["none", "query", "query_postnorm", "query+key"] | None = None
-    """Where hetegen lets the difficulties guide the attention; null is query if the balance learns any, else none."""
+    """Where difficulties guide the attention; null is query if the balance learns any, else none."""
 
     balance_lr: float = Field(default=0.01, gt=0)
     """[1] learning rate of the difficulties."""
 
-    p_min: float = Field(default=0.05, gt=0, le=1)
+    progress_min: float = Field(default=0.05, gt=0, le=1)
     """[1] least progress that `progress` sees: bounds the weights."""
 
-    beta: float = Field(default=1.0, gt=0)
+    track_exponent: float = Field(default=1.0, gt=0)
     """[1] exponent of `hard_track`."""
 
-    tau: float = Field(default=0.5, gt=0)
+    dro_temperature: float = Field(default=0.5, gt=0)
     """[1] temperature of `dro`."""
+
+    losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
+    """What a ranking step adds up."""
 
     @model_validator(mode="after")
     def _fits(self) -> "DenoiserConfig":
@@ -141,37 +218,3 @@ class DenoiserConfig(Section):
     def guidance(self) -> str:
         """The attention that is meant."""
         return self.attention or ("query" if self._learns else "none")
-
-
-class ModelConfig(Section):
-    """The click model."""
-
-    paradigm: Literal["plain", "sfg", "diffusion", "hetegen"] = "plain"
-    """plain: raw embeddings on both sides of every product. sfg: one side generated from all the fields. diffusion: a denoiser,
-    pre-trained to restore hidden values, then fine-tuned on the label. hetegen: the same, harder fields first."""
-
-    decoder: str = "dcnv2"
-    """Name of the interaction decoder; of plain and sfg."""
-
-    dim: PositiveInt = 16
-    """[columns] width of every field's embedding inside the model, and of tables that name no width."""
-
-    options: dict[str, Any] = {}
-    """Settings of the decoder, by its argument names."""
-
-    encoder: EncoderConfig = EncoderConfig()
-    """The SFG encoder; only read when paradigm is sfg."""
-
-    denoiser: DenoiserConfig = DenoiserConfig()
-    """The denoiser; only read when paradigm is diffusion or hetegen."""
-
-    loss: str = "bce"
-    """Name of the loss on each task's logits."""
-
-    loss_options: dict[str, Any] = {}
-    """Settings of the loss, by its argument names."""
-
-    @property
-    def denoises(self) -> bool:
-        """Whether the model is a denoiser."""
-        return self.paradigm in ("diffusion", "hetegen")

@@ -3,9 +3,10 @@
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Union
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, create_model, model_validator
 
 from data.days import goes_on_to, parse_days
 from data.document import BadValue, Section, nearest, read_document
@@ -13,8 +14,10 @@ from data.errors import BadDocument
 from data.schema import AnyField, AnyIds, NumberField, Schema
 from pipeline.config.daily import DailyConfig
 from pipeline.config.data import DataConfig
-from pipeline.config.model import ModelConfig
-from pipeline.config.stages import PRETRAIN_TABLES, PRETRAIN_TRAIN, LoadConfig, StageConfig
+from pipeline.config.family import Family, ModelSection, family_of
+from pipeline.config.registry import find, names
+from pipeline.config.renamed import RENAMED
+from pipeline.config.stages import LoadConfig, StageConfig
 from pipeline.config.tables import TablesConfig, merged
 from pipeline.config.train import CheckpointConfig, TrainConfig
 
@@ -28,7 +31,7 @@ class Stage:
     """
 
     name: str
-    task: Literal["pretrain", "rank"]
+    objective: str
     config: "RunConfig"
     fields: tuple[str, ...] = ()
     load: LoadConfig | None = None
@@ -36,7 +39,9 @@ class Stage:
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """A whole run. What a file may say of `model` depends on the families there are: files are read as `run_section()`."""
+
+    renamed: ClassVar[Mapping[str, str]] = RENAMED
 
     name: str = "run"
     """What the run is called in tables and logs."""
@@ -50,8 +55,8 @@ class RunConfig(Section):
     data: DataConfig
     """The log."""
 
-    model: ModelConfig = ModelConfig()
-    """The model."""
+    model: ModelSection
+    """The model, of one of the families; of the ranker family unless it says another."""
 
     tables: TablesConfig = TablesConfig()
     """The embedding tables."""
@@ -66,55 +71,44 @@ class RunConfig(Section):
     """The daily job; `genctr train` does not read it."""
 
     stages: tuple[StageConfig, ...] = ()
-    """The phases of training, in order. Empty: one stage called `rank`; before it, for a denoiser, one called `pretrain`,
-    whose tables and network it takes over."""
+    """The phases of training, in order. Empty: those of the model's family. Of a ranker one called `rank`; of a denoiser
+    before it one called `pretrain`, whose tables and network it takes over."""
+
+    @property
+    def family(self) -> Family:
+        """The kind of model."""
+        return family_of(self.model)
 
     def resolved(self) -> tuple[Stage, ...]:
         """The stages, each with its whole config."""
-        stages = self.stages
-        if not stages and self.model.denoises:
-            load = LoadConfig(stage="pretrain")
-            before = StageConfig(name="pretrain", task="pretrain", tables=PRETRAIN_TABLES, train=PRETRAIN_TRAIN)
-            stages = (before, StageConfig(name="rank", load=load))
-        if not stages:
-            return (Stage("rank", "rank", self),)
-        return tuple(
-            Stage(stage.name, stage.task, self._with(stage, at), stage.fields, stage.load, stage.freeze)
-            for at, stage in enumerate(stages)
-        )
+        stages = self.stages or self.family.stages()
+        return tuple(self._resolved(stage, at, last=stages[-1]) for at, stage in enumerate(stages))
 
-    def _with(self, stage: StageConfig, at: int) -> "RunConfig":
+    def _resolved(self, stage: StageConfig, at: int, *, last: StageConfig) -> Stage:
         values = self.model_dump(by_alias=True, exclude={"stages"})
-        for section in ("data", "model", "tables", "train"):
+        for section in ("data", "tables", "train"):
             values[section] = merged(values[section], getattr(stage, section))
-        if stage.task == "pretrain":
-            values["train"]["early_stop"] = stage.train.get("early_stop")  # the run's own looks at clicks
+        values["model"] = _merged_model(values["model"], stage.model)
+        if stage.objective != last.objective:
+            values["train"]["early_stop"] = stage.train.get("early_stop")  # the run's own is about what the last stage computes
         try:
-            return _OneStage.model_validate(values)
+            config = type(self).model_validate(values, context={"stage": stage.name})
         except ValidationError as error:
             first = error.errors()[0]
             place = first["ctx"]["error"].place if isinstance(first.get("ctx", {}).get("error"), BadValue) else ()
-            raise BadValue(f"{first['msg']}, got {first['input']!r}"[:300], "stages", at, *first["loc"], *place) from error
+            loc = [step for step in first["loc"] if step != values["model"]["family"]]  # pydantic's name of the union's member
+            raise BadValue(_text(first), "stages", at, *loc, *place) from error
+        objective = stage.objective or next(iter(config.family.objectives))
+        return Stage(stage.name, objective, config, stage.fields, stage.load, stage.freeze)
 
-    @model_validator(mode="after")
-    def _stages_fit_together(self) -> "RunConfig":
-        trained: dict[str, str] = {}
-        earlier: dict[str, TablesConfig] = {}
-        for at, stage in enumerate(self.resolved() if type(self) is RunConfig else ()):
-            here = ("stages", at) if self.stages else ()
-            if stage.name in earlier:
-                raise BadValue(f"two stages are called {stage.name!r}", *here, "name")
-            if stage.load is not None and stage.load.stage not in earlier:
-                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, list(earlier))}", *here, "load", "stage")
-            _check_task(stage, *here)
-            _check_days(stage, trained, *here)
-            if stage.load is not None and stage.load.what in ("tables", "all"):
-                _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
-            if at + 1 < len(self.stages) and self.stages[at].data.get("test"):
-                raise BadValue("no model but the last stage's is tested: set it there", *here, "data", "test")
-            trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
-            earlier[stage.name] = stage.config.tables
-        return self
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _unpickled, (self.__getstate__(),)  # its class is made anew in every process
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_ranker_unless_it_says_otherwise(cls, values: Any) -> Any:
+        model = values.get("model", {}) if isinstance(values, dict) else None
+        return values | {"model": {"family": "ranker"} | model} if isinstance(model, dict) else values
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
@@ -136,21 +130,84 @@ class RunConfig(Section):
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit_together(self, info: ValidationInfo) -> "RunConfig":
+        trained: dict[str, str] = {}
+        earlier: dict[str, TablesConfig] = {}
+        for at, stage in enumerate(self.resolved() if not info.context else ()):  # the config of a stage has none
+            here = ("stages", at) if self.stages else ()
+            if stage.name in earlier:
+                raise BadValue(f"two stages are called {stage.name!r}", *here, "name")
+            if stage.load is not None and stage.load.stage not in earlier:
+                raise BadValue(f"no stage before this one; {nearest(stage.load.stage, list(earlier))}", *here, "load", "stage")
+            _check_objective(stage, *here)
+            _check_days(stage, trained, *here)
+            if stage.load is not None and stage.load.what in ("tables", "all"):
+                _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
+            if at + 1 < len(self.stages) and self.stages[at].data.get("test"):
+                raise BadValue("no model but the last stage's is tested: set it there", *here, "data", "test")
+            trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
+            earlier[stage.name] = stage.config.tables
+        return self
 
-class _OneStage(RunConfig):
-    """The config of one stage: has no stages itself."""
+
+def run_section() -> type[RunConfig]:
+    """What a run file is read as: `RunConfig`, whose `model` is a section of one of the families that are installed."""
+    return _run_section(tuple(names("genctr.families")))
 
 
-def _check_task(stage: Stage, *here: str | int) -> None:
-    """The model can do the stage's task, and is judged by what the task gives."""
-    train, pretrains = stage.config.train, stage.task == "pretrain"
-    if pretrains and not stage.config.model.denoises:
-        raise BadValue(f"paradigm {stage.config.model.paradigm} restores nothing: set diffusion or hetegen", *here, "task")
-    if pretrains and train.score_first:
-        raise BadValue("a pre-training gives no click scores: set it to false", *here, "train", "score_first")
-    if train.early_stop is not None and (train.early_stop.metric == "loss") != pretrains:
-        allowed = "loss" if pretrains else "auc, gauc, logloss or ne"
-        raise BadValue(f"a {stage.task} stage is judged by {allowed}", *here, "train", "early_stop", "metric")
+def _unpickled(state: dict[Any, Any]) -> RunConfig:
+    section = run_section()
+    config = section.__new__(section)
+    config.__setstate__(state)
+    return config
+
+
+@cache
+def _run_section(families: tuple[str, ...]) -> type[RunConfig]:
+    sections = tuple(find("genctr.families", name).options for name in families)
+    said = RunConfig.model_fields["model"].description
+    model: Any = Annotated[Union[sections], Field(discriminator="family", description=said)]  # noqa: UP007
+    return create_model("RunConfig", __base__=RunConfig, __module__=__name__, model=(model, ...))
+
+
+def _merged_model(model: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's model on top of the run's. One of another family says all of its own keys, and so does another kind of
+    encoder."""
+    if over.get("family", model["family"]) != model["family"]:
+        return {"dim": model["dim"], **over}
+    replaced = {
+        key: value
+        for key, value in over.items()
+        if isinstance(value, dict) and "kind" in value and value["kind"] != (model.get(key) or {}).get("kind")
+    }
+    return merged(model, over) | replaced
+
+
+def _text(mistake: Any) -> str:
+    """What pydantic has to say of a stage's value."""
+    if mistake["type"] == "value_error":
+        return str(mistake["ctx"]["error"])
+    return f"{mistake['msg']}, got {mistake['input']!r}"[:300]
+
+
+def _check_objective(stage: Stage, *here: str | int) -> None:
+    """The family has the stage's objective, and the stage is judged by what that gives."""
+    model, train = stage.config.model, stage.config.train
+    objectives = list(stage.config.family.objectives)
+    if stage.objective not in objectives:
+        told = f"the family {model.family} has no objective {stage.objective!r}; {nearest(stage.objective, objectives)}"
+        raise BadValue(told, *here, "objective")
+    metric = train.early_stop.metric if train.early_stop is not None else None
+    if not train.score_first and metric is None:
+        return
+    objective = find("genctr.objectives", stage.objective)
+    if train.score_first and not objective.scores_rows:
+        raise BadValue(f"{stage.objective} scores no rows: set it to false", *here, "train", "score_first")
+    if metric is not None and metric not in objective.higher_is_better:
+        known = list(objective.higher_is_better)
+        told = f"{stage.objective} is judged by {', '.join(known)}; {nearest(metric, known)}"
+        raise BadValue(told, *here, "train", "early_stop", "metric")
 
 
 def _check_precision(tables: TablesConfig, loaded: TablesConfig, load: LoadConfig, *here: str | int) -> None:
@@ -203,7 +260,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     Raises:
         BadDocument: names the file, the line, the key and the nearest valid one.
     """
-    config = read_document(path, RunConfig, overrides)
+    config = read_document(path, run_section(), overrides)
     schema_path = config.schema_file
     if "://" not in schema_path:
         schema_path = posixpath.join(posixpath.dirname(path), schema_path)  # a path from / stays as it is
@@ -215,15 +272,14 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
     for name in config.daily.row_decay:
         if name not in tables and name.removesuffix("_linear").removesuffix("_second") not in tables:
             raise BadDocument(f"{path}: daily.row_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
-    if schema.managed and any(stage.config.model.denoises for stage in config.resolved()):
+    stages = [stage.config for stage in config.resolved()]
+    if schema.managed and (unfit := [own.model.family for own in stages if not own.family.reads.managed_ids]):
         raise BadDocument(
-            f"{path}: model.paradigm: a denoiser cannot have managed tables, and {schema_path} says ids: managed of "
-            f"{schema.managed[0].name}\n  it restores ids among all the rows of a table, and these change hands: say ids: hash "
-            "there, or set plain or sfg"
+            f"{path}: model.family: a {unfit[0]} cannot have managed tables, and {schema_path} says ids: managed of "
+            f"{schema.managed[0].name}\n  their rows change hands, and the model needs them to stay: say ids: hash there, or "
+            "choose another family"
         )
-    ahead = [
-        train.pipeline for stage in config.resolved() if (train := stage.config.train).pipeline in ("sparse_dist", "prefetch")
-    ]
+    ahead = [own.train.pipeline for own in stages if own.train.pipeline in ("sparse_dist", "prefetch")]
     if schema.managed and ahead:
         raise BadDocument(
             f"{path}: train.pipeline: {ahead[0]} looks ids up a step ahead, and which rows those of {schema.managed[0].name} "

@@ -27,8 +27,9 @@ class StageConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
     """What the stage is called in the log, and its best checkpoint."""
 
-    task: Literal["pretrain", "rank"] = "rank"
-    """pretrain: restore hidden values, by a denoiser. rank: predict the label."""
+    objective: str | None = None
+    """What a step computes, of what the model's family can. rank: predict the targets. denoise: restore hidden values. null:
+    the first that the family has, of our own rank."""
 
     data: dict[str, Any] = {}
     """Days of its own: days, validation, test."""
@@ -63,11 +64,3 @@ class StageConfig(Section):
             if key in getattr(self, section):
                 raise BadValue(f"all stages have the same: set it in {section} of the run", section, key)
         return self
-
-
-PRETRAIN_TABLES = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05}}
-"""Of the pre-training that a denoiser gets without being told: a cosine knows no scale, so a penalty would only shrink the
-tables, and next to zero its gradient is huge."""
-
-PRETRAIN_TRAIN = {"score_first": False, "epochs": 1, "dense": {"precision": "fp32"}}
-"""And one pass: id tables over-fit in pre-training as they do on clicks. Softmaxes are not for bf16."""

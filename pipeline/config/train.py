@@ -54,8 +54,9 @@ class ScheduleConfig(Section):
 class EarlyStopConfig(Section):
     """Stop when the validation days no longer improve; the best epoch is kept."""
 
-    metric: Literal["auc", "gauc", "logloss", "ne", "loss"] = "auc"
-    """What is compared, of the first task; loss is for pre-training."""
+    metric: str | None = None
+    """What is compared: of ranking auc, gauc, logloss or ne of the first target, of denoising loss. null: the headline metric
+    of the objective, auc or loss."""
 
     patience: PositiveInt = 2
     """[epochs] without improvement before stopping."""

@@ -19,7 +19,7 @@ from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import begin, load
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.export import INSIDE
-from pipeline.training.collapse_monitor import Sight, sight_of
+from pipeline.training.collapse_monitor import Sight
 from pipeline.training.loop import TrainState
 from pipeline.training.metrics import Meters
 from pipeline.training.paired_bootstrap import compare
@@ -63,8 +63,8 @@ class FreshLook:
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, calibration: [low, high], difference: {metric: [value, low, high]}, psi, effective_rank,
-        finite}; of the first task. Without a serving model `intervals: {metric: [low, high]}` of the new one's own."""
-        sight = sight_of(self._job)
+        finite}; of the first target. Without a serving model `intervals: {metric: [low, high]}` of the new one's own."""
+        sight = Sight(self._job.observed)
         logits_TN, labels_TN, weights_TN, groups_N = self._scored(stream, at, sight).gathered()
         seen = sight.told().get("emb", {}).get("rankme_share")
         healthy = _finite_share(self._job)
@@ -82,7 +82,7 @@ class FreshLook:
 
     def _scored(self, stream: DayStream, at: Cursor, sight: Sight | None = None) -> Meters:
         """The rows from `at` on, scored by the model as it is."""
-        model, meters = self._job.sharded.model, Meters(self._job.schema.task_names)
+        model, meters = self._job.sharded.model, Meters(self._job.schema.target_names)
         model.eval()
         with torch.no_grad():
             for batch in stream.batches(at):

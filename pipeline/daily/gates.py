@@ -14,7 +14,7 @@
 | `finite`         | share of predictions and weights that are finite; always asked | 1 |
 | `parity`         | largest difference of a logit between the bundle and the trainer; always asked | most what rounding explains: `pipeline/serving/parity.py` |
 
-All but the last rows' are of the first task. A question that cannot be asked (no days before, no click) is answered yes and says
+All but the last rows' are of the first target. A question that cannot be asked (no days before, no click) is answered yes and says
 so. The limits are ours to choose: they are in `daily.gates`.
 
 A model is *surely better* than the serving one if, of the paired differences on the day's last rows,
@@ -49,7 +49,7 @@ from statistics import median
 from typing import Any, TypeAlias
 
 from data.errors import GenctrError
-from pipeline.builders.registry import find
+from pipeline.config.registry import find
 
 Limit: TypeAlias = float | tuple[float, float]
 

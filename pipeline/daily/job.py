@@ -43,7 +43,7 @@ from pipeline.serving.export import export, open_alike
 from pipeline.serving.parity import parity_bound
 from pipeline.serving.publish import prune, switch
 from pipeline.serving.scorer import Scorer
-from pipeline.training.loop import TrainState
+from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import StepOutput
 
 DAY_PIN = "day-"
@@ -79,16 +79,13 @@ class Outcome:
         return not (self.trained or self.published or self.held or self.skipped)
 
 
-class Held:
+class Held(Callback):
     """Ends a job that slept so long that another one has taken the run over: two must not save into one folder."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
 
-    def before(self, state: TrainState) -> None:
-        """Nothing to do."""
-
-    def after(self, state: TrainState, output: StepOutput) -> None:
+    def on_step_end(self, state: TrainState, output: StepOutput) -> None:
         """Raise `Busy` if the lease is lost, before the step is saved."""
         if self._lease.was_lost:
             self._lease.check()
@@ -104,7 +101,7 @@ class Daily:
 
     def __init__(self, job: Job, lease: Lease | None, *, until: str | None, quiet: bool) -> None:
         self._job, self._lease, self._quiet = job, lease, quiet
-        self._parts = [Held(lease)] if lease is not None else []
+        self._callbacks = [Held(lease)] if lease is not None else []
         last = job.stages[-1].config
         self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
         self._folder = publish_folder(last.daily.publish, job.folder)
@@ -137,7 +134,9 @@ class Daily:
         self._world.agree(self._tidy, None)
         self._drop_abandoned()
         state, restored = self._resumed()
-        state, restored = train_stages(job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._parts)
+        state, restored = train_stages(
+            job, state, restored, last=len(job.stages) - 1, quiet=self._quiet, others=self._callbacks
+        )
         poll = self._config.poll_seconds
         while True:
             action = self._world.agree(lambda: self._decide(self._own.history()), Action)
@@ -305,7 +304,7 @@ class Daily:
                 self._renew()
             looking = partial(look, stream, pause) if pause is not None else dict
             state, saver, ended = train_rows(
-                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts, others=self._parts
+                job, day, state, restored, quiet=self._quiet, pause=pause, look=looking, facts=facts, others=self._callbacks
             )
             assert ended, "a daily job has no max_steps"
             saver.save(state, pin=f"{DAY_PIN}{name}")
@@ -383,7 +382,7 @@ class Daily:
         facts = {
             "name": job.stages[-1].config.name,
             "parent": history.serving,
-            "scored": (record.scored or {}).get("tasks"),
+            "scored": (record.scored or {}).get("metrics"),
             "fresh": state.fresh,
             "tables_kept": self._config.tables,
         }
@@ -400,10 +399,11 @@ class Daily:
             own.trained for day, own in history.days.items() if day != name and "+" not in day and own.trained is not None
         ][-BEFORE:]
         whole = "+" not in name  # late files are no day of their own
-        scored = (record.scored or {}).get("tasks", {}).get(self._job.schema.task_names[0], {})
+        first = self._job.objective.headline
+        scored = (record.scored or {}).get("metrics", {}).get(first.path[0], {})
         scorer = Scorer(Bundle(f"{self._folder}/{bundle}"))
         evidence = Evidence(
-            scored=scored if whole or scored.get("auc") is not None else {},  # a few late rows of one label are no sign
+            scored=scored if whole or scored.get(first.name) is not None else {},  # a few late rows of one label are no sign
             fresh=state.fresh,
             rows=record.trained["rows"],
             earlier_rows=[own["rows"] for own in earlier] if whole else (),
@@ -507,7 +507,7 @@ class Daily:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(0.2, seconds))
-            self._job.interrupt.before(TrainState(0, 0, Cursor(0, "", 0, 1)))
+            self._job.interrupt.on_step_begin(TrainState(0, 0, Cursor(0, "", 0, 1)))
 
 
 def _before(history: History, day: str) -> list[str]:

@@ -8,7 +8,7 @@ same lines, however often the job was killed; times are in `log.jsonl`. A person
 
 | event      | keys |
 |---|---|
-| `scored`   | a day before its first row trained: `day`, `step`, `rows`, `skipped`, `tasks` |
+| `scored`   | a day before its first row trained: `day`, `step`, `rows`, `skipped`, `metrics`, `headline` |
 | `trained`  | `day`, `step`, `rows`, `files`: {name below the log's root: {size, rows, hash, skipped}}, `quarantined`: {name: {size, why}} |
 | `judged`   | `day`, `step`, `publish`: the verdict, `answers`: [{gate, number, low, high, ok, note}], `fresh`: what they looked at |
 | `published`| `day`, `step`, `bundle`, `parent` |

@@ -57,10 +57,10 @@ def metrics(history: History, *, now: float) -> str:
         for name, table, kind, value in _managed(_entry(whole[-1].trained)):
             add(name, value, {"table": table, "kind": kind})
     scored = [own for own in days if own.scored is not None and "+" not in own.name]
-    for task, values in (_entry(scored[-1].scored)["tasks"] if scored else {}).items():
+    for target, values in (_entry(scored[-1].scored)["metrics"] if scored else {}).items():
         for metric, value in values.items():
             if value is not None and value == value:
-                add("genctr_score", value, {"task": task, "metric": metric})
+                add("genctr_score", value, {"target": target, "metric": metric})
     judged = [own for own in days if own.judged is not None]
     for answer in _entry(judged[-1].judged)["answers"] if judged else []:
         add("genctr_gate_ok", float(answer["ok"]), {"gate": answer["gate"]})

@@ -32,8 +32,6 @@ from models.managed import UNSEEN, IdTable, Policy, first_vectors
 from models.sparse import owner_of
 from pipeline.distributed.initial_values import Init
 from pipeline.distributed.shard import Sharded
-from pipeline.training.loop import TrainState
-from pipeline.training.objective import StepOutput
 
 CLOCK = ("step", "today", "held", "looked", "hits", "admitted", "evicted", "expired", "crowded")
 """What a table counts, over all ranks: [steps] learnt, the newest day [days since 1970] (-1: none), [ids] that have a row; and
@@ -242,7 +240,7 @@ class Exchange:
 
 
 class ManagedIds:
-    """The managed tables of a model. Every method is collective. As a part of the job it keeps zero vectors zero.
+    """The managed tables of a model. Every method is collective.
 
     Args:
         schema: as the stage reads it. sharded: the model whose tables they are. inits: what their rows begin with, by table.
@@ -269,6 +267,7 @@ class ManagedIds:
     @torch.no_grad()
     def __call__(self, batch: Batch, *, learn: bool) -> Batch:
         """The batch with rows for raw ids; the maps learn from it if they may."""
+        assert not batch.ids_mapped, "rows would be taken for ids"
         days = batch.days
         newest = int(days.max()) if days is not None and len(days) else -1
         keyed = {"bags": _Keyed(batch.bags), "sequences": _Keyed(batch.sequences) if batch.sequences is not None else None}
@@ -279,13 +278,12 @@ class ManagedIds:
             own.put(table.fields, table.rows_of(ids, ages, newest, learn=learn and not self._frozen))
         bags, sequences = keyed["bags"], keyed["sequences"]
         assert bags is not None
-        return replace(batch, bags=bags.whole(), sequences=sequences.whole() if sequences is not None else None)
+        return replace(
+            batch, bags=bags.whole(), sequences=sequences.whole() if sequences is not None else None, ids_mapped=True
+        )
 
-    def before(self, state: TrainState) -> None:
-        """Nothing to do."""
-
-    def after(self, state: TrainState, output: StepOutput) -> None:
-        """Take back what the step did to zero vectors."""
+    def keep_zero(self) -> None:
+        """Take back what a step did to zero vectors."""
         for table in self.tables:
             table.keep_zero()
 

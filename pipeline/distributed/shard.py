@@ -165,12 +165,6 @@ def shard(
     """
     spread = spread or Spread()
     chosen, wishes, first = prepare(model, tables=tables, device=device, spread=spread, seed=seed)
-    for name, options in chosen.items():
-        if options.kernel == "key_value":
-            raise GenctrError(
-                f"table {name!r}: key_value is planned only: checkpoints cannot hold what is on disk\n"
-                "  next: set kernel to auto or fused_uvm_caching, or take more ranks"
-            )
     sharders = make_sharders(spread.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
     if spread.saved is not None:
         plan = spread.saved.tables(spread.path, spread.stage, model, wishes)

@@ -26,7 +26,9 @@ def warn(job: Job, step: int, why: str) -> None:
 
 def warn_of_scores(job: Job, days: str, scores: Mapping[str, Any], step: int) -> None:
     """Say so if scores of days that the model has not trained are worse than no model's, or far from the clicks there were."""
-    for task, found in scores.get("tasks", {}).items():
+    for target, found in scores["metrics"].items():
+        if "ne" not in found:  # of another objective
+            continue
         ne, calibration = (found[name] if found[name] is not None else math.nan for name in ("ne", "calibration"))
         low, high = CALIBRATED
         problems = (
@@ -38,7 +40,7 @@ def warn_of_scores(job: Job, days: str, scores: Mapping[str, Any], step: int) ->
             warn(
                 job,
                 step,
-                f"task {task}, {days} ({found.get('rows', 0):.0f} rows): {'; '.join(problems)}\n"
+                f"target {target}, {days} ({found.get('rows', 0):.0f} rows): {'; '.join(problems)}\n"
                 "  next: train more steps (lower train.batch_rows, more days), or look for a change of the labels; "
                 "early in a run it passes",
             )

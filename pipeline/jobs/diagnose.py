@@ -13,7 +13,7 @@ from pipeline.builders.job import Job
 from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.log import read_log
 from pipeline.run_folder.progress import Progress
-from pipeline.training.collapse_monitor import set_watch, sight_of, tables_told
+from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
 from pipeline.training.metrics import NotFinite
 
 ROWS = 50_000
@@ -35,8 +35,8 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     step = restore_best(job)
     model = job.sharded.model
     model.eval()
-    set_watch(job, on=True)
-    sight, left = sight_of(job), ROWS
+    set_watch(job.objective.model, on=True)
+    sight, left = Sight(job.observed), ROWS
     looked: list[str] = []
     for day in days:
         if left <= 0:
@@ -54,7 +54,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
                 sight.add(output.seen)
                 progress.advance(min(batch.rows, left), "")
                 left -= batch.rows
-    set_watch(job, on=False)
+    set_watch(job.objective.model, on=False)
     model.train()
     totals = sight.totals()
     for name, own in totals.items():
@@ -63,7 +63,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
                 f"{name}: vectors of the model are not finite\n"
                 "  next: start again from an earlier checkpoint with a smaller learning rate or gradient clipping"
             )
-    told = {**sight.told(), "tables": tables_told(job)}
+    told = {**sight.told(), "tables": tables_told(job.sharded)}
     job.log.write("diagnosed", step, told)
     if job.world.first:
         folder = f"{job.folder}/diagnosis"

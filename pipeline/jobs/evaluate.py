@@ -29,21 +29,23 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
             each is, so that they can be joined with the log.
 
     Returns:
-        `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], and `tasks`:
-        {task: {metric: value}} over all the days together, of a pre-training `fields`: {field: {metric: value}}; the same on
-        every rank.
+        `rows` [rows], `skipped` [rows] left out, `seconds` [s], `rows_per_second` [rows/s], `metrics` over all the days
+        together: {target: {metric: value}}, of denoising {field: {metric: value}}, and `headline`: the keys of the one that
+        counts first; the same on every rank.
 
     Raises:
-        GenctrError: `predictions` of a pre-training.
+        GenctrError: `predictions` of an objective that scores no rows.
     """
-    if predictions is not None and job.stage.task == "pretrain":
+    if predictions is not None and not job.objective.scores_rows:
         raise GenctrError(
-            f"stage {job.stage.name}, where {job.folder} stands, restores hidden values: there are no scores of rows to write\n"
-            "  next: train a stage that ranks, or leave --predictions out"
+            f"stage {job.stage.name}, where {job.folder} stands, has the objective {job.stage.objective}: there are no "
+            "scores of rows to write\n"
+            "  next: train a stage that scores rows, such as one that ranks, or leave --predictions out"
         )
     model = job.sharded.model
     model.eval()
-    meters = job.day_meters()
+    objective = job.objective
+    metrics = objective.day_metrics()
     torch.manual_seed(job.seed)  # what a pre-training hides is the same at every evaluation
     since = time.perf_counter()
     counts = torch.zeros(2, dtype=torch.int64)
@@ -55,11 +57,11 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
         with Progress(stream.rows, f"score {opened.name}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
-                meters.update(output)
+                metrics.update(output)
                 progress.advance(batch.rows, "")
                 counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
                 if predictions is not None:
-                    written.append(_predictions(output, job.schema.task_names, opened))
+                    written.append(_predictions(output, job.schema.target_names, opened))
         check_skipped(job, opened, int(job.world.total(counts - before)[1]))
         if predictions is not None and written:
             _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world)
@@ -68,7 +70,7 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
     seconds = time.perf_counter() - since
     rows, skipped = job.world.total(counts).tolist()
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
-    scores = {**counted, meters.kind: meters.compute()}
+    scores = {**counted, "metrics": metrics.compute(), "headline": list(objective.headline.path)}
     return job.world.agree(lambda: scores, dict[str, Any])
 
 
@@ -98,17 +100,17 @@ def check_skipped(job: Job, day: Day, skipped: int) -> None:
     )
 
 
-def _predictions(output: StepOutput, tasks: Sequence[str], day: Day) -> pa.Table:
-    """The rows of a step: where they are in the log, and per task logit, label and weight."""
+def _predictions(output: StepOutput, targets: Sequence[str], day: Day) -> pa.Table:
+    """The rows of a step: where they are in the log, and per target logit, label and weight."""
     batch = output.batch
     assert batch.origin is not None
     files = pa.array([file.path for file in day.files])
     columns = {"file": pa.DictionaryArray.from_arrays(pa.array(batch.origin[:, 0].numpy()).cast(pa.int32()), files)}
     columns["row"] = pa.array(batch.origin[:, 1].numpy())
-    for at, task in enumerate(tasks):
-        columns[f"{task}_logit"] = pa.array(output.logits[task].float().cpu().numpy())
-        columns[f"{task}_label"] = pa.array(batch.labels[:, at].cpu().numpy())
-        columns[f"{task}_weight"] = pa.array(batch.weights[:, at].cpu().numpy())
+    for at, target in enumerate(targets):
+        columns[f"{target}_logit"] = pa.array(output.logits[target].float().cpu().numpy())
+        columns[f"{target}_label"] = pa.array(batch.labels[:, at].cpu().numpy())
+        columns[f"{target}_weight"] = pa.array(batch.weights[:, at].cpu().numpy())
     return pa.table(columns)
 
 

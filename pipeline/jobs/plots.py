@@ -55,13 +55,13 @@ def draw(
 
 def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
     looks = [event for event in log if event["event"] == "diagnosed"]
-    pretraining = [event for event in log if event["event"] == "train" and "fields" in event]
-    fields = [name for name in _names(pretraining, "fields") if name != "all"]
+    training = [event for event in log if event["event"] == "train"]
+    names = [name for name in _names(training, "metrics") if name != "all"]
     panels = {
         "RankMe / most": {name: _curve(looks, name, "rankme_share") for name in ("emb", "generated", "raw")},
         "table rms / first": {name: _drift(_curve(looks, "tables", name, "rms")) for name in _names(looks, "tables")},
         **{
-            metric: {name: _curve(pretraining, "fields", name, metric) for name in fields}
+            metric: {name: _curve(training, "metrics", name, metric) for name in names}
             for metric in ("loss", "weight", "difficulty")
         },
     }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import mean
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from models.diffusion.slots import ids_of
 from pipeline.builders.job import Job
 from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.progress import Progress
-from pipeline.training.denoise import PretrainTask
+from pipeline.training.denoise import DenoiseObjective
 
 CLASSES = 64
 """[classes] a field is compared by: its most frequent values, and one for all the others."""
@@ -52,7 +53,7 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
 
     Args:
         days: the log's rows that are compared with; lists are as long as theirs.
-        given: fields and tasks that are taken from the log instead of drawn.
+        given: fields and targets that are taken from the log instead of drawn.
         steps: rounds of unveiling; 0: as many as there are values in a row.
 
     Raises:
@@ -60,13 +61,12 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
     """
     if rows < 2 or steps < 0:
         raise GenctrError(f"--rows {rows}, --steps {steps}: expected 2 rows or more, and 0 steps or more")
-    task = job.task
-    assert isinstance(task, PretrainTask)
-    model = task.model
+    objective = cast(DenoiseObjective, job.objective)
+    model = objective.model
     for name in given:
         if name not in model.names:
-            raise GenctrError(f"--given {name}: no such field or task\n  next: choose from {', '.join(model.names)}")
-    if task.replace:
+            raise GenctrError(f"--given {name}: no such field or target\n  next: choose from {', '.join(model.names)}")
+    if objective.replace:
         raise GenctrError("rows are drawn by unveiling what is masked, and this model learnt with noise: replace")
     step = restore_best(job)
     job.sharded.model.eval()
@@ -83,12 +83,12 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
                 batch = batch.to(job.world.device)
                 own = _values(model, batch)
                 real.append(own.cpu())
-                drawn.append(_drawn(task, batch, given, steps).cpu())
+                drawn.append(_drawn(objective, batch, given, steps).cpu())
                 progress.advance(min(len(own), left), "")
                 left -= len(own)
     if not real:
         raise GenctrError(f"{', '.join(days)}: no rows to compare with")
-    partly = [label.task for label in job.schema.targets if label.where is not None]
+    partly = [label.target for label in job.schema.targets if label.where is not None]
     return compare(model, torch.cat(real)[:rows], torch.cat(drawn)[:rows], given, left_out=partly)
 
 
@@ -138,8 +138,8 @@ def _values(model: Denoiser, batch: Batch) -> Tensor:
     return torch.cat([torch.where(ids.there, ids.ids, -1), batch.labels.long()], dim=1)
 
 
-def _drawn(task: PretrainTask, batch: Batch, given: Sequence[str], steps: int) -> Tensor:
-    model = task.model
+def _drawn(objective: DenoiseObjective, batch: Batch, given: Sequence[str], steps: int) -> Tensor:
+    model = objective.model
     assert batch.sequences is not None
     ids = ids_of(batch.sequences, model.tables)
     hidden_BS = model.maskable(ids)
@@ -147,7 +147,7 @@ def _drawn(task: PretrainTask, batch: Batch, given: Sequence[str], steps: int) -
     labels = len(model.tables) + len(model.vectors)
     kept_fields = [at if at < len(model.tables) else at - len(model.tables) + labels for at in kept]
     hidden_BS = hidden_BS & ~torch.isin(model.field_S, torch.tensor(kept_fields, device=model.field_S.device))
-    chosen = task.candidates(task.present(ids, hidden_BS))
+    chosen = objective.candidates(objective.present(ids, hidden_BS))
     steps = steps or max(int(hidden_BS.sum(1).max()), 1)
     fresh = replace(ids, ids=ids.ids.clone())
     drawn_BS, labels_BT = draw(

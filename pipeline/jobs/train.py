@@ -16,17 +16,17 @@ from data.cursor import Cursor
 from data.days import Day, open_end
 from data.errors import BadInput, GenctrError
 from data.stream import DayStream
+from models.sparse import table_dims
 from pipeline.builders.job import Job
 from pipeline.config.train import EarlyStopConfig, TrainConfig
 from pipeline.jobs.advice import warn_of_few_steps, warn_of_scores
 from pipeline.jobs.evaluate import check_skipped, evaluate
 from pipeline.jobs.restore import begin, restore, restore_best, start
 from pipeline.run_folder.progress import Progress
-from pipeline.training.callbacks import NOTHING, Bar, Saver, Tallies, TrainMeters
+from pipeline.training.callbacks import NOTHING, Bar, KeepZeros, Saver, Tallies, TrainMeters
 from pipeline.training.collapse_monitor import Watch
-from pipeline.training.loop import Part, TrainState, train
-
-HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False, "ne": False, "loss": False}
+from pipeline.training.loop import Callback, TrainState, train
+from pipeline.training.objective import MetricSpec
 
 
 def run(job: Job, *, quiet: bool) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def run(job: Job, *, quiet: bool) -> dict[str, Any]:
 
 
 def train_stages(
-    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool, others: Sequence[Part] = ()
+    job: Job, state: TrainState, restored: Mapping[str, Any], *, last: int, quiet: bool, others: Sequence[Callback] = ()
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """Train what is left of the stages before `last`, counted from 0, and enter that one, if there is one; `others`: see
     `train_rows`."""
@@ -78,11 +78,13 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
     if newest is not None and job.checkpoints.pinned(name) is None:  # told to end before what was trained by then
         job.world.agree(lambda: job.checkpoints.pin(name, newest), None)
     took = begin(job, job.at + 1)
-    job.log.write("stage", state.step, {"stage": job.stage.name, "task": job.stage.task, **took})
+    job.log.write("stage", state.step, {"stage": job.stage.name, "objective": job.stage.objective, **took})
     return TrainState(state.step, state.rows, start(job), scores=state.scores, stage=job.at, began=state.step)
 
 
-def _train_day(job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool, others: Sequence[Part]) -> TrainState:
+def _train_day(
+    job: Job, state: TrainState, restored: Mapping[str, Any], *, quiet: bool, others: Sequence[Callback]
+) -> TrainState:
     """Train what is left of the cursor's day; save; move the cursor on."""
     config = job.config.train
     day, epoch = state.cursor.day, state.cursor.epoch
@@ -115,7 +117,7 @@ def train_rows(
     pause: Cursor | None = None,
     look: Callable[[], dict[str, Any]] = dict,
     facts: Mapping[str, Any] = NOTHING,
-    others: Sequence[Part] = (),
+    others: Sequence[Callback] = (),
 ) -> tuple[TrainState, Saver, bool]:
     """Train what is left of an opened day, the one the cursor is in.
 
@@ -129,7 +131,7 @@ def train_rows(
     """
     config, world, day, epoch = job.config.train, job.world, state.cursor.day, state.cursor.epoch
     stream = job.source.stream(opened, epoch=epoch, shuffle=True)
-    meters = job.step_meters()
+    meters = job.objective.step_metrics()
     tally = Tally.zeros(len(opened.files))
     if restored and state.cursor.row > 0:
         if restored["cut"] != _cut(opened):
@@ -157,6 +159,7 @@ def train_rows(
         ends=lambda cursor: stream.steps_left(cursor) == 0,
         cut=_cut(opened),
         accept=lambda counts: check_skipped(job, opened, int(counts[2].sum())),
+        dims=table_dims(job.objective.model),
         facts=lambda: {**facts, **({"ids": ids.told()} if ids is not None else {})},
     )
     since, before = time.perf_counter(), state.rows
@@ -166,15 +169,22 @@ def train_rows(
     with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
         progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
         told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
-        watch = Watch(job, every_steps=config.diagnose_every_steps)
+        watch = Watch(
+            job.objective.model,
+            job.sharded,
+            job.observed,
+            job.log,
+            every_steps=config.diagnose_every_steps,
+            batch_rows=config.batch_rows,
+        )
         bar = Bar(progress, ranks=world.ranks)
-        maps: list[Part] = [ids] if ids is not None else []
-        parts: list[Part] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
+        maps: list[Callback] = [KeepZeros(ids)] if ids is not None else []
+        callbacks: list[Callback] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
         if pause is not None and not state.fresh:
             steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
-            state = _train(job, stream, state, parts, state.step - state.began + steps)
+            state = _train(job, stream, state, callbacks, state.step - state.began + steps)
             state = replace(state, fresh=look())
-        state = _train(job, stream, state, parts, config.max_steps)
+        state = _train(job, stream, state, callbacks, config.max_steps)
 
     seconds = time.perf_counter() - since
     counts = world.total(tallies.here.stacked())
@@ -186,15 +196,15 @@ def train_rows(
     rate = (state.rows - before) / seconds
     values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
     managed = {"ids": ids.told()} if ids is not None else {}
-    job.log.write("trained", state.step, {**values, **stage, "files": files, **managed, meters.kind: meters.compute()})
+    job.log.write("trained", state.step, {**values, **stage, "files": files, **managed, "metrics": meters.compute()})
 
     ended = not stream.steps_left(state.cursor)
     return replace(state, rows=state.rows - ended * sum(total[2])), saver, ended  # a step counts the rows it skips
 
 
-def _train(job: Job, stream: DayStream, state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
+def _train(job: Job, stream: DayStream, state: TrainState, callbacks: Sequence[Callback], max_steps: int | None) -> TrainState:
     with closing(stream.batches(state.cursor)) as batches, job.pipe() as pipe:
-        return train(pipe, batches, state, parts, max_steps)
+        return train(pipe, (replace(batch, learns=True) for batch in batches), state, callbacks, max_steps)
 
 
 def _cut(day: Day) -> str:
@@ -216,18 +226,18 @@ def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool
     job.log.write("validated", state.step, {"epoch": epoch, **scores})
     if config.early_stop is None:
         return state, False
-    kind, first = ("fields", "all") if job.stage.task == "pretrain" else ("tasks", job.schema.task_names[0])
-    return judge(config.early_stop, state, scores[kind][first][config.early_stop.metric])
+    metric = job.objective.metric(config.early_stop.metric)
+    return judge(config.early_stop, state, metric, metric.of(scores["metrics"]))
 
 
-def judge(config: EarlyStopConfig, state: TrainState, value: float) -> tuple[TrainState, bool]:
+def judge(config: EarlyStopConfig, state: TrainState, metric: MetricSpec, value: float) -> tuple[TrainState, bool]:
     """Early stopping's answer to one validation: the state after it, and whether this is the best so far."""
     if math.isnan(value):
         raise GenctrError(
-            f"train.early_stop: {config.metric} is not defined on the validation days\n"
+            f"train.early_stop: {metric.name} is not defined on the validation days\n"
             "  expected: rows of both labels\n  next: choose other days or another metric, and give a new --out"
         )
-    sign = 1 if HIGHER_IS_BETTER[config.metric] else -1
+    sign = 1 if metric.higher_is_better else -1
     if state.best is None or sign * (value - state.best) >= config.min_delta:
         return replace(state, best=value, stale=0), True
     stale = state.stale + 1

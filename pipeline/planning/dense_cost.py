@@ -14,12 +14,12 @@ from data.batch import Batch, Tally
 from data.cursor import Cursor
 from data.features import Features
 from data.frequencies import MOST_BUCKETS, Frequencies
-from data.schema import AnyIds, Schema
+from data.schema import AnyIds, Payload, Schema
 from data.statistics import Moments, Statistics
-from pipeline.builders.objectives import build_pretrain_task, build_rank_task
+from pipeline.builders.models import build_features
+from pipeline.config.family import Given, ModelSection
 from pipeline.config.run import Stage
-from pipeline.training.denoise import PretrainTask
-from pipeline.training.objective import RankTask
+from pipeline.training.objective import Objective
 
 ROWS = 32
 """[rows] that are trained to find out."""
@@ -50,26 +50,27 @@ class Network:
         return COPIES * 4 * self.weights
 
 
-def features_of(schema: Schema, *, pooled: bool) -> Features:
+def features_of(schema: Schema, model: ModelSection) -> Features:
     """A schema whose tables all say their rows, as if it were fitted: what was fitted changes no shape."""
     names = Statistics.names(schema)
-    return Features(
-        schema, Statistics({}, dict.fromkeys(names, Moments(0.0, 1.0)), {n: np.empty(0) for n in names}), pooled=pooled
-    )
+    fitted = Statistics({}, dict.fromkeys(names, Moments(0.0, 1.0)), {name: np.empty(0) for name in names})
+    return build_features(model, schema, fitted)
 
 
-def task_of(stage: Stage, features: Features, device: torch.device) -> RankTask | PretrainTask:
+def objective_of(stage: Stage, features: Features, device: torch.device) -> Objective:
     """What one step of a stage computes, alone in the world.
 
     Args:
         device: of the tables.
     """
-    model, tasks = stage.config.model, features.schema.task_names
-    if stage.task == "rank":
-        return build_rank_task(model, features, tasks, ranks=1, device=device)
-    counts = {name: _once(spec.rows, spec.reserved) for spec in features.tables for name in spec.fields}
-    frequencies = Frequencies(counts | {task: np.ones(2, np.int64) for task in tasks})
-    return build_pretrain_task(model, features, tasks, frequencies, ranks=1, device=device)
+
+    def frequencies() -> Frequencies:
+        counts = {name: _once(spec.rows, spec.reserved) for spec in features.tables for name in spec.fields}
+        return Frequencies(counts | {target: np.ones(2, np.int64) for target in features.schema.target_names})
+
+    given = Given(stage, features, ranks=1, bf16=None, device=device, frequencies=frequencies)
+    objective: Objective = stage.config.family.objectives[stage.objective](given)
+    return objective
 
 
 def _once(rows: int, reserved: int) -> NDArray[np.int64]:
@@ -87,11 +88,11 @@ def measure(stage: Stage, schema: Schema) -> Network:
         field.model_copy(update={"rows": min(field.rows, FEW)}) if isinstance(field, AnyIds) and field.rows else field
         for field in schema.fields
     ]
-    features = features_of(schema.model_copy(update={"fields": tuple(few)}), pooled=not stage.config.model.denoises)
-    task = task_of(stage, features, torch.device("cpu"))
+    features = features_of(schema.model_copy(update={"fields": tuple(few)}), stage.config.model)
+    objective = objective_of(stage, features, torch.device("cpu"))
     batch = _batch(features)
-    tables = {id(weight) for name, weight in task.named_parameters() if ".sparse." in name}
-    known = {weight.untyped_storage().data_ptr() for weight in task.parameters()}
+    tables = {id(weight) for name, weight in objective.named_parameters() if ".sparse." in name}
+    known = {weight.untyped_storage().data_ptr() for weight in objective.parameters()}
     kept: dict[int, int] = {}
 
     def note(saved: Tensor) -> Tensor:
@@ -102,10 +103,10 @@ def measure(stage: Stage, schema: Schema) -> Network:
 
     with torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-            loss, output = task(batch)
+            loss, output = objective(batch)
         loss.backward()
     del output
-    weights = sum(weight.numel() for weight in task.parameters() if id(weight) not in tables)
+    weights = sum(weight.numel() for weight in objective.parameters() if id(weight) not in tables)
     return Network(weights, counter.get_total_flops() / ROWS, sum(kept.values()) / ROWS)
 
 
@@ -119,16 +120,24 @@ def _batch(features: Features) -> Batch:
             keys, torch.cat([torch.empty(0, dtype=torch.int64), *values]), lengths=torch.tensor(lengths).long()
         )
 
-    tasks = len(features.schema.task_names)
+    targets = len(features.schema.target_names)
     return Batch(
         bags=ids(features.bag_keys),
         sequences=ids(features.sequence_keys) if features.sequence_keys else None,
         numbers=torch.zeros(ROWS, len(features.number_fields)),
         vectors=torch.zeros(ROWS, sum(features.vector_fields.values())),
-        labels=torch.ones(ROWS, tasks),
-        weights=torch.ones(ROWS, tasks),
+        labels=torch.ones(ROWS, targets),
+        weights=torch.ones(ROWS, targets),
         groups=torch.zeros(ROWS, dtype=torch.int64),
+        times=torch.zeros(ROWS, dtype=torch.float64) if features.payloads else None,
+        payloads={name: _payload(own, ROWS * features.lengths[name]) for name, own in features.payloads.items()},
         rows=ROWS,
         cursor=Cursor(0, "", 0, 1),
         tally=Tally.zeros(1),
     )
+
+
+def _payload(payload: Payload, events: int) -> dict[str, Tensor]:
+    shapes = {"vector": torch.zeros(events, payload.vector.dim if payload.vector is not None else 0)}
+    shapes["time"] = torch.zeros(events, dtype=torch.float64)
+    return {name: shapes.get(name, torch.zeros(events, dtype=torch.int64)) for name, _ in payload.columns()}

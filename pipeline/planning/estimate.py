@@ -30,10 +30,9 @@ from pipeline.distributed.planner import (
 )
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
-from pipeline.planning.dense_cost import Network, features_of, measure, task_of
+from pipeline.planning.dense_cost import Network, features_of, measure, objective_of
 from pipeline.run_folder.claim import stage_schema
-from pipeline.training.denoise import PretrainTask
-from pipeline.training.objective import RankTask
+from pipeline.training.objective import Objective
 
 PROGRAM = 0.05
 """[1] of a device's memory that is neither tables nor network: libraries, buffers, gaps."""
@@ -255,7 +254,7 @@ class _Planner:
 
     def __init__(self, run: RunConfig, stage: Stage, schema: Schema, ask: Ask, network: Network) -> None:
         self._run, self._stage, self._ask, self._network = run, stage, ask, network
-        self._features = features_of(schema, pooled=not stage.config.model.denoises)
+        self._features = features_of(schema, stage.config.model)
 
     def paper(self) -> Paper:
         """The plan, or what would make one."""
@@ -303,24 +302,24 @@ class _Planner:
             device.bandwidths,
         )
 
-    def _prepared(self, config: RunConfig) -> tuple[RankTask | PretrainTask, dict[str, Wish]]:
+    def _prepared(self, config: RunConfig) -> tuple[Objective, dict[str, Wish]]:
         """The stage's model with its tables on meta, as a job of this config makes it, and what a plan may do with them."""
-        task = task_of(self._stage, self._features, META)
+        objective = objective_of(self._stage, self._features, META)
         tables, spread = build_table_options(config, self._features), build_spread(config, self._features)
-        _, wishes, _ = prepare(task, tables=tables, device=torch.device(self._ask.device.kind), spread=spread, seed=0)
-        return task, wishes
+        _, wishes, _ = prepare(objective, tables=tables, device=torch.device(self._ask.device.kind), spread=spread, seed=0)
+        return objective, wishes
 
     def _make(self, config: RunConfig, ask: Ask) -> tuple[Made, dict[str, Wish]]:
-        task, wishes = self._prepared(config)
+        objective, wishes = self._prepared(config)
         batch_rows = config.train.batch_rows
         sharders = make_sharders(config.train.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
-        return make_plan(task, sharders, wishes, self._cluster(ask), batch_rows), wishes
+        return make_plan(objective, sharders, wishes, self._cluster(ask), batch_rows), wishes
 
     def _needed(self, config: RunConfig) -> dict[str, int]:
         """[bytes] of every table with what its optimizer remembers."""
-        task, wishes = self._prepared(config)
+        objective, wishes = self._prepared(config)
         found = {}
-        for _, name, weight in tables_of(task):
+        for _, name, weight in tables_of(objective):
             rows, width = weight.shape
             found[name] = weight.numel() * weight.element_size() + 4 * remembered(wishes[name].optimizer, width) * rows
         return found

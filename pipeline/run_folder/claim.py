@@ -33,7 +33,7 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
 
 
 def stage_schema(schema: Schema, stage: Stage, stages: Sequence[Stage]) -> Schema:
-    """The schema as a stage reads it: its fields, and numbers as buckets if any stage of the run denoises.
+    """The schema as a stage reads it: its fields, and numbers as buckets if any stage of the run reads them so.
 
     Raises:
         GenctrError: the stage names a field that is not there, or not its table.
@@ -46,9 +46,10 @@ def stage_schema(schema: Schema, stage: Stage, stages: Sequence[Stage]) -> Schem
 
 
 def bucketed(schema: Schema, stages: Sequence[Stage]) -> Schema:
-    """The schema with numbers as buckets, if any stage of the run denoises."""
-    buckets = [stage.config.model.denoiser.buckets for stage in stages if stage.config.model.denoises]
-    return schema.bucketed(buckets[0]) if buckets else schema
+    """The schema with numbers as buckets, if the model of any stage reads them so."""
+    models = [(stage.config.model, stage.config.family.reads.buckets) for stage in stages]
+    counts = [buckets(model) for model, buckets in models if buckets is not None]
+    return schema.bucketed(counts[0]) if counts else schema
 
 
 def frequencies_file(folder: str, stage: Stage) -> str:
@@ -130,7 +131,7 @@ def _schema_changes(before: Schema, now: Schema) -> list[str]:
     lines = []
     for kind, old, new in (
         ("field", {own.name: own for own in before.fields}, {own.name: own for own in now.fields}),
-        ("label", {own.task: own for own in before.targets}, {own.task: own for own in now.targets}),
+        ("label", {own.target: own for own in before.targets}, {own.target: own for own in now.targets}),
     ):
         lines += [f"{kind} {name}: new" for name in new if name not in old]
         lines += [f"{kind} {name}: gone" for name in old if name not in new]
@@ -159,7 +160,7 @@ def _mistaken(before: Schema, now: Schema) -> list[str]:
     for kinds in ((AnyIds, NumberField, VectorField), NumberField, VectorField):
         first, second = ([field.name for field in own.fields if isinstance(field, kinds)] for own in (before, now))
         places += [("field", first, second)] if len(first) == len(second) else []
-    first, second = ([label.task for label in own.targets] for own in (before, now))
+    first, second = ([label.target for label in own.targets] for own in (before, now))
     places += [("label", first, second)] if len(first) <= len(second) else []
     for kind, first, second in places:
         moved = [name for name in second if name in first and first.index(name) != second.index(name)]

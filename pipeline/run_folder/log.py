@@ -6,24 +6,24 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 |---|---|
 | `resumed`     | `cursor`: where reading goes on; `rows` [rows trained so far]; `ranks` [ranks] |
 | `grown`       | a checkpoint of another shape was taken over: `from` it; `kept`, `enlarged`, `fresh`, `left`: names of tensors |
-| `stage`       | a stage after the first begins: `stage`, `task`; if it takes something over, `from`: the stage, `what`, `loaded` and `fresh`: names of tables and parameters |
-| `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `tasks` |
-| `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `tasks` of the day so far, `auc` to within `auc_error` |
+| `stage`       | a stage after the first begins: `stage`, `objective`; if it takes something over, `from`: the stage, `what`, `loaded` and `fresh`: names of tables and parameters |
+| `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `metrics`; `headline` |
+| `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `metrics` of the day so far, `auc` to within `auc_error` |
 | `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `tables`: rms, dead, moved, rankme |
-| `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `tasks`; of managed tables `ids`: {table: {…}}, see `pipeline.distributed.managed_ids` |
+| `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `metrics`; of managed tables `ids`: {table: {…}}, see `pipeline.distributed.managed_ids` |
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
-| `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
-| `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
+| `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
+| `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
 | `judged`      | a day's model was published or held: `day`; `bundle`; `publish`; `failed`: the gates that said no, with their numbers or why they have none |
 | `waiting`     | a daily job has nothing to do: `day` it waits for; `why` |
 | `warning`     | `why` |
-| `tested`      | the test days with the best model: `rows`, `skipped`, `seconds`, `rows_per_second`, `tasks` |
+| `tested`      | the test days with the best model: `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
 
-Of a pre-training, `fields` takes the place of `tasks`: see `pipeline.training.field_metrics.FieldMeters`. Runs of several stages name the
-`stage` in `train` and `trained`.
+Runs of several stages name the `stage` in `train` and `trained`.
 
-`tasks` is {task: {metric: value}}; the metrics and their units are those of `pipeline.training.metrics`. A number that is nan or
-infinite is written as null.
+`metrics` is {target: {metric: value}}; of denoising {field: {metric: value}}. What they are and their units: see
+`pipeline.training.metrics` and `pipeline.training.field_metrics`. Where they come with `headline`, these are the keys of the one
+that counts first. A number that is nan or infinite is written as null.
 
 A run that was killed goes on from its last checkpoint and says so (`resumed`); the steps after that checkpoint are logged a
 second time. Whoever reads takes the later line.

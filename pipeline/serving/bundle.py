@@ -36,9 +36,10 @@ from data.errors import GenctrError
 from data.paths import PATHS, list_folder
 from data.schema import Schema
 from data.seal import unsealed
-from pipeline.config.model import ModelConfig
+from pipeline.config.family import Family
+from pipeline.config.registry import find
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, CURRENT, DENSE, SAMPLE = "manifest.json", "current.json", "dense.safetensors", "sample.parquet"
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*\.(safetensors|parquet|json)")
 """No folders, no `..`, no other kinds of files."""
@@ -106,13 +107,15 @@ class Bundle:
                 "use the version of genctr that wrote it",
             )
         self.name, self.day, self.step = str(manifest["bundle"]), str(manifest["day"]), int(manifest["step"])
-        self.tasks: tuple[str, ...] = tuple(manifest["tasks"])
+        self.targets: tuple[str, ...] = tuple(manifest["targets"])
         self.files: dict[str, dict[str, Any]] = manifest["files"]
         for name in self.files:
             if not FILE_NAME.fullmatch(name):
                 raise BundleError(f"the manifest names a file {name!r}, which no bundle has", self.path)
         try:
-            self.schema, self.model = Schema.model_validate(manifest["schema"]), ModelConfig.model_validate(manifest["model"])
+            self.schema = Schema.model_validate(manifest["schema"])
+            family: Family = find("genctr.families", manifest["model"]["family"])
+            self.model = family.options.model_validate(manifest["model"])
         except ValidationError as error:
             raise ValueError(_line(error)) from error
         self.tables = {

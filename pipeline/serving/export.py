@@ -30,7 +30,7 @@ SAMPLE_ROWS = 256
 """[rows] of the day that travel with the bundle."""
 
 INSIDE = "model."
-"""Where the task has the model; what else it holds is for training only."""
+"""Where the objective has the model; what else it holds is for training only."""
 
 
 def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapping[str, Any]) -> Bundle:
@@ -183,7 +183,7 @@ def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None
     with torch.no_grad():
         _, output = model(collated.to(job.world.device))
     model.train()
-    return {task: output.logits[task].float().cpu().tolist() for task in job.schema.task_names}, kept
+    return {target: output.logits[target].float().cpu().tolist() for target in job.schema.target_names}, kept
 
 
 def _first_rows(job: Job, day: Day) -> pa.Table:
@@ -250,7 +250,7 @@ def _write_rest(
         "format": FORMAT,
         "bundle": path.rpartition("/")[2],
         **facts,
-        "tasks": list(job.schema.task_names),
+        "targets": list(job.schema.target_names),
         "schema": job.source.schema.model_dump(mode="json", by_alias=True),
         "model": job.config.model.model_dump(mode="json", by_alias=True),
         "precision": job.config.train.dense.precision,

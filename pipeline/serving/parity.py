@@ -22,6 +22,7 @@ draw of these roundings, and 4 covers the difference between two maxima over the
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +31,7 @@ from torchrec import KeyedJaggedTensor
 
 from models.sparse import Events, Looked
 from pipeline.serving.scorer import Scorer
+from pipeline.training.inputs import inputs_of
 
 ORDER, PLACES = 16.0, 4.0
 ROUNDOFF = 2.0**-24
@@ -60,7 +62,7 @@ def _logits(scorer: Scorer, dtype: torch.dtype, change: Change, *, bf16: bool = 
     """(T, B) float64 logits of the sample, all but the tables in `dtype`, and every looked-up vector changed."""
     batch, model = scorer.sample(), scorer.model
     assert batch is not None
-    sparse = model.sparse
+    sparse: Any = model.sparse
     twin: Any = copy.deepcopy(model, {id(sparse): sparse})  # tables may be as large as memory
     del twin.sparse
     twin.to(dtype)
@@ -70,8 +72,8 @@ def _logits(scorer: Scorer, dtype: torch.dtype, change: Change, *, bf16: bool = 
 
     twin.sparse = look_up
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        output = twin(batch.bags, batch.sequences, batch.numbers.to(dtype), batch.vectors.to(dtype))
-    return torch.stack([output.logits[task].double() for task in scorer.bundle.tasks])
+        output = twin(inputs_of(replace(batch, numbers=batch.numbers.to(dtype), vectors=batch.vectors.to(dtype))))
+    return torch.stack([output.logits[target].double() for target in scorer.bundle.targets])
 
 
 def _changed(looked: Looked, change: Change) -> Looked:

@@ -16,7 +16,6 @@ from data.batch import Batch
 from data.collate import Collate
 from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
-from data.features import Features
 from data.ids import AdmittedIds, seed_of
 from data.paths import PATHS, below, cannot_open, filesystem, list_data, write_whole
 from data.readers import Reader
@@ -24,8 +23,9 @@ from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
-from pipeline.builders.models import build_model, build_reader
+from pipeline.builders.models import build_features, build_model, build_reader
 from pipeline.serving.bundle import SAMPLE, Bundle, BundleError
+from pipeline.training.inputs import inputs_of
 
 BATCH_ROWS = 4096
 
@@ -59,9 +59,9 @@ class Scorer:
         whole = {name: column.combine_chunks() for name, column in vocabularies.items()}
         statistics = Statistics.of(json.loads(bundle.read(FILE)), whole)
         admitted = {field.name: _admitted(bundle, field) for field in bundle.schema.managed}
-        features = Features(bundle.schema, statistics, pooled=not bundle.model.denoises, admitted=admitted)
+        features = build_features(bundle.model, bundle.schema, statistics, admitted=admitted)
         self.collate = Collate(features, bad_rows="stop")
-        self.model = build_model(bundle.model, features, bundle.tasks, device=torch.device("cpu"))
+        self.model = build_model(bundle.model, features, bundle.targets, device=torch.device("cpu"))
         state = self.model.state_dict()
         dense = bundle.dense()
         for name, value in state.items():
@@ -75,13 +75,14 @@ class Scorer:
 
     @torch.no_grad()
     def batch(self, batch: Batch) -> dict[str, Tensor]:
-        """{task: (B,) logits}."""
-        output = self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors)
-        return {task: output.logits[task].float() for task in self.bundle.tasks}
+        """{target: (B,) logits}."""
+        assert batch.ids_mapped, "the bundle's maps were not used"
+        output = self.model(inputs_of(batch))
+        return {target: output.logits[target].float() for target in self.bundle.targets}
 
     def rows(self, rows: pa.RecordBatch, *, file: str = "rows", first: int = 0) -> dict[str, Tensor]:
-        """{task: (B,) logits} of raw rows. Labels, weights and groups are not looked at, nor is a time that only ages ids: they
-        may be missing.
+        """{target: (B,) logits} of raw rows. Labels, weights and groups are not looked at, nor is a time that only ages ids:
+        they may be missing.
 
         Args:
             rows: with the columns of the fields. file, first: where they come from, for what is said about a bad one.
@@ -113,8 +114,11 @@ class Scorer:
         if batch is None:
             return 0.0
         found, expected = self.batch(batch), self.bundle.manifest["expected"]
-        said = {task: torch.tensor([math.nan if own is None else own for own in expected[task]]) for task in self.bundle.tasks}
-        worst = [(found[task] - said[task]).abs().max() for task in self.bundle.tasks]
+        said = {
+            target: torch.tensor([math.nan if own is None else own for own in expected[target]])
+            for target in self.bundle.targets
+        }
+        worst = [(found[target] - said[target]).abs().max() for target in self.bundle.targets]
         return float(torch.stack(worst).max())
 
     def sample(self) -> Batch | None:
@@ -124,9 +128,11 @@ class Scorer:
 
 
 def _columns_of_scores(schema: Schema) -> list[str]:
-    """The columns that scores depend on: those of the fields, the times of events, and the row's own to compare these with."""
-    times = [field.time for field in schema.fields if isinstance(field, SequenceField) and field.time is not None]
-    read = {*(field.column for field in schema.fields), *times}
+    """The columns that scores depend on: of the fields, of what events carry, and the row's own time to compare with theirs."""
+    sequences = [field for field in schema.fields if isinstance(field, SequenceField)]
+    carried = [own for field in sequences if field.payload is not None for own in field.payload.columns()]
+    times = [field.time for field in sequences if field.time is not None] + [own for name, own in carried if name == "time"]
+    read = {*(field.column for field in schema.fields), *times, *(column for _, column in carried)}
     if times and schema.time is not None:
         read.add(schema.time.column)
     return [name for name in schema.columns() if name in read]
@@ -164,7 +170,7 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     for name, path in paths.items():
         PATHS.mkdirs(f"{out}/{name}".rpartition("/")[0])
         scores = io.BytesIO()
-        nothing = _told({task: torch.empty(0) for task in scorer.bundle.tasks}, scorer.bundle.tasks, 0)
+        nothing = _told({target: torch.empty(0) for target in scorer.bundle.targets}, scorer.bundle.targets, 0)
         with pq.ParquetWriter(scores, nothing.schema) as writer:
             for table in score_file(scorer, reader, path):
                 writer.write_table(table)
@@ -174,7 +180,7 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
 
 
 def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
-    """Every row of a file, in its order: `row`, and per task `<task>` the probability and `<task>_logit`."""
+    """Every row of a file, in its order: `row`, and per target `<target>` the probability and `<target>_logit`."""
     there = reader.schema(path)
     wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
     first = 0
@@ -182,13 +188,13 @@ def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
         for read in reader.read(path, unit, wanted, 0):
             for start in range(0, read.num_rows, BATCH_ROWS):
                 rows = read.select(wanted).slice(start, BATCH_ROWS)
-                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle.tasks, first)
+                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle.targets, first)
                 first += rows.num_rows
 
 
-def _told(logits: dict[str, Tensor], tasks: Sequence[str], first: int) -> pa.Table:
-    columns = {"row": pa.array(np.arange(first, first + len(logits[tasks[0]])))}
-    for task in tasks:
-        columns[task] = pa.array(logits[task].double().sigmoid().numpy())
-        columns[f"{task}_logit"] = pa.array(logits[task].numpy())
+def _told(logits: dict[str, Tensor], targets: Sequence[str], first: int) -> pa.Table:
+    columns = {"row": pa.array(np.arange(first, first + len(logits[targets[0]])))}
+    for target in targets:
+        columns[target] = pa.array(logits[target].double().sigmoid().numpy())
+        columns[f"{target}_logit"] = pa.array(logits[target].numpy())
     return pa.table(columns)

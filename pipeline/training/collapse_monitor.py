@@ -1,18 +1,17 @@
 """Diagnostics while training: spectra of what enters the products, correlation of its two sides, health of the tables."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec.distributed.types import ShardedTensor
 
 from models.diagnostics import Moments, TableHealth, correlation, redundancy, spectrum
-from models.diffusion.denoiser import Denoiser
-from models.ranker import Ranker
-from pipeline.builders.job import Job
-from pipeline.training.loop import TrainState
+from pipeline.config.family import Observed
+from pipeline.distributed.shard import Sharded
+from pipeline.run_folder.log import RunLog
+from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import StepOutput
 
 TABLE_ROWS = 262_144
@@ -30,11 +29,12 @@ class Sight:
     """What was seen of the representations so far, on this rank.
 
     Args:
-        names: the fields. cardinalities: [values] of each. width: [columns] of a field's vector.
+        observed: what there is to see; None: nothing.
     """
 
-    def __init__(self, names: Sequence[str], cardinalities: Sequence[int], width: int) -> None:
-        count = min(max(MOST_COORDINATES // width, 1), len(names))
+    def __init__(self, observed: Observed | None) -> None:
+        names, cardinalities = (observed.names, observed.cardinalities) if observed is not None else ((), ())
+        count = min(max(MOST_COORDINATES // observed.width, 1), len(names)) if observed is not None else 0
         self.fields = torch.linspace(0, len(names) - 1, count).round().long()
         self.names = tuple(names[at] for at in self.fields)
         self.cardinalities = tuple(cardinalities[at] for at in self.fields)
@@ -48,7 +48,7 @@ class Sight:
     @torch.no_grad()
     def add(self, seen: dict[str, Tensor]) -> None:
         """Add a batch's vectors; `generated` and `raw` are looked at side by side, for their correlation."""
-        known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen}
+        known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen and self.names}
         looked = {name: vectors_BFD[:, self.fields].flatten(1) for name, vectors_BFD in known.items()}
         views = {"emb": looked["emb"]} if "emb" in looked else {}
         if "generated" in looked:
@@ -94,58 +94,59 @@ class Sight:
         return told
 
 
-class Watch:
-    """A part of the job that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
+class Watch(Callback):
+    """A callback that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
 
     Args:
-        every_steps: [steps] between two looks; 0 never looks. rows: [rows] of one look, over all ranks.
+        model: inside of `sharded`. observed: what of it is looked at, beside the tables.
+        every_steps: [steps] between two looks; 0 never looks. batch_rows: [rows] of a step over all ranks. rows: [rows] of one
+            look, over all ranks.
 
     Attributes:
         steps: [steps] that a look takes; it begins so many before the line is due.
     """
 
-    def __init__(self, job: Job, *, every_steps: int, rows: int = 4096) -> None:
-        self._job, self._every, self._log = job, every_steps, job.log
-        self.steps = max(-(-rows // job.config.train.batch_rows), 1)
-        self._sight = sight_of(job)
+    def __init__(
+        self,
+        model: nn.Module,
+        sharded: Sharded,
+        observed: Observed | None,
+        log: RunLog,
+        *,
+        every_steps: int,
+        batch_rows: int,
+        rows: int = 4096,
+    ) -> None:
+        self._model, self._sharded, self._observed, self._log, self._every = model, sharded, observed, log, every_steps
+        self.steps = max(-(-rows // batch_rows), 1)
+        self._sight = Sight(observed)
 
-    def before(self, state: TrainState) -> None:
+    def on_step_begin(self, state: TrainState) -> None:
         """Have the model report the sides of its product in the steps that are looked at."""
-        set_watch(self._job, on=self._is_looking(state.step + 1))
+        set_watch(self._model, on=self._is_looking(state.step + 1))
 
-    def after(self, state: TrainState, output: StepOutput) -> None:
+    def on_step_end(self, state: TrainState, output: StepOutput) -> None:
         """Look; at the end of a look write what was seen. Every rank does so in the same step."""
         if not self._is_looking(state.step):
             return
         self._sight.add(output.seen)
         if state.step % self._every == 0:
-            self._log.write("diagnosed", state.step, {**self._sight.told(), "tables": tables_told(self._job)})
-            self._sight = sight_of(self._job)
+            self._log.write("diagnosed", state.step, {**self._sight.told(), "tables": tables_told(self._sharded)})
+            self._sight = Sight(self._observed)
 
     def _is_looking(self, step: int) -> bool:
         return bool(self._every) and (step - 1) % self._every >= self._every - self.steps
 
 
-def sight_of(job: Job) -> Sight:
-    """An empty sight of the job's fields."""
-    features, model = job.source.features, job.task.model
-    if isinstance(model, Denoiser):
-        names, width = [slot.name for slot in model.tables], model.tables[0].dim
-    else:
-        assert isinstance(model, Ranker)
-        names, width = list(features.fields), model.embed.width
-    return Sight(names, [features.cardinality(name) for name in names], width)
-
-
 @torch.no_grad()
-def tables_told(job: Job) -> dict[str, dict[str, float]]:
+def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
     """The health of every table, of at most TABLE_ROWS evenly spaced rows of each shard, without gathering any. Collective.
 
     Where a table is split by columns, a row's norm is its parts', and rankme is left out: it needs whole rows.
     """
     told = {}
-    moments = _moments(job)
-    for key, table in job.sharded.model.state_dict().items():
+    moments = _moments(sharded)
+    for key, table in sharded.model.state_dict().items():
         if not isinstance(table, ShardedTensor):
             continue
         rows, width = table.metadata().size
@@ -157,7 +158,7 @@ def tables_told(job: Job) -> dict[str, dict[str, float]]:
             step = max(-(-len(shard.tensor) // TABLE_ROWS), 1)
             top, left = shard.metadata.shard_offsets
             numbers = torch.arange(top, top + len(shard.tensor), step)
-            seen = job.sharded.seen(name, shard.tensor[::step, :part], numbers, left)
+            seen = sharded.seen(name, shard.tensor[::step, :part], numbers, left)
             moment = moments.get((key, at))
             total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
         if dist.is_initialized():
@@ -173,10 +174,10 @@ def _moved(moment: Tensor) -> Tensor:
     return moment.reshape(len(moment), -1).ne(0).any(1).cpu()
 
 
-def _moments(job: Job) -> dict[tuple[str, int], Tensor]:
+def _moments(sharded: Sharded) -> dict[tuple[str, int], Tensor]:
     """The accumulators of this rank's shards."""
     found = {}
-    state = job.sharded.fused.state_dict()["state"]
+    state = sharded.fused.state_dict()["state"]
     for key, values in state.items():
         for name, value in values.items():
             if isinstance(value, ShardedTensor) and not name.endswith("exp_avg"):
@@ -185,7 +186,6 @@ def _moments(job: Job) -> dict[tuple[str, int], Tensor]:
     return found
 
 
-def set_watch(job: Job, *, on: bool) -> None:
-    """Have the model report the two sides of its product, or no longer."""
-    if isinstance(job.task.model, Ranker):
-        job.task.model.watch = on
+def set_watch(model: nn.Module, *, on: bool) -> None:
+    """Have the model report what only diagnostics read, or no longer; one that has nothing to report does not ask."""
+    setattr(model, "watch", on)  # noqa: B010 - torch declares attributes of a module to be tensors or modules

@@ -1,10 +1,11 @@
 """What one step of pre-training computes: hide values, restore them, and weigh the fields; and the losses per field."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
 from data.batch import Batch
@@ -13,10 +14,11 @@ from models.diffusion.denoiser import Denoiser, Restored
 from models.diffusion.noise import Noise, thinned
 from models.diffusion.slots import Ids, ids_of
 from models.diffusion.softmax import LogQ, losses
-from pipeline.training.objective import StepOutput
+from pipeline.training.field_metrics import FieldMeters
+from pipeline.training.objective import MetricSpec, Objective, StepOutput
 
 
-class PretrainTask(nn.Module):
+class DenoiseObjective(Objective):
     """Hide values of every row, restore them, and sum up what that cost.
 
     loss = ranks * sum over local rows b of w_b * sum over restored slots s of weight_f(s) * CE_bs / rows of the step
@@ -29,11 +31,18 @@ class PretrainTask(nn.Module):
     Args:
         model: a denoiser that restores.
         candidates: of all its tables.
-        shares: task -> (2,) how frequent the labels 0 and 1 are.
+        shares: target -> (2,) how frequent the labels 0 and 1 are.
         noise: what is hidden. replace: hidden values are replaced by others of their field, and read, instead of masked.
         logq: see `losses`.
         ranks: [ranks] of the process group.
     """
+
+    model: Denoiser
+    higher_is_better = MappingProxyType({"loss": False})
+    scores_rows = False
+    counts_values = True
+    precisions = ("fp32",)
+    generates = True
 
     def __init__(
         self,
@@ -50,9 +59,12 @@ class PretrainTask(nn.Module):
         self.model, self.candidates = model, candidates
         self.noise, self.replace, self.logq, self.ranks = noise, replace, logq, ranks
         self.names = model.names
+        self.headline = MetricSpec("loss", higher_is_better=False, path=("all", "loss"))
         self.label_log_p: Tensor
         self.label_S: Tensor
-        self.register_buffer("label_log_p", torch.stack([shares[task] for task in model.tasks]).log().float(), persistent=False)
+        self.register_buffer(
+            "label_log_p", torch.stack([shares[target] for target in model.tasks]).log().float(), persistent=False
+        )
         self.register_buffer("label_S", self._is_label(), persistent=False)
         self.most_F: Tensor
         self.register_buffer("most_F", self._most(), persistent=False)
@@ -89,6 +101,14 @@ class PretrainTask(nn.Module):
         if model.balance.s is not None:
             seen["difficulty"] = model.balance.s.detach().clone()
         return loss * self.ranks + own, StepOutput(batch, {}, {"denoise": loss.detach()}, seen)
+
+    def day_metrics(self) -> FieldMeters:
+        """Losses per field and label."""
+        return FieldMeters(self.names)
+
+    def step_metrics(self) -> FieldMeters:
+        """The same: they are of constant size."""
+        return FieldMeters(self.names)
 
     def _wanted(self, hidden_BS: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
         """What is restored, (B, S), and by how much every field of it weighs more, (F,)."""

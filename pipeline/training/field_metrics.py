@@ -27,8 +27,6 @@ class FieldMeters:
         names: the fields, then the labels.
     """
 
-    kind = "fields"
-
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._sums = torch.zeros(len(self.names), len(SUMS), dtype=torch.float64)

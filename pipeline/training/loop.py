@@ -16,7 +16,7 @@ class TrainState:
     Args:
         step: [steps] trained. rows: [rows] trained, over all ranks; of the day under way, skipped ones too.
         cursor: where the rows after the last trained one begin.
-        scores: metrics of days that were scored before they were trained, {day: {task: {metric: value}}}.
+        scores: metrics of days that were scored before they were trained, {day: what `evaluate` returns}.
         best: the best validation value so far, and stale: [epochs] since then.
         lr_factor: [1] what stale epochs have made of the learning rates.
         stopped: early stopping has ended the stage.
@@ -59,28 +59,28 @@ class Pipe(Protocol):
         ...
 
 
-class Part(Protocol):
-    """A concern of the job that is not training: learning rates, meters, saves, progress."""
+class Callback:
+    """A concern of the job that is not training: learning rates, metrics, saves, progress."""
 
-    def before(self, state: TrainState) -> None:
+    def on_step_begin(self, state: TrainState) -> None:
         """Called before each step."""
-        ...
 
-    def after(self, state: TrainState, output: StepOutput) -> None:
+    def on_step_end(self, state: TrainState, output: StepOutput) -> None:
         """Called after each step, with the state that includes it."""
-        ...
 
 
-def train(pipe: Pipe, batches: Iterator[Batch], state: TrainState, parts: Sequence[Part], max_steps: int | None) -> TrainState:
+def train(
+    pipe: Pipe, batches: Iterator[Batch], state: TrainState, callbacks: Sequence[Callback], max_steps: int | None
+) -> TrainState:
     """Train until the batches end, or the stage has `max_steps`."""
     while max_steps is None or state.step - state.began < max_steps:
-        for part in parts:
-            part.before(state)
+        for callback in callbacks:
+            callback.on_step_begin(state)
         try:
             output = pipe.progress(batches)
         except StopIteration:
             break
         state = state.after(output.batch)
-        for part in parts:
-            part.after(state, output)
+        for callback in callbacks:
+            callback.on_step_end(state, output)
     return state

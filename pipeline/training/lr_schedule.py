@@ -8,8 +8,7 @@ import torch
 
 from pipeline.config.train import ScheduleConfig
 from pipeline.distributed.shard import Sharded
-from pipeline.training.loop import TrainState
-from pipeline.training.objective import StepOutput
+from pipeline.training.loop import Callback, TrainState
 
 
 def factor(config: ScheduleConfig, step: int) -> float:
@@ -29,7 +28,7 @@ def factor(config: ScheduleConfig, step: int) -> float:
     return config.floor + (1.0 - config.floor) * left
 
 
-class Schedule:
+class Schedule(Callback):
     """Sets every learning rate before each step (0 for what the stage freezes), and seeds dropout from (seed, step, rank)."""
 
     def __init__(
@@ -46,7 +45,7 @@ class Schedule:
         self._config, self._sharded, self._dense, self._dense_lr = config, sharded, dense, dense_lr
         self._seed, self._rank, self._freeze = seed, rank, freeze
 
-    def before(self, state: TrainState) -> None:
+    def on_step_begin(self, state: TrainState) -> None:
         """Set the step's learning rates and seed."""
         scale = factor(self._config, state.step - state.began) * state.lr_factor
         for group in self._dense.param_groups:
@@ -54,6 +53,3 @@ class Schedule:
         self._sharded.set_lr(0.0 if "tables" in self._freeze else scale)
         digest = hashlib.blake2b(f"{self._seed}/{state.step}/{self._rank}".encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-
-    def after(self, state: TrainState, output: StepOutput) -> None:
-        """Nothing to do."""

@@ -1,6 +1,6 @@
-"""Metrics per task: exact ones for a scored day, and running ones of constant size for training.
+"""Metrics per target: exact ones for a scored day, and running ones of constant size for training.
 
-For rows i with label y, weight w and predicted probability p (the sum is over the rows of a task, w = 0 takes a row out):
+For rows i with label y, weight w and predicted probability p (the sum is over the rows of a target, w = 0 takes a row out):
 
     logloss      [nats]  sum w (-y log p - (1-y) log(1-p)) / sum w
     ne           [1]     normalised entropy: logloss / the logloss of always predicting the mean label
@@ -12,13 +12,13 @@ For rows i with label y, weight w and predicted probability p (the sum is over t
 
 A metric that is not defined (one class only, no rows) is nan. A row of weight 2 counts like two rows.
 
-T tasks, B rows of a batch, N rows in all.
+T targets, B rows of a batch, N rows in all.
 Sources: NE is of He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", 2014; GAUC of Zhu et al.,
 "Optimized Cost per Click in Taobao Display Advertising", 2017.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,6 @@ from torchrec.metrics.ne import compute_ne, get_ne_states
 from data.collate import NO_GROUP
 from data.errors import GenctrError
 from pipeline.distributed.world import share
-from pipeline.training.auc import auc_by_group
 from pipeline.training.objective import StepOutput
 
 ETA = 1e-12
@@ -45,60 +44,28 @@ class NotFinite(GenctrError):
     """Predictions that are nan or infinite: the model has diverged."""
 
 
-class DayMeters(Protocol):
-    """What judges the rows of scored days. `kind` names it in the log: `tasks` for clicks, `fields` for what was hidden."""
-
-    kind: str
-
-    def update(self, output: StepOutput) -> None:
-        """Add the rows of one step."""
-        ...
-
-    def compute(self) -> dict[str, dict[str, float]]:
-        """The metrics over all ranks. Collective."""
-        ...
-
-
-class StepMeters(DayMeters, Protocol):
-    """What judges the rows in training: of constant size, and saved with them."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of it over all ranks, as JSON values. Collective."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with any number of ranks."""
-        ...
-
-
 class Meters:
     """Exact metrics of the rows it was shown, over all ranks.
 
-    Keeps every row in CPU memory: 8 bytes for the group and 9 for each task, 17 bytes a row for one task. `compute` brings
+    Keeps every row in CPU memory: 8 bytes for the group and 9 for each target, 17 bytes a row for one target. `compute` brings
     the rows of all ranks to rank 0 and sorts them there, 150 bytes a row more while it does: 1 GB for 6 million rows.
 
     Args:
-        tasks: their names, in the order of the columns of `labels`.
+        targets: their names, in the order of the columns of `labels`.
     """
 
-    kind = "tasks"
-
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self.tasks = tuple(tasks)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all rows."""
-        self._logits = [torch.zeros(len(self.tasks), 0)]
-        self._labels = [torch.zeros(len(self.tasks), 0, dtype=torch.bool)]
-        self._weights = [torch.zeros(len(self.tasks), 0)]
+    def __init__(self, targets: Sequence[str]) -> None:
+        self.targets = tuple(targets)
+        self._logits = [torch.zeros(len(self.targets), 0)]
+        self._labels = [torch.zeros(len(self.targets), 0, dtype=torch.bool)]
+        self._weights = [torch.zeros(len(self.targets), 0)]
         self._groups = [torch.zeros(0, dtype=torch.int64)]
 
     @torch.no_grad()
     def update(self, output: StepOutput) -> None:
         """Add the rows of one step; there may be none."""
         labels, weights, groups = output.batch.labels, output.batch.weights, output.batch.groups
-        self._logits.append(torch.stack([output.logits[task] for task in self.tasks]).float().cpu())
+        self._logits.append(torch.stack([output.logits[target] for target in self.targets]).float().cpu())
         # Copies: a view would keep the memory of the whole batch, and change when its buffers are used again.
         self._labels.append(labels.T.to("cpu", torch.bool, copy=True))
         self._weights.append(weights.T.to("cpu", torch.float32, copy=True))
@@ -112,14 +79,16 @@ class Meters:
         return logits_TN, labels_TN, weights_TN, _on_rank_0(torch.cat(self._groups))
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """The metrics over all ranks: {task: {auc, gauc, logloss, ne, calibration, rows}}. Collective.
+        """The metrics over all ranks: {target: {auc, gauc, logloss, ne, calibration, rows}}. Collective.
 
         Raises:
             NotFinite: on every rank, if a prediction of a weighted row is nan or infinite.
         """
         logits_TN, labels_TN, weights_TN, groups_N = self.gathered()
-        columns = zip(self.tasks, logits_TN, labels_TN, weights_TN, strict=True)
-        return share(lambda: {task: _exact(task, x, y, w, groups_N) for task, x, y, w in columns}, dict[str, dict[str, float]])
+        columns = zip(self.targets, logits_TN, labels_TN, weights_TN, strict=True)
+        return share(
+            lambda: {target: _exact(target, x, y, w, groups_N) for target, x, y, w in columns}, dict[str, dict[str, float]]
+        )
 
 
 class RunningMeters:
@@ -128,27 +97,21 @@ class RunningMeters:
     logloss, ne, calibration and rows are exact. For auc, positive and negative rows of one bin count as ties, so that it is
     off by at most half the pairs that share a bin, over all pairs: `auc_error`, computed from the same histogram.
 
-    One (T, 7 + 2 * 4096) tensor, 66 kB a task, holds it all, each rank the rows it saw; `compute` and `state_dict` add the
+    One (T, 7 + 2 * 4096) tensor, 66 kB a target, holds it all, each rank the rows it saw; `compute` and `state_dict` add the
     ranks up, so that a run may go on with another number of them.
 
     Args:
-        tasks: their names, in the order of the columns of `labels`.
+        targets: their names, in the order of the columns of `labels`.
     """
 
-    kind = "tasks"
-
-    def __init__(self, tasks: Sequence[str]) -> None:
-        self.tasks = tuple(tasks)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all rows."""
-        self._state = torch.zeros(len(self.tasks), len(SUMS) + 2 * BINS, dtype=torch.float64)
+    def __init__(self, targets: Sequence[str]) -> None:
+        self.targets = tuple(targets)
+        self._state = torch.zeros(len(self.targets), len(SUMS) + 2 * BINS, dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, output: StepOutput) -> None:
         """Add the rows of one step, on the device they are on, without waiting for it; there may be none."""
-        logits_TB = torch.stack([output.logits[task] for task in self.tasks]).double()
+        logits_TB = torch.stack([output.logits[target] for target in self.targets]).double()
         labels_TB, weights_TB = output.batch.labels.T.double(), output.batch.weights.T.double()
         inside_TB = logits_TB.nan_to_num().clamp(-EDGE, EDGE)  # before they are integers, which huge ones overflow
         bins_TB = ((inside_TB + EDGE) * (BINS / (2 * EDGE))).long().clamp(max=BINS - 1)
@@ -159,24 +122,24 @@ class RunningMeters:
         negative_TX.scatter_add_(1, bins_TB, weights_TB * (1 - labels_TB))
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """The metrics over all ranks: {task: {auc, auc_error, logloss, ne, calibration, rows}}. Collective.
+        """The metrics over all ranks: {target: {auc, auc_error, logloss, ne, calibration, rows}}. Collective.
 
         Raises:
             NotFinite: on every rank, if a prediction was nan or infinite.
         """
-        return {task: _running(task, state) for task, state in zip(self.tasks, self._total(), strict=True)}
+        return {target: _running(target, state) for target, state in zip(self.targets, self._total(), strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All rows of all ranks, as JSON values: {task: {sums, bins: [[bin, negative, positive]]}}. Collective."""
-        return {task: _to_json(state) for task, state in zip(self.tasks, self._total(), strict=True)}
+        """All rows of all ranks, as JSON values: {target: {sums, bins: [[bin, negative, positive]]}}. Collective."""
+        return {target: _to_json(state) for target, state in zip(self.targets, self._total(), strict=True)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A task that is not in it begins here."""
-        self.reset()
+        """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A target that is not in it begins here."""
+        self._state = torch.zeros_like(self._state)
         if not dist.is_initialized() or dist.get_rank() == 0:
-            for row, task in zip(self._state, self.tasks, strict=True):
-                if task in state:
-                    _from_json(state[task], row)
+            for row, target in zip(self._state, self.targets, strict=True):
+                if target in state:
+                    _from_json(state[target], row)
 
     def _total(self) -> Tensor:
         total = self._state.clone()
@@ -200,11 +163,11 @@ def _sums(logits_TB: Tensor, labels_TB: Tensor, weights_TB: Tensor) -> Tensor:
     return torch.stack([sums[name] for name in SUMS], 1)
 
 
-def _from_sums(task: str, values: Sequence[float]) -> dict[str, float]:
+def _from_sums(target: str, values: Sequence[float]) -> dict[str, float]:
     entropy, weight, positive, negative, predicted, rows, not_finite = values
     if not_finite:
         raise NotFinite(
-            f"task {task}: {int(not_finite)} of {int(rows)} predictions are not finite\n"
+            f"target {target}: {int(not_finite)} of {int(rows)} predictions are not finite\n"
             "  next: start again from an earlier checkpoint with a smaller learning rate or gradient clipping"
         )
     nats = torch.log(torch.tensor(2.0, dtype=torch.float64)).item()  # torchrec counts in bits
@@ -219,9 +182,9 @@ def _from_sums(task: str, values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _exact(task: str, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor) -> dict[str, float]:
+def _exact(target: str, logits: Tensor, labels: Tensor, weights: Tensor, groups: Tensor) -> dict[str, float]:
     logits, labels, weights = logits.double(), labels.double(), weights.double()
-    sums = _from_sums(task, _sums(logits[None], labels[None], weights[None])[0].tolist())
+    sums = _from_sums(target, _sums(logits[None], labels[None], weights[None])[0].tolist())
     names_G, group_N = torch.unique(groups, return_inverse=True)
     auc_G, weight_G = auc_by_group(logits, labels, weights, group_N)
     known_G = ~auc_G.isnan() & (names_G != NO_GROUP)
@@ -230,13 +193,13 @@ def _exact(task: str, logits: Tensor, labels: Tensor, weights: Tensor, groups: T
     return {"auc": auc_1.sum().item() if len(auc_1) else float("nan"), "gauc": gauc.item(), **sums}
 
 
-def _running(task: str, state: Tensor) -> dict[str, float]:
+def _running(target: str, state: Tensor) -> dict[str, float]:
     sums, negative_K, positive_K = _parts(state)
     pairs = negative_K.sum() * positive_K.sum()
     tied = positive_K * negative_K / 2
     won = positive_K * (negative_K.cumsum(0) - negative_K) + tied
     ratios = {"auc": (won.sum() / pairs).item(), "auc_error": (tied.sum() / pairs).item()}  # 0 / 0 is nan, as it should be
-    return {**ratios, **_from_sums(task, sums.tolist())}
+    return {**ratios, **_from_sums(target, sums.tolist())}
 
 
 def _to_json(state: Tensor) -> dict[str, Any]:
@@ -266,3 +229,41 @@ def _on_rank_0(mine: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in rows] if dist.get_rank() == 0 else None
     dist.gather(padded, parts, dst=0)
     return mine[:0] if parts is None else torch.cat([part[:count] for part, count in zip(parts, rows.tolist(), strict=True)])
+
+
+def auc_by_group(scores_N: Tensor, labels_N: Tensor, weights_N: Tensor, group_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The AUC of every group, and its weight: two (G,) float64 tensors. nan where a group has one class only.
+
+    AUC = sum over positives i of w_i (weight of negatives below i + half the weight of negatives level with i)
+          / (weight of positives * weight of negatives)
+
+    Ours, because none of the libraries has it right for weighted rows with ties: torchmetrics' `binary_auroc` takes no
+    weights; torchrec's `compute_auc` and `compute_gauc_3d`, and FBGEMM's, give tied rows whatever order the sort leaves them
+    in, and average groups without their size. One sort does all groups.
+
+    Shape:
+        all (N,); group_N int64, 0..G-1.
+
+    Example:
+        >>> scores, labels = torch.tensor([3.0, 1.0, 2.0, 2.0, 2.0]), torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])
+        >>> auc_by_group(scores, labels, torch.ones(5), torch.tensor([0, 0, 1, 1, 1]))
+        (tensor([1.0000, 0.5000], dtype=torch.float64), tensor([2., 3.], dtype=torch.float64))
+    """
+    order = scores_N.argsort()
+    order = order[group_N[order].argsort(stable=True)]
+    scores_N, group_N = scores_N[order], group_N[order]
+    weights_N, labels_N = weights_N[order].double(), labels_N[order].double()
+    starts_N = torch.ones_like(group_N, dtype=torch.bool)
+    starts_N[1:] = (scores_N[1:] != scores_N[:-1]) | (group_N[1:] != group_N[:-1])
+    tie_N = starts_N.cumsum(0) - 1  # rows of one group and one score share a number
+    ties, groups = int(starts_N.sum()), int(group_N[-1]) + 1 if len(group_N) else 0
+    positive_K = torch.zeros(ties, dtype=torch.float64).index_add_(0, tie_N, weights_N * labels_N)
+    negative_K = torch.zeros(ties, dtype=torch.float64).index_add_(0, tie_N, weights_N * (1 - labels_N))
+    group_K = group_N[starts_N]
+    positive_G = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_K, positive_K)
+    negative_G = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_K, negative_K)
+    before_G = negative_G.cumsum(0) - negative_G  # negatives of the groups before
+    below_K = negative_K.cumsum(0) - negative_K - before_G[group_K]
+    won_K = positive_K * (below_K + negative_K / 2)
+    won_G = torch.zeros(groups, dtype=torch.float64).index_add_(0, group_K, won_K)
+    return won_G / (positive_G * negative_G), positive_G + negative_G

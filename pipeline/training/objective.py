@@ -1,14 +1,14 @@
-"""What one step trains: a batch in, a loss and an output out."""
+"""What one step computes: a batch in, a loss and an output out; and what it is judged by."""
 
-from contextlib import nullcontext
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
-from models.losses import Loss
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class StepOutput:
     """What a step leaves behind, detached. TorchRec's pipeline hands on nothing else, so the loss and the cursor ride here.
 
     Shape:
-        logits: {task: (B,)}; losses: {name: ()}, this rank's share of the mean over the step's rows; seen: what diagnostics
+        logits: {target: (B,)}; losses: {name: ()}, this rank's share of the mean over the step's rows; seen: what diagnostics
         and meters look at, by name.
     """
 
@@ -34,44 +34,86 @@ class MapsIds(Protocol):
         ...
 
 
-class RankTask(nn.Module):
-    """Click prediction: the sum over tasks of the loss on this rank's rows, and what the model adds of its own.
-
-    loss = ranks * (sum over tasks of loss(output, task) + sum over aux and local rows of weight * loss / rows of the step)
-
-    Averaged over ranks, as DistributedDataParallel and TorchRec average gradients, this is the mean over all rows of the
-    step, however unevenly the last rows of a day fall on the ranks.
+@dataclass(frozen=True)
+class MetricSpec:
+    """One number among the metrics of an objective.
 
     Args:
-        model: bags, sequences, numbers and vectors to an `Output`.
-        tasks: task names, in the order of the label columns.
-        loss: of each task.
-        ranks: [ranks] of the process group.
-        bf16: the kind of device on which the model's matrix products are computed in that, by torch's autocast; None: in fp32.
-            Weights and losses stay fp32.
-
-    Attributes:
-        ids: maps the ids of managed tables; None if there are none. It is told what the tables are once they are sharded.
+        name: of the metric, such as `auc`. higher_is_better: or else lower. path: the keys that lead to it in what
+            `DayMetrics.compute` returns: whose it is, such as a target, and the name.
     """
 
+    name: str
+    higher_is_better: bool
+    path: tuple[str, str]
+
+    def of(self, metrics: Mapping[str, Mapping[str, float]]) -> float:
+        """Its value among the metrics of a day."""
+        return metrics[self.path[0]][self.path[1]]
+
+
+class DayMetrics(Protocol):
+    """Judges the rows of scored days."""
+
+    def update(self, output: StepOutput) -> None:
+        """Add the rows of one step."""
+        ...
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """{whose: {metric: value}} over all ranks. Collective."""
+        ...
+
+
+class StepMetrics(DayMetrics, Protocol):
+    """Judges the rows in training: of constant size, and saved with them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it over all ranks, as JSON values. Collective."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, with any number of ranks."""
+        ...
+
+
+class Objective(nn.Module, ABC):
+    """What one step computes. It is sharded whole, so all that a step needs is inside.
+
+    Attributes:
+        model: what is trained, published and scored.
+        higher_is_better: of the metrics that training can be judged by.
+        scores_rows: whether what a step leaves behind has the logits of every target.
+        counts_values: whether it is built from how often every value occurs in its days, which are counted first.
+        precisions: what matrix products may be computed in.
+        generates: whether rows can be drawn from its model, see `pipeline.jobs.sample`.
+        headline: the one that early stopping takes, that gates look at and tables show first, unless a config names another.
+        ids: maps the ids of managed tables; None if there are none. It is set once the tables are sharded.
+    """
+
+    model: nn.Module
+    headline: MetricSpec
+    higher_is_better: ClassVar[Mapping[str, bool]] = MappingProxyType({})
+    scores_rows: ClassVar[bool] = True
+    counts_values: ClassVar[bool] = False
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
+    generates: ClassVar[bool] = False
     ids: MapsIds | None = None
 
-    def __init__(self, model: nn.Module, *, tasks: tuple[str, ...], loss: Loss, ranks: int, bf16: str | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.tasks, self.loss, self.ranks, self.bf16 = tasks, loss, ranks, bf16
-
+    @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
         """Return the scalar to differentiate, and the output with everything detached."""
-        looked = self.ids(batch, learn=self.training) if self.ids is not None else batch
-        # TorchRec's pipelines trace this method symbolically: what the head returns can be asked by name, not looped over.
-        with nullcontext() if self.bf16 is None else torch.autocast(self.bf16, torch.bfloat16):
-            output = self.model(looked.bags, looked.sequences, looked.numbers, looked.vectors)
-            losses: dict[str, Tensor] = {}
-            for i, task in enumerate(self.tasks):
-                losses |= self.loss(output, task, batch.labels[:, i], batch.weights[:, i], batch.rows)
-            losses |= {name: loss_B.sum() * (weight / batch.rows) for name, (loss_B, weight) in output.aux.items()}
-        losses = {name: loss.float() for name, loss in losses.items()}
-        total = torch.stack(list(losses.values())).sum() * self.ranks
-        logits = {task: output.logits[task].detach().float() for task in self.tasks}
-        return total, StepOutput(batch, logits, {name: loss.detach() for name, loss in losses.items()}, output.seen)
+
+    @abstractmethod
+    def day_metrics(self) -> DayMetrics:
+        """New metrics of scored days."""
+
+    @abstractmethod
+    def step_metrics(self) -> StepMetrics:
+        """New metrics of rows in training."""
+
+    def metric(self, name: str | None) -> MetricSpec:
+        """The headline, or another metric of the same target."""
+        headline = self.headline
+        if name is None:
+            return headline
+        return MetricSpec(name, self.higher_is_better[name], (headline.path[0], name))

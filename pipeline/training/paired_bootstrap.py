@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.collate import NO_GROUP
-from pipeline.training.auc import auc_by_group
+from pipeline.training.metrics import auc_by_group
 
 DRAWS = 200
 MOST_ROWS = 200_000

@@ -4,6 +4,7 @@ Run: pytest tests/data/test_collate.py
 """
 
 import math
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -248,7 +249,7 @@ def test_vectors_of_any_type_are_read_and_missing_ones_are_0(kind: pa.DataType) 
 
 
 def test_labels_weights_and_groups_are_read() -> None:
-    labels = [{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}]
+    labels = [{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "where": "y"}]
     columns = {"a": [1, 2, 3], "y": [True, False, True], "z": [1.0, None, 0.0], "w": [0.5, 2, 1], "g": [-7, 9, None]}
 
     batch = collate(columns, label=None, labels=labels, weight="w", group="g")
@@ -334,11 +335,11 @@ def test_a_schema_without_ids_has_no_keys_but_all_rows() -> None:
 STRAY = pa.array([1, 2, 3])
 
 MISTAKES = [
-    ("y", [0, None, 1], [ID], {}, "the label of task 'y' is None"),
-    ("y", [0, 2, 1], [ID], {}, "the label of task 'y' is 2"),
-    ("y", [0, float("nan"), 1], [ID], {}, "the label of task 'y' is nan"),
-    ("y", [0, 1e300, 1], [ID], {}, "the label of task 'y' is 1e[+]300"),
-    ("where", [0, 3, 1], [ID], {"label": {"column": "y", "where": "where"}}, "whether the row counts for task 'y' is 3"),
+    ("y", [0, None, 1], [ID], {}, "the label of target 'y' is None"),
+    ("y", [0, 2, 1], [ID], {}, "the label of target 'y' is 2"),
+    ("y", [0, float("nan"), 1], [ID], {}, "the label of target 'y' is nan"),
+    ("y", [0, 1e300, 1], [ID], {}, "the label of target 'y' is 1e[+]300"),
+    ("where", [0, 3, 1], [ID], {"label": {"column": "y", "where": "where"}}, "whether the row counts for target 'y' is 3"),
     ("w", [0.0, -1.0, 1.0], [ID], {"weight": "w"}, "the weight of the row is -1"),
     ("w", [0.0, None, 1.0], [ID], {"weight": "w"}, "the weight of the row is None"),
     ("w", [0.0, float("inf"), 1.0], [ID], {"weight": "w"}, "the weight of the row is inf"),
@@ -581,3 +582,121 @@ def test_without_a_time_and_a_date_nothing_says_how_old_an_id_is(monkeypatch: py
 def test_the_number_that_stands_for_a_missing_id_is_no_id() -> None:
     with pytest.raises(BadInput, match=rf"the id is {NO_ID}[\s\S]*expected: any integer but {NO_ID}"):
         collate({"a": pa.array([5, None, NO_ID])}, {**MANAGED, "ttl_days": None})
+
+
+# --- what events carry ---
+
+CARRYING = {
+    **SEQUENCE,
+    "time": "past_time",
+    "payload": {
+        "time": "past_time",
+        "action": "past_action",
+        "session": "past_session",
+        "vector": {"column": "past_vector", "dim": 2},
+        "ids": {"surface": "past_surface"},
+    },
+}
+CLOCK = {"column": "t", "unit": "ms"}
+
+
+def carried(ids: list[list[int | None] | None]) -> dict[str, Any]:
+    """A log in which everything an event carries follows from its place p in the log: p seconds, action p, session 10 p, …"""
+    places = [[100 * row + at for at in range(len(own or []))] for row, own in enumerate(ids)]
+    return {
+        "past": ids,
+        "past_time": [[1000 * p for p in own] for own in places],
+        "past_action": places,
+        "past_session": [[10 * p for p in own] for own in places],
+        "past_vector": pa.array([[[p, -p] for p in own] for own in places], pa.list_(pa.list_(pa.float32()))),
+        "past_surface": [[p + 7 for p in own] for own in places],
+    }
+
+
+@pytest.mark.parametrize("pool", ["mean", "attention"])
+@pytest.mark.parametrize(
+    ("longer", "kept", "places"),
+    [
+        ("keep_last", [[13, 14], [], [21], []], [2, 3, 200]),
+        ("keep_first", [[11, 13], [], [21], []], [0, 2, 200]),
+    ],
+)
+def test_what_an_event_carries_stays_with_its_id_through_every_cut(
+    pool: str, longer: str, kept: list[list[int]], places: list[int]
+) -> None:
+    #   row 0: a null id at place 1, and the event at place 4 is not of the past; row 1 is empty, row 3 null
+    log = carried([[11, None, 13, 14, 15], [], [21], None])
+    log["t"] = pa.array([4000, 5000, 999_000, 1], pa.int64())
+    item = {**ID, "name": "i", "table": "past", "ids": None, "rows": None, "column": "i"}
+    batch = collate({**log, "i": [1] * 4}, {**CARRYING, "longer": longer, "pool": pool}, item, time=CLOCK)
+
+    keyed = batch.bags if pool == "mean" else batch.sequences
+    assert keyed is not None
+    assert [(part - 1).tolist() for part in keyed["past"].to_dense()] == kept
+    carries = batch.payloads["past"]
+    assert carries["time"].tolist() == [float(p) for p in places]
+    assert carries["action"].tolist() == places
+    assert carries["session"].tolist() == [10 * p for p in places]
+    assert carries["vector"].tolist() == [[p, -p] for p in places]
+    assert carries["ids.surface"].tolist() == [p + 7 for p in places]
+    assert batch.times is not None
+    assert batch.times.tolist() == [4.0, 5.0, 999.0, 0.001], "seconds"
+    assert {name: own.dtype for name, own in carries.items()} == {
+        "time": torch.float64,
+        "action": torch.int64,
+        "session": torch.int64,
+        "vector": torch.float32,
+        "ids.surface": torch.int64,
+    }
+
+
+def test_an_event_that_carries_nothing_says_so() -> None:
+    field = {**SEQUENCE, "payload": {name: own for name, own in CARRYING["payload"].items() if name != "time"}}
+    nothing = pa.array([[None, None]], pa.list_(pa.int64()))
+    vectors = pa.array([[None, [1.0, 2.0]]], pa.list_(pa.list_(pa.float32())))
+    columns = {"past": [[1, 2]], "past_action": nothing, "past_session": nothing, "past_surface": nothing}
+    batch = collate({**columns, "past_vector": vectors}, field)
+
+    assert {name: own.tolist() for name, own in batch.payloads["past"].items()} == {
+        "action": [0, 0],
+        "session": [-1, -1],
+        "vector": [[0, 0], [1, 2]],
+        "ids.surface": [-1, -1],
+    }
+    assert batch.times is None
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("past_action", [[1]], r"the list has 1 values.*row 100.*past_action.*one value for every event of 'past'"),
+        ("past_vector", [[[1.0], [1.0, 2.0]]], r"row 100.*past_vector.*2 finite numbers for every event, or null"),
+        ("past_vector", [[[1.0, math.nan], [1.0, 2.0]]], r"past_vector.*2 finite numbers"),
+    ],
+)
+def test_a_payload_that_fits_no_event_is_refused_with_its_row(column: str, values: list[Any], message: str) -> None:
+    log = carried([[1, 2]])
+    with pytest.raises(BadInput) as error:
+        collate({**log, column: values, "t": [5000]}, CARRYING, time=CLOCK)
+    assert re.search(message, str(error.value), re.DOTALL), error.value
+
+
+def test_the_row_hash_has_what_events_carry_and_is_what_it_was_without() -> None:
+    log = {**carried([[1, 2]]), "t": [5000]}
+    plain = {name: own for name, own in CARRYING.items() if name != "payload"}
+    hashes = [collate(log, plain, time=CLOCK).tally.hashes[0]]
+    hashes.append(collate({**log, "past_session": [[5, 5]]}, plain, time=CLOCK).tally.hashes[0])
+    hashes.append(collate(log, CARRYING, time=CLOCK).tally.hashes[0])
+    hashes.append(collate({**log, "past_session": [[5, 5]]}, CARRYING, time=CLOCK).tally.hashes[0])
+
+    assert hashes[0] == hashes[1]
+    assert len({int(own) for own in hashes}) == 3
+
+
+def test_a_batch_takes_what_events_carry_along_to_a_device() -> None:
+    log = {**carried([[1, 2]]), "t": [5000]}
+    batch = collate(log, CARRYING, time=CLOCK).to(torch.device("meta"))
+
+    assert batch.times is not None
+    assert {own.device.type for own in [batch.times, batch.labels, *batch.payloads["past"].values()]} == {"meta"}
+    assert batch.tally.rows.device.type == "cpu"

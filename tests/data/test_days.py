@@ -185,19 +185,6 @@ def test_a_day_is_its_files_in_the_order_of_their_paths(folder: Path) -> None:
     assert day.schema.equals(pa.schema({"id": pa.int64()}))
 
 
-def test_the_fingerprint_of_a_day_changes_with_its_files_and_not_with_its_place(folder: Path, tmp_path: Path) -> None:
-    before = days(folder.parent).open(DAY, ["id"]).fingerprint
-    (tmp_path / "log").rename(tmp_path / "moved")
-    moved = tmp_path / "moved" / folder.name
-    assert days(moved.parent).open(DAY, ["id"]).fingerprint == before
-
-    pq.write_table(table(9), moved / "2-late.parquet")
-    assert days(moved.parent).open(DAY, ["id"]).fingerprint != before
-    (moved / "2-late.parquet").unlink()
-    pq.write_table(table(1, 2, 3), moved / "1.parquet", row_group_size=1)
-    assert days(moved.parent).open(DAY, ["id"]).fingerprint != before
-
-
 def test_a_day_that_is_not_there_is_told_with_the_nearest_one(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"there is no day 2026-11-02(.|\n)*did you mean '2026-11-20'"):
         days(folder.parent).open("2026-11-02", ["id"])

@@ -66,3 +66,29 @@ def test_every_field_with_ids_has_the_map_of_its_table() -> None:
 def test_statistics_that_are_missing_are_named() -> None:
     with pytest.raises(GenctrError, match="age, tab: nothing fitted"):
         Features(schema(TAB, AGE, USER))
+
+
+def test_every_field_says_whom_it_describes() -> None:
+    fields = [{**USER, "column": "uid"}, {**ITEM, "role": "item"}, PRICE]
+    log = {"name": "log", "label": {"column": "y"}, "group": "uid", "fields": fields}
+    features = Features(Schema.model_validate(log))
+
+    assert dict(features.roles) == {USER["name"]: "user", ITEM["name"]: "item", PRICE["name"]: "context"}
+
+
+def test_the_run_may_say_how_a_sequence_becomes_one_vector() -> None:
+    log = schema(USER, ITEM, PAST, TAGS)
+    assert [table.pooled for table in Features(log).tables] == [True, True, True]
+
+    features = Features(log, pools={"past": "events"})
+
+    assert {table.name: table.pooled for table in features.tables} == {"user": True, "item": False, "tags": True}
+    assert dict(features.pools) == {"past": "events", "tags": "sum"}
+    assert dict(features.queries) == {"past": "item"}
+    assert features.sequence_keys == ["item", "past"]
+
+
+def test_a_pooled_table_pools_in_one_way() -> None:
+    log = schema(USER, {**TAGS, "pool": "mean"}, {**PAST, "table": "tags"})
+    with pytest.raises(GenctrError, match="the fields of table 'tags' pool by mean and by sum"):
+        Features(log, pools={"past": "sum"})

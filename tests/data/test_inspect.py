@@ -406,7 +406,7 @@ def test_a_label_with_an_impossible_name_gets_a_task_and_keeps_its_column(tmp_pa
 
     schema = schema_of(inspect(str(tmp_path / "1.parquet")), tmp_path)
 
-    assert [(own.column, own.task) for own in schema.targets] == [("is.click", "is_click")]
+    assert [(own.column, own.target) for own in schema.targets] == [("is.click", "is_click")]
     assert Schema.model_validate(schema.model_dump()) == schema
 
 
@@ -519,7 +519,7 @@ def test_the_guess_for_kuairand_reads_no_feedback(tmp_path: Path) -> None:
     schema = schema_of(report, tmp_path)
 
     assert report.rows == report.rows_read == 228_329
-    assert schema.task_names == ("is_click",)
+    assert schema.target_names == ("is_click",)
     assert schema.group == "user_id"
     feedback = ("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "is_profile_enter")
     assert not {*feedback, "profile_stay_time", "comment_stay_time"} & set(schema.columns())

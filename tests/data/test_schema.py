@@ -93,7 +93,7 @@ def test_the_schema_of_the_design_is_read_and_written_whole(tmp_path: Path) -> N
     assert isinstance(history, SequenceField)
     assert (history.column, history.longer, history.pool, history.ids) == ("history", "keep_last", "mean", None)
     assert schema.owner(history).name == "item_id"
-    assert schema.task_names == ("is_click",)
+    assert schema.target_names == ("is_click",)
     assert read_document(str(tmp_path / "again.yaml"), Schema) == schema
 
 
@@ -106,10 +106,10 @@ def test_a_run_reads_each_column_once_and_no_other(tmp_path: Path) -> None:
 
 def test_several_labels_name_their_tasks() -> None:
     schema = feed(
-        label=None, labels=[{"task": "click", "column": "y"}, {"task": "buy", "column": "z", "where": "y"}], weight="w"
+        label=None, labels=[{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "where": "y"}], weight="w"
     )
 
-    assert schema.task_names == ("click", "buy")
+    assert schema.target_names == ("click", "buy")
     assert schema.columns() == ["a", "y", "z", "w"]
 
 
@@ -131,9 +131,9 @@ PAST = {"name": "past", "kind": "sequence", "length": 3}
         ({"fields": []}, "at least 1"),
         ({"label": None}, "expected either label or labels"),
         ({"label": None, "labels": []}, "at least 1"),
-        ({"label": {"column": "is.click"}}, "task\n  String should match pattern"),
+        ({"label": {"column": "is.click"}}, "target\n  String should match pattern"),
         ({"labels": [{"column": "z"}]}, "expected either label or labels"),
-        ({"label": None, "labels": [{"column": "z"}, {"column": "z"}]}, "same task"),
+        ({"label": None, "labels": [{"column": "z"}, {"column": "z"}]}, "same target"),
         ({"fields": [ID, ID]}, "two fields are called 'a'"),
         ({"fields": [{**ID, "column": "y"}]}, "'y' is a label"),
         ({"fields": [{**ID, "name": "a.b"}]}, "match pattern"),

@@ -14,6 +14,8 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.errors import GenctrError
 from models.decoders import DECODERS
+from models.inputs import Payload
+from models.sparse import Events
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import World
@@ -21,7 +23,7 @@ from pipeline.jobs.train import run
 from tests.helpers import on_ranks
 from tests.tiny import DAYS, SCHEMA, built, write_log
 
-STEADY = ("model.options.dropout=0", "model.dim=16", "train.log_every_steps=1000", "train.diagnose_every_steps=0")
+STEADY = ("model.decoder_options.dropout=0", "model.dim=16", "train.log_every_steps=1000", "train.diagnose_every_steps=0")
 PLANS = ("table_wise", "row_wise")
 SENT = ("fp32", "fp16", "int8")
 
@@ -53,7 +55,7 @@ def trained(rank: int, config: str, out: str, overrides: list[str]) -> tuple[flo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comm_ops.dist, "all_to_all_single", watched)
         job = build(*load(config, overrides), out, World(rank, dist.get_world_size(), torch.device("cpu")))
-        loss = run(job, quiet=True)["test"]["tasks"]["is_click"]["logloss"]
+        loss = run(job, quiet=True)["test"]["metrics"]["is_click"]["logloss"]
         job.close()
     return loss, sum(sent)
 
@@ -104,7 +106,8 @@ def test_the_pipeline_that_was_asked_for_is_made(config: Path, tmp_path: Path) -
 def test_every_decoder_can_be_read_ahead_of(config: Path, tmp_path: Path, decoder: str) -> None:
     """TorchRec traces the whole step: a loop over what a network returns would end it."""
     options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet", "tf"} else {"hidden": [6]}
-    model = {"decoder": decoder, "paradigm": "sfg", "dim": 4, "options": options, "loss": "tf" if decoder == "tf" else "bce"}
+    losses = [{"name": "tf" if decoder == "tf" else "bce"}]
+    model = {"decoder": decoder, "encoder": {"kind": "sfg"}, "dim": 4, "decoder_options": options, "losses": losses}
     with built(config, tmp_path, f"model={json.dumps(model)}", "train.pipeline=sparse_dist") as job:
         stream = job.source.stream(job.source.open(DAYS[0]))
         with job.pipe() as pipe, closing(stream.batches(stream.start())) as batches:
@@ -114,6 +117,35 @@ def test_every_decoder_can_be_read_ahead_of(config: Path, tmp_path: Path, decode
             model, batch = job.sharded.model.eval(), next(batches)
             once, again = (model(batch)[1].logits["is_click"] for _ in range(2))
         assert torch.equal(once, again), "a pipeline that is over leaves the model as it was, and no ids of its own in it"
+
+
+@pytest.mark.parametrize("pipeline", ["base", "sparse_dist"])
+def test_what_events_carry_reaches_the_sequence_encoder_of_a_sharded_model(config: Path, tmp_path: Path, pipeline: str) -> None:
+    schema = yaml.safe_load(SCHEMA.read_text())
+    history = next(field for field in schema["fields"] if field["name"] == "history")
+    history["payload"] = {"time": "history_time_ms", "ids": {"item": "history"}}
+    path = tmp_path / "schema.yaml"
+    path.write_text(yaml.safe_dump(schema))
+    sequences = "model.sequences={history: {encoder: target_attention}}"
+    seen: list[tuple[Events, Payload, torch.Tensor]] = []
+    with built(config, tmp_path / "run", f"schema={path}", sequences, f"train.pipeline={pipeline}") as job:
+        encoder = job.objective.model.embed.sequences[0]
+        attend = encoder.forward
+        encoder.forward = lambda query, events, payload, time: (
+            seen.append((events, payload, time)) or attend(query, events, payload, time)
+        )
+        stream = job.source.stream(job.source.open(DAYS[0]))
+        with job.pipe() as pipe, closing(stream.batches(stream.start())) as batches:
+            trained = [pipe.progress(batches).batch for _ in range(3)]
+    for batch, (events, payload, time_B) in zip(trained, seen, strict=True):
+        assert batch.sequences is not None
+        assert payload.times_N is not None
+        assert len(events.values) == len(payload.times_N) == len(payload.ids["item"]) > 0
+        assert torch.equal(events.lengths, batch.sequences["history"].lengths())
+        assert torch.equal(time_B, batch.times)
+        assert (payload.times_N < time_B.repeat_interleave(events.lengths)).all(), "an event is before its row"
+        pairs = torch.stack([payload.ids["item"], batch.sequences["history"].values()], dim=1).unique(dim=0)
+        assert len(pairs) == len(pairs[:, 0].unique()), "one row of the table for every item"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +162,8 @@ def test_every_decoder_can_be_read_ahead_of(config: Path, tmp_path: Path, decode
         (["tables.only={item_id: {kernel: fused_uvm_caching}}"], "tables.only.item_id: kernel fused_uvm_caching needs a CUDA"),
         (["tables.precision=fp16", "tables.optimizer=adagrad"], "tables: adagrad has no fp16 tables on a CPU: set precision"),
         (
-            ["model={paradigm: diffusion, dim: 4}", "train.pipeline=sparse_dist"],
-            "a denoiser's look-ups depend on what it hides",
+            ["model={family: denoiser, dim: 4}", "train.pipeline=sparse_dist"],
+            "what a denoiser looks up depends on the step",
         ),
     ],
 )

@@ -40,15 +40,15 @@ def test_the_stages_of_the_page_are_stages(tmp_path: Path) -> None:
     run = {
         "schema": str(SCHEMA),
         "data": {"root": "/log", "days": "2026-11-01..2026-11-10", "validation": ["2026-11-11"]},
-        "model": {"paradigm": "diffusion"},
+        "model": {"family": "denoiser"},
         **yaml.safe_load(block[0]),
     }
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     stages = load(str(path))[0].resolved()
 
-    assert [(stage.name, stage.task, stage.freeze) for stage in stages] == [
-        ("pretrain", "pretrain", ()),
+    assert [(stage.name, stage.objective, stage.freeze) for stage in stages] == [
+        ("pretrain", "denoise", ()),
         ("rank", "rank", ()),
         ("serve", "rank", ("tables",)),
     ]

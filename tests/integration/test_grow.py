@@ -178,13 +178,13 @@ def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None
 
     def alter(_: dict, schema: dict) -> None:
         label = schema.pop("label")
-        schema["labels"] = [{"task": "is_click", **label}, {"task": "again", **label}]
+        schema["labels"] = [{"target": "is_click", **label}, {"target": "again", **label}]
 
     _, grown, told = grow_and_compare(config, out, alter)
     assert "  label again: new" in told
     assert any("head" in name for name in grown["enlarged"])
     judged = [entry for entry in ledger(out) if entry["event"] == "scored" and entry["day"] == FOURTH]
-    assert judged[0]["tasks"].keys() == {"is_click", "again"}
+    assert judged[0]["metrics"].keys() == {"is_click", "again"}
 
 
 def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_are_zeros(config: Path, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     out = tmp_path / "run"
     assert daily(config, out, "--until", FIRST, "--set", "daily.gates={}").code == 0
     assert daily(config, out, "--until", SECOND, "--set", "daily.gates={auc_floor: 1.0}").code == 3  # it serves no more
-    words = ["--set", "model.options.hidden=[16]", "--set", "tables.optimizer=sgd", "--set", "daily.gates={auc: -1.0}"]
+    words = ["--set", "model.decoder_options.hidden=[16]", "--set", "tables.optimizer=sgd", "--set", "daily.gates={auc: -1.0}"]
     refused = daily(config, out, *words)
     done = daily(config, out, *words, *confirmed(refused), "--until", THIRD)
     assert done.code == 0, done.err
@@ -288,7 +288,7 @@ def test_a_stage_reads_other_fields_later_and_days_are_proven_with_those_of_then
 
 
 def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_path: Path) -> None:
-    out, words = tmp_path / "run", ["--set", "model.paradigm=diffusion", "--set", "model.options={}"]
+    out, words = tmp_path / "run", ["--set", "model={family: denoiser, dim: 4}"]
     assert daily(config, out, "--until", FIRST, *words).code in (0, 3)
     for file in (config.parent / "log").glob("day=*/*.parquet"):
         if FIRST not in str(file):
@@ -301,7 +301,7 @@ def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_pat
 
 
 def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tmp_path: Path) -> None:
-    out, words = tmp_path / "run", ["--set", "model.options.hidden=[16]"]
+    out, words = tmp_path / "run", ["--set", "model.decoder_options.hidden=[16]"]
     assert daily(config, out, "--until", FIRST).code in (0, 3)
     assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
     assert "is not trained yet\n  next: train it first" in genctr("evaluate", out, "--days", FIRST, "--quiet").err
@@ -316,7 +316,7 @@ def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_p
     words += ["train.early_stop={metric: auc, patience: 9, min_delta: 1.0}", "train.score_first=false"]
     settings = [word for own in words for word in ("--set", own)]
     assert genctr("train", config, "--out", out, "--quiet", *settings).code == 0
-    settings += ["--set", "train.epochs=2", "--set", "model.options.hidden=[16]"]
+    settings += ["--set", "train.epochs=2", "--set", "model.decoder_options.hidden=[16]"]
     accept = confirmed(genctr("train", config, "--out", out, "--quiet", *settings))
     done = genctr("train", config, "--out", out, "--quiet", *settings, *accept)
     assert done.code == 0, done.err

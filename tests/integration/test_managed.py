@@ -37,7 +37,7 @@ def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 
         "name": "managed",
         "schema": "schema.yaml",
         "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-0{days}", "lanes": 2, "shuffle_rows": 128},
-        "model": {"decoder": "deepfm", "dim": 4, "options": {"hidden": [8], "dropout": 0.0}},
+        "model": {"decoder": "deepfm", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.0}},
         "train": {"batch_rows": 32, "device": "cpu", "log_every_steps": 5},
         "checkpoint": {"every_steps": 4},
     }
@@ -96,7 +96,9 @@ def test_two_ranks_give_every_id_the_row_and_vector_that_one_gives(
     finish(start(managed, tmp_path / "run", 2, f"tables.sharding={sharding}"))
     assert_same_ids_and_vectors(unbroken, tmp_path / "run")
     assert events(tmp_path / "run", "trained")[2]["ids"] == events(unbroken, "trained")[2]["ids"]
-    losses = [[event["tasks"]["is_click"]["logloss"] for event in events(out, "train")] for out in (unbroken, tmp_path / "run")]
+    losses = [
+        [event["metrics"]["is_click"]["logloss"] for event in events(out, "train")] for out in (unbroken, tmp_path / "run")
+    ]
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
@@ -186,7 +188,7 @@ def test_attention_over_a_managed_table_and_a_rank_without_buckets(tmp_path: Pat
         if field["name"] == "history":
             field["pool"] = "attention"
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
-    words = (f"tables.optimizer={optimizer}", "model.paradigm=sfg", "tables.lr=0.01")
+    words = (f"tables.optimizer={optimizer}", "model.encoder.kind=sfg", "tables.lr=0.01")
     finish(start(path, tmp_path / "one", 1, *words))
     finish(start(path, tmp_path / "two", 2, *words, f"tables.sharding={sharding}", "train.max_steps=20"))
     finish(start(path, tmp_path / "two", 1, *words))

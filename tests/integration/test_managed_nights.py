@@ -314,7 +314,7 @@ def test_a_stage_that_loads_tables_takes_their_ids_over(tmp_path: Path) -> None:
 
 
 def test_a_denoiser_refuses_managed_tables(tmp_path: Path) -> None:
-    done = train(write_managed(tmp_path, days=1, rows=50), tmp_path / "run", "model.paradigm=hetegen")
+    done = train(write_managed(tmp_path, days=1, rows=50), tmp_path / "run", "model={family: denoiser, dim: 4}")
     assert done.code == 2
     assert "a denoiser cannot have managed tables" in done.err
     assert "ids: managed of user_id" in done.err

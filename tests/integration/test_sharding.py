@@ -7,11 +7,11 @@ import torch
 
 from tests.integration.jobs import assert_every_row_once, events, final_tensors, finish, flat, start
 
-STEADY = ("train.log_every_steps=1", "model.options.dropout=0", "train.max_steps=60")
+STEADY = ("train.log_every_steps=1", "model.decoder_options.dropout=0", "train.max_steps=60")
 
 
 def losses(out: Path) -> list[float]:
-    return [event["tasks"]["is_click"]["logloss"] for event in events(out, "train")]
+    return [event["metrics"]["is_click"]["logloss"] for event in events(out, "train")]
 
 
 @pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "lazy_adam"])

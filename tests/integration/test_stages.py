@@ -34,20 +34,29 @@ def write(config: Path, folder: Path, paradigm: str) -> Path:
     run["data"] |= {"days": "2026-11-01..2026-11-02", "test": ["2026-11-03"]}
     run["train"] |= {"score_first": False, "batch_rows": 64}
     if paradigm == "sfg_tf":
-        run["model"] |= {"decoder": "tf", "loss": "tf", "options": {"ssem": "ser", "dfm": "moef", "hidden": [16]}}
+        run["model"] |= {
+            "decoder": "tf",
+            "losses": [{"name": "tf"}],
+            "decoder_options": {"ssem": "ser", "hidden": [16]},
+            "head_options": {"fusion": "moef"},
+        }
         run["stages"] = [
             {"name": "first", "data": {"days": ["2026-11-01"]}},
             {"name": "second", "load": {"stage": "first"}, "train": {"dense": {"lr": 0.0005}}},
         ]
     else:
-        denoiser = {"hidden": 16, "layers": 1, "full_rows": 100, "extra_candidates": 16}
-        run["model"] = {"paradigm": paradigm, "dim": 8, "denoiser": denoiser, "options": {"layers": 1, "hidden": [16]}}
+        balance = {"diffusion": "uniform", "hetegen": "progress"}[paradigm]
+        run["model"] = {"family": "denoiser", "balance": balance, "dim": 8, "hidden": 16, "layers": 1}
+        run["model"] |= {"full_softmax_max_rows": 100, "sampled_negatives": 16}
         run["stages"] = [
-            {"name": "pretrain", "task": "pretrain"},
+            {"name": "pretrain", "objective": "denoise"},
             {"name": "tune", "load": {"stage": "pretrain"}},
             {
                 "name": "decode",
-                "model": {"paradigm": "sfg", "decoder": "dcnv2"},
+                "model": {
+                    **{"family": "ranker", "encoder": {"kind": "sfg"}, "decoder": "dcnv2"},
+                    "decoder_options": {"layers": 1, "hidden": [16]},
+                },
                 "load": {"stage": "pretrain", "what": "tables", "rescale": 0.05},
                 "freeze": ["tables"],
             },
@@ -129,7 +138,7 @@ def test_the_ranks_and_shards_of_a_stage_change_nothing(config: Path, tmp_path: 
     """Fine-tuning draws no noise: from one pre-training, one rank and two end alike, whatever the shards."""
     path = write(config, tmp_path, "hetegen")
     run = yaml.safe_load(path.read_text())
-    run["model"]["denoiser"]["dropout"] = 0.0
+    run["model"]["dropout"] = 0.0
     run["stages"] = run["stages"][:2]
     path.write_text(yaml.safe_dump(run))
     one, two = tmp_path / "one", tmp_path / "two"
@@ -143,7 +152,7 @@ def test_the_ranks_and_shards_of_a_stage_change_nothing(config: Path, tmp_path: 
             entry.unlink()
     finish(start(path, two, 2, f"tables.sharding={sharding}"))
 
-    scores = [events(out, "tested")[-1]["tasks"]["is_click"] for out in (one, two)]
+    scores = [events(out, "tested")[-1]["metrics"]["is_click"] for out in (one, two)]
     assert scores[1]["logloss"] == pytest.approx(scores[0]["logloss"], abs=1e-4)
     ours, theirs = (flat(final_tensors(out, "tune")["model"]) for out in (one, two))
     assert ours.keys() == theirs.keys()

@@ -49,7 +49,7 @@ def test_torchx_scores_a_run(config: Path, tmp_path: Path) -> None:
 
     (evaluated,) = events(out, "evaluated")
     assert evaluated["day"] == DAYS[2]
-    assert f"{evaluated['tasks']['is_click']['auc']:.4f}" in told
+    assert f"{evaluated['metrics']['is_click']['auc']:.4f}" in told
 
 
 def test_torchx_runs_a_night_and_the_next_finds_nothing_to_do(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = {
         "schema": "schema.yaml",
         "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-03", "shuffle_rows": 16},
-        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8]}},
+        "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8]}},
         # Another rate: `side` is alone in its kernel, which would be empty on the rank without rows.
         "tables": {"sharding": "row_wise", "init": {"scale": 0.1}, "only": {"side": {"lr": 0.02}}},
         "train": {"batch_rows": 16, "log_every_steps": 1},
@@ -53,7 +53,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(out: Path) -> list[float]:
-    return [event["tasks"]["is_click"]["logloss"] for event in events(out, "train")]
+    return [event["metrics"]["is_click"]["logloss"] for event in events(out, "train")]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,10 @@ def test_ranks_with_unequal_rows_and_with_none_train_all_of_them_alike(
 
 
 def test_a_rank_without_rows_restores_nothing_and_nobody_waits_for_it(uneven: Path, tmp_path: Path) -> None:
-    denoiser = "model={paradigm: hetegen, dim: 4, denoiser: {hidden: 8, layers: 1, full_rows: 100, score: dot}}"
-    stages = "stages=[{name: pretrain, task: pretrain}, {name: rank, load: {stage: pretrain}}]"
+    denoiser = (
+        "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, full_softmax_max_rows: 100, similarity: dot}"
+    )
+    stages = "stages=[{name: pretrain, objective: denoise}, {name: rank, load: {stage: pretrain}}]"
     together = start(uneven, tmp_path / "three", RANKS, denoiser, stages)
 
     assert finished_within(together, 120)

@@ -56,11 +56,11 @@ def test_train_prints_a_line_for_every_scored_day_and_says_where_the_run_is(conf
     reachable = json.loads((config.parent / "log" / "synthetic.json").read_text())["days"][DAYS[1]]
     assert done.code == 0
     assert headings.replace("┃", " ").split() == [
-        *("day", "task", "rows", "AUC", "best", "AUC", "logloss", "NE", "GAUC", "calibration", "rows/s")
+        *("day", "of", "rows", "auc", "gauc", "logloss", "ne", "calibration", "best", "auc", "rows/s")
     ]
     cells = [cell.strip() for cell in second.strip("│").split("│")]
     assert cells[:3] == [DAYS[1], "is_click", str(reachable["rows"])]
-    assert cells[4] == f"{reachable['auc']:.4f}"
+    assert cells[8] == f"{reachable['auc']:.4f}"
     assert test.startswith("│ test ")
     rows = sum(event["rows"] for event in events(tmp_path / "run", "trained"))
     steps = events(tmp_path / "run", "tested")[0]["step"]
@@ -84,10 +84,10 @@ def test_evaluate_prints_and_logs_every_day(config: Path, trained: Path) -> None
     assert [event["day"] for event in evaluated] == list(DAYS)
     for event in evaluated:
         line = next(line for line in done.out.splitlines() if event["day"] in line)
-        assert f"{event['tasks']['is_click']['auc']:.4f}" in line
-        assert f"{event['tasks']['is_click']['logloss']:.4f}" in line
+        assert f"{event['metrics']['is_click']['auc']:.4f}" in line
+        assert f"{event['metrics']['is_click']['logloss']:.4f}" in line
     tested = events(trained, "tested")[0]
-    assert evaluated[-1]["tasks"] == tested["tasks"]
+    assert evaluated[-1]["metrics"] == tested["metrics"]
     assert evaluated[-1]["step"] == tested["step"]
 
 
@@ -390,6 +390,6 @@ def test_a_rank_with_a_bad_row_ends_all_of_them_and_its_message_is_what_is_read(
     ended = time.monotonic()
 
     assert command.returncode == 2
-    assert ended - when["genctr (rank 1): the label of task 'is_click' is 7"] < 30, "no rank waits for the other"
+    assert ended - when["genctr (rank 1): the label of target 'is_click' is 7"] < 30, "no rank waits for the other"
     assert f"file {days / part.name}, row {len(labels) - 1}, column is_click" in told
     assert "Traceback" not in told

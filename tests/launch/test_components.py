@@ -36,9 +36,11 @@ class TestTorchxParsesTheComponents(ComponentTestCase):
 
 
 def test_train_runs_the_command_of_that_name_on_every_rank():
-    app = components.train("train.epochs=2", "model.options={layers: 3}", config="run.yaml", out="s3://a/b", ranks=4, nnodes=2)
+    app = components.train(
+        "train.epochs=2", "model.decoder_options={layers: 3}", config="run.yaml", out="s3://a/b", ranks=4, nnodes=2
+    )
 
-    assert command(app) == " train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.options={layers: 3}'"
+    assert command(app) == " train run.yaml --out s3://a/b --set train.epochs=2 --set 'model.decoder_options={layers: 3}'"
     assert " --nnodes 2 --nproc_per_node 4 " in app.roles[0].args[-1]
     assert app.roles[0].num_replicas == 2
 

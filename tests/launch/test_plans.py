@@ -15,7 +15,7 @@ FIELDS = [{"name": "user", "kind": "id", "ids": "hash", "rows": 10**6}, {"name":
 
 def plan(folder: Path, *words: object, **model: object) -> Done:
     (folder / "schema.yaml").write_text(yaml.safe_dump({"name": "s", "label": {"column": "y"}, "fields": FIELDS}))
-    run = {"schema": "schema.yaml", "data": {"root": "/log", "days": ["2026-11-01"]}, "model": {"decoder": "fm", **model}}
+    run = {"schema": "schema.yaml", "data": {"root": "/log", "days": ["2026-11-01"]}, "model": model or {"decoder": "fm"}}
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
     return genctr("plan", folder / "run.yaml", *words)
 
@@ -66,7 +66,7 @@ def test_bad_questions_end_with_2(tmp_path: Path, words: tuple[object, ...], tol
 
 
 def test_a_denoisers_stages_are_planned_one_after_the_other(tmp_path: Path) -> None:
-    done = plan(tmp_path, "--vocab-rows", 5, paradigm="diffusion")
+    done = plan(tmp_path, "--vocab-rows", 5, family="denoiser")
 
     assert done.code == 0
     assert "stage pretrain: 1 ranks" in done.out

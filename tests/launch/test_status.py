@@ -9,17 +9,18 @@ from pipeline.daily.ledger import Ledger
 from tests.tiny import SCHEMA, genctr, write_log
 
 
-def test_the_scores_of_a_day_are_those_of_the_task_that_gates_look_at(tmp_path: Path) -> None:
+def test_the_scores_of_a_day_are_those_of_the_target_that_gates_look_at(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(write_log(tmp_path), run / "config.yaml")
     schema = yaml.safe_load(SCHEMA.read_text())
-    schema["labels"] = [{"task": "click", **schema.pop("label")}, {"task": "buy", "column": "true_ctr"}]
+    schema["labels"] = [{"target": "click", **schema.pop("label")}, {"target": "buy", "column": "true_ctr"}]
     (run / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     config = yaml.safe_load((run / "config.yaml").read_text()) | {"schema": "schema.yaml"}
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    tasks = {task: {"auc": auc, "ne": 0.9, "calibration": 1.0} for task, auc in (("click", 0.7111), ("buy", 0.8222))}
-    Ledger(str(run)).append("scored", {"day": "2026-11-02", "step": 1, "rows": 9, "skipped": 0, "tasks": tasks})
+    metrics = {target: {"auc": auc, "ne": 0.9, "calibration": 1.0} for target, auc in (("click", 0.7111), ("buy", 0.8222))}
+    scored = {"day": "2026-11-02", "step": 1, "rows": 9, "skipped": 0, "metrics": metrics, "headline": ["click", "auc"]}
+    Ledger(str(run)).append("scored", scored)
 
     done = genctr("status", run)
 

@@ -11,8 +11,13 @@ from models.decoders.cross import DCNV2, CrossNet
 from models.decoders.networks import MLPDecoder
 from models.decoders.pairs import DeepFM
 from models.encoders import ENCODERS, FeatureGenerator, Identity
+from models.heads import HEADS
+from models.inputs import FieldInfo, FieldVectors
+from models.layers import MLP, Flat, Tokens, flat
 
 F, D, B = 4, 4, 5
+FIELDS = [FieldInfo(name) for name in ("user", "item", "tab", "hour")]
+TWO, THREE = FIELDS[:2], FIELDS[:3]
 PLAIN = partial(Identity, fields=F, width=D)
 SFG = partial(FeatureGenerator, fields=F, width=D)
 UNITY = partial(FeatureGenerator, fields=F, width=D, activation="linear")
@@ -20,7 +25,7 @@ ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3
 WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
 NO_BATCH_NORM = ("masknet",)
 SMALL = {name: {} for name in WITHOUT_NETWORK} | {name: {"hidden": [6, 8]} for name in DECODERS if name not in WITHOUT_NETWORK}
-SMALL["finalmlp"] |= {"second_hidden": [4], "heads": 2, "gate_hidden": [6], "contexts": [[0], [1, 2]]}
+SMALL["finalmlp"] |= {"second_hidden": [4], "heads": 2, "gate_hidden": [6], "contexts": [["user"], ["item", "tab"]]}
 SMALL["tf"] |= {"easy_hidden": [6]}
 SMALL["masknet"] |= {"blocks": [6, 5]}
 
@@ -43,9 +48,9 @@ def made(name, generate, **options):
     """A decoder with a head of two tasks, always from the same seed."""
     torch.manual_seed(0)
     width = DECODERS[name].embedding_width(fields=F, dim=D)
-    decoder = DECODERS[name](fields=F, width=width, generate=partial(generate, width=width), **SMALL[name] | options)
+    decoder = DECODERS[name](fields=FIELDS, width=width, generate=partial(generate, width=width), **SMALL[name] | options)
     torch.manual_seed(1)
-    return decoder, decoder.make_head(["click", "buy"])
+    return decoder, HEADS[decoder.head](features=flat(decoder.out), targets=["click", "buy"])
 
 
 def rows(decoder, rows_=B):
@@ -53,11 +58,16 @@ def rows(decoder, rows_=B):
     generator = torch.Generator().manual_seed(2)
     width = type(decoder).embedding_width(fields=F, dim=D)
     second = torch.randn(rows_, F, decoder.second_width, generator=generator) if decoder.second_width else None
-    return torch.randn(rows_, F, width, generator=generator), torch.randn(rows_, F, generator=generator), second
+    emb_BFD, linear_BF = torch.randn(rows_, F, width, generator=generator), torch.randn(rows_, F, generator=generator)
+    return FieldVectors(emb_BFD, linear_BF, second)
 
 
-def logits(decoder, head, *inputs):
-    return torch.stack(list(head(decoder(*inputs)).logits.values()), dim=1)
+def tensors(x):
+    return x.emb_BFD, x.linear_BF, x.second_BFE
+
+
+def logits(decoder, head, x):
+    return torch.stack(list(head(decoder(x).flatten(1)).logits.values()), dim=1)
 
 
 def ones(module):
@@ -82,19 +92,19 @@ def test_the_pair_sum_of_one_field_is_zero():
 
 
 def test_fm_generates_the_vector_of_the_smaller_index():
-    fm = FM(fields=3, width=1, generate=TenTimesTheFirst)
+    fm = FM(fields=THREE, width=1, generate=TenTimesTheFirst)
     emb_BFD, linear_BF = torch.tensor([[[2.0], [3.0], [5.0]]]), torch.tensor([[0.1, 0.2, 0.3]])
 
     #   pairs 01, 02, 12: 20 * 3 + 20 * 5 + 3 * 5      linear: 0.6
-    torch.testing.assert_close(fm(emb_BFD, linear_BF), torch.tensor([[175.6]]))
+    torch.testing.assert_close(fm(FieldVectors(emb_BFD, linear_BF)), torch.tensor([[175.6]]))
 
 
 def test_the_network_of_deepfm_reads_raw_vectors():
-    deepfm = ones(DeepFM(fields=2, width=1, generate=Twice, hidden=[1]))
+    deepfm = ones(DeepFM(fields=TWO, width=1, generate=Twice, hidden=[1]))
     emb_BFD, linear_BF = torch.tensor([[[2.0], [3.0]]]), torch.tensor([[0.1, 0.2]])
 
     #   pair: 4 * 3      linear: 0.3      network: relu(2 + 3 + 1) + 1, and not relu(4 + 6 + 1) + 1
-    torch.testing.assert_close(deepfm(emb_BFD, linear_BF), torch.tensor([[12 + 0.3 + 7]]))
+    torch.testing.assert_close(deepfm(FieldVectors(emb_BFD, linear_BF)), torch.tensor([[12 + 0.3 + 7]]))
 
 
 @pytest.mark.parametrize(
@@ -111,54 +121,54 @@ def test_the_network_of_deepfm_reads_raw_vectors():
     ],
 )
 def test_cross_layers_by_hand(options, expected):
-    crossnet = ones(CrossNet(fields=2, width=1, generate=Twice, layers=2, **options))
+    crossnet = ones(CrossNet(fields=TWO, width=1, generate=Twice, layers=2, **options))
 
-    torch.testing.assert_close(crossnet(torch.tensor([[[2.0], [3.0]]])), torch.tensor([expected]))
+    torch.testing.assert_close(crossnet(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.tensor([expected]))
 
 
 def test_the_weight_of_a_cross_layer_is_on_the_side_it_is_said_to_be():
     emb_BFD = torch.tensor([[[2.0], [3.0]]])
-    code, paper = (CrossNet(fields=2, width=1, generate=TenTimesTheFirst, layers=1, weigh_generated=w) for w in (False, True))
+    code, paper = (CrossNet(fields=TWO, width=1, generate=TenTimesTheFirst, layers=1, weigh_generated=w) for w in (False, True))
     with torch.no_grad():
         code.weights[0].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
         paper.load_state_dict(code.state_dict())
 
-    torch.testing.assert_close(code(emb_BFD), torch.tensor([[2.0 + 20.0 * 3.0, 3.0]]))  # x + gate * (W x)
-    torch.testing.assert_close(paper(emb_BFD), torch.tensor([[2.0 + 3.0 * 2.0, 3.0]]))  # x + (W gate) * x
+    torch.testing.assert_close(code(FieldVectors(emb_BFD)), torch.tensor([[2.0 + 20.0 * 3.0, 3.0]]))  # x + gate * (W x)
+    torch.testing.assert_close(paper(FieldVectors(emb_BFD)), torch.tensor([[2.0 + 3.0 * 2.0, 3.0]]))  # x + (W gate) * x
     torch.testing.assert_close(code.operands(emb_BFD)[0], torch.tensor([[[20.0], [3.0]]]))
     torch.testing.assert_close(code.operands(emb_BFD)[1], torch.tensor([[[3.0], [0.0]]]))
 
 
 def test_dcnv2_puts_the_crossed_row_beside_the_network_of_the_raw_vectors():
-    dcnv2 = ones(DCNV2(fields=2, width=1, generate=Twice, layers=1, hidden=[1]))
+    dcnv2 = ones(DCNV2(fields=TWO, width=1, generate=Twice, layers=1, hidden=[1]))
 
-    torch.testing.assert_close(dcnv2(torch.tensor([[[2.0], [3.0]]])), torch.tensor([[22.0, 33.0, 6.0]]))
+    torch.testing.assert_close(dcnv2(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.tensor([[22.0, 33.0, 6.0]]))
 
 
 def test_the_deep_head_of_dcnv2_is_one_hidden_layer_twice_as_wide():
-    dcnv2 = ones(DCNV2(fields=2, width=1, generate=Twice, layers=1, hidden=[1], deep_head=True))
+    dcnv2 = ones(DCNV2(fields=TWO, width=1, generate=Twice, layers=1, hidden=[1], deep_head=True))
 
-    assert dcnv2.out_features == 6
-    torch.testing.assert_close(dcnv2(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 6), 22.0 + 33 + 6 + 1))
+    assert dcnv2.out.width == 6
+    torch.testing.assert_close(dcnv2(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 6), 22.0 + 33 + 6 + 1))
 
 
 def test_the_deep_head_of_crossnet_reads_the_crossed_row():
-    crossnet = ones(CrossNet(fields=2, width=1, generate=Twice, layers=1, deep_head=True))
+    crossnet = ones(CrossNet(fields=TWO, width=1, generate=Twice, layers=1, deep_head=True))
 
-    assert crossnet.out_features == 4
-    torch.testing.assert_close(crossnet(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 4), 22.0 + 33 + 1))
+    assert crossnet.out.width == 4
+    torch.testing.assert_close(crossnet(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 4), 22.0 + 33 + 1))
 
 
 def test_the_mlp_reads_the_generated_vectors():
-    mlp = ones(MLPDecoder(fields=2, width=1, generate=Twice, hidden=[2]))
+    mlp = ones(MLPDecoder(fields=TWO, width=1, generate=Twice, hidden=[2]))
 
-    torch.testing.assert_close(mlp(torch.tensor([[[2.0], [3.0]]])), torch.full((1, 2), 4.0 + 6 + 1))
+    torch.testing.assert_close(mlp(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 2), 4.0 + 6 + 1))
 
 
 @pytest.mark.parametrize("name", ["fwfm", "fmfm", "ipnn", "ffm"])
 def test_every_pair_is_generated_once_at_its_own_side_and_weight(name):
     decoder, _ = made(name, SFG)
-    emb_BFD, linear_BF, _ = rows(decoder)
+    emb_BFD, linear_BF, _ = tensors(rows(decoder))
     generated_BFD, raw_BFD = decoder.operands(emb_BFD)
     pairs = [(i, j) for i in range(F) for j in range(i + 1, F)]
     if name == "fwfm":
@@ -178,30 +188,30 @@ def test_every_pair_is_generated_once_at_its_own_side_and_weight(name):
     else:
         products = [(generated_BFD[:, i] * raw_BFD[:, j]).sum(1) for i, j in pairs]
         expected = decoder.mlp(torch.cat([emb_BFD.flatten(1), torch.stack(products, 1)], 1))
-    torch.testing.assert_close(decoder(emb_BFD, linear_BF).squeeze(1), expected)
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD, linear_BF)).squeeze(1), expected)
 
 
 @pytest.mark.parametrize("first_order", ["filv", "felv"])
 def test_the_first_order_part_of_fwfm(first_order):
     decoder, _ = made("fwfm", PLAIN, first_order=first_order)
-    emb_BFD, _, second_BFD = rows(decoder)
+    emb_BFD, _, second_BFD = tensors(rows(decoder))
     pairs_B1 = decoder.weigh(decoder.pairs(emb_BFD, emb_BFD))
     first_B = (
         decoder.field_vectors(emb_BFD.flatten(1)) if first_order == "filv" else (emb_BFD * second_BFD).sum((1, 2))[:, None]
     )
 
     assert not decoder.needs_linear
-    torch.testing.assert_close(decoder(emb_BFD, None, second_BFD), pairs_B1 + first_B)
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD, None, second_BFD)), pairs_B1 + first_B)
 
 
 def test_fmfm_may_weigh_the_generated_side_and_may_have_a_vector_per_pair():
     decoder, _ = made("fmfm", SFG, matrix=False, weigh_generated=True)
-    emb_BFD, linear_BF, _ = rows(decoder)
+    emb_BFD, linear_BF, _ = tensors(rows(decoder))
     generated_BFD, raw_BFD = decoder.operands(emb_BFD)
     pairs = [(i, j) for i in range(F) for j in range(i + 1, F)]
     expected = sum((generated_BFD[:, i] * decoder.weights[p] * raw_BFD[:, j]).sum(1) for p, (i, j) in enumerate(pairs))
 
-    torch.testing.assert_close(decoder(emb_BFD, linear_BF).squeeze(1), expected + linear_BF.sum(1))
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD, linear_BF)).squeeze(1), expected + linear_BF.sum(1))
 
 
 def test_the_compressed_interaction_by_hand():
@@ -224,57 +234,80 @@ def test_the_compressed_interaction_by_hand():
 
 def test_the_gate_of_gdcn():
     decoder, _ = made("gdcn", SFG, layers=1)
-    emb_BFD, _, _ = rows(decoder)
+    emb_BFD = rows(decoder).emb_BFD
     x = emb_BFD.flatten(1)
     crossed = decoder.encoders[0](emb_BFD).flatten(1) * decoder.weights[0](x) * torch.sigmoid(decoder.gates[0](x))
 
-    torch.testing.assert_close(decoder(emb_BFD)[:, : F * D], x + crossed)
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD))[:, : F * D], x + crossed)
 
 
 def test_the_bilinear_fusion_of_finalmlp():
     decoder, _ = made("finalmlp", SFG)
-    emb_BFD, _, _ = rows(decoder)
-    x = decoder.first(decoder.gates[0](emb_BFD) * decoder.encoder(emb_BFD).flatten(1))
-    y = decoder.second(decoder.gates[1](emb_BFD) * emb_BFD.flatten(1))
+    emb_BFD = rows(decoder).emb_BFD
+    x = decoder.first(decoder.gates[0](FieldVectors(emb_BFD)) * decoder.encoder(emb_BFD).flatten(1))
+    y = decoder.second(decoder.gates[1](FieldVectors(emb_BFD)) * emb_BFD.flatten(1))
     heads = sum(((x[:, 4 * h : 4 * h + 4] @ decoder.heads_HXY[h]) * y[:, 2 * h : 2 * h + 2]).sum(1) for h in range(2))
 
-    torch.testing.assert_close(decoder(emb_BFD), decoder.score(torch.cat([x, y], 1)) + heads[:, None])
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD)), decoder.score(torch.cat([x, y], 1)) + heads[:, None])
 
 
 def test_a_gate_without_context_is_learnt_and_the_same_for_every_row():
     decoder, _ = made("finalmlp", PLAIN, contexts=[[], []])
 
-    assert decoder.gates[0](torch.randn(B, F, D)).shape == (1, F * D)
-    with pytest.raises(ValueError, match="field numbers 0 to 3"):
-        made("finalmlp", PLAIN, contexts=[[0], [4]])
+    assert decoder.gates[0](FieldVectors(torch.randn(B, F, D))).shape == (1, F * D)
+
+
+def test_the_gates_of_finalmlp_read_the_fields_they_name():
+    decoder, _ = made("finalmlp", PLAIN, contexts=[["tab"], []])
+    emb_BFD = rows(decoder).emb_BFD
+    other_BFD = emb_BFD.index_fill(1, torch.tensor([2]), 1.0)  # another tab
+
+    assert not torch.equal(decoder.gates[0](FieldVectors(emb_BFD)), decoder.gates[0](FieldVectors(other_BFD)))
+    torch.testing.assert_close(
+        decoder.gates[0](FieldVectors(emb_BFD)),
+        decoder.gates[0](FieldVectors(emb_BFD.index_fill(1, torch.tensor([0, 1, 3]), 1.0))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        ([["usr"], []], r"contexts: no field 'usr'; choose from \['user', 'item', 'tab', 'hour'\]"),
+        ([[0], []], "contexts: 0 is not the name of a field; fields are named now, not counted"),
+        ([[]], "expected two lists of field names"),
+    ],
+)
+def test_contexts_that_name_no_field_are_refused(contexts, message):
+    with pytest.raises(ValueError, match=message):
+        made("finalmlp", PLAIN, contexts=contexts)
 
 
 def test_masknet_blocks_may_stand_in_a_row():
     decoder, _ = made("masknet", SFG, parallel=False, blocks=[6, 5])
-    emb_BFD, _, _ = rows(decoder)
+    emb_BFD = rows(decoder).emb_BFD
     first, second = decoder.blocks
     raw = emb_BFD.flatten(1)
 
-    torch.testing.assert_close(decoder(emb_BFD), second(first(decoder.encoder(emb_BFD).flatten(1), raw), raw))
+    torch.testing.assert_close(decoder(FieldVectors(emb_BFD)), second(first(decoder.encoder(emb_BFD).flatten(1), raw), raw))
 
 
 class Product(Decoder):
     """A decoder of another package: one number, the product of all the fields' generated and raw vectors."""
 
-    def __init__(self, *, fields, width, generate):
+    def __init__(self, *, fields, width, generate, make_mlp=MLP):
         super().__init__()
-        self.encoder, self.out_features = generate(), 1
+        self.encoder, self.out = generate(), Flat(1)
 
-    def forward(self, emb_BFD, linear_BF=None, second_BFE=None):
-        return (self.encoder(emb_BFD) * emb_BFD).sum((1, 2)).unsqueeze(1)
+    def forward(self, x):
+        return (self.encoder(x.emb_BFD) * x.emb_BFD).sum((1, 2)).unsqueeze(1)
 
 
 def test_a_decoder_of_another_package_generates_without_a_word_about_it():
-    plain, sfg = (Product(fields=F, width=D, generate=generate) for generate in (PLAIN, SFG))
+    plain, sfg = (Product(fields=FIELDS, width=D, generate=generate) for generate in (PLAIN, SFG))
     emb_BFD = torch.randn(B, F, D)
 
-    torch.testing.assert_close(plain(emb_BFD), emb_BFD.square().sum((1, 2))[:, None])
-    torch.testing.assert_close(sfg(emb_BFD), (sfg.encoder(emb_BFD) * emb_BFD).sum((1, 2))[:, None])
+    torch.testing.assert_close(plain(FieldVectors(emb_BFD)), emb_BFD.square().sum((1, 2))[:, None])
+    torch.testing.assert_close(sfg(FieldVectors(emb_BFD)), (sfg.encoder(emb_BFD) * emb_BFD).sum((1, 2))[:, None])
     assert sum(p.numel() for p in sfg.parameters()) == (F * D) ** 2
 
 
@@ -293,7 +326,7 @@ def test_sfg_with_a_linear_activation_and_unit_weights_is_the_plain_model(name):
         if isinstance(module, FeatureGenerator):
             nn.init.eye_(module.transform.weight)
 
-    torch.testing.assert_close(logits(sfg, sfg_head, *rows(sfg)), logits(plain, plain_head, *rows(plain)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(sfg, sfg_head, rows(sfg)), logits(plain, plain_head, rows(plain)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -302,7 +335,7 @@ def test_sfg_with_other_weights_is_another_model(name):
     sfg, sfg_head = made(name, UNITY)
     sfg.load_state_dict(plain.state_dict(), strict=False)
 
-    difference = logits(sfg, sfg_head, *rows(sfg)) - logits(plain, plain_head, *rows(plain))
+    difference = logits(sfg, sfg_head, rows(sfg)) - logits(plain, plain_head, rows(plain))
     assert difference.abs().max() > 1e-3
 
 
@@ -321,11 +354,12 @@ def test_sfg_adds_one_square_matrix_per_encoder_and_nothing_else(name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_gradient_reaches_every_parameter_and_every_embedding(name, generate):
     decoder, head = made(name, generate)
-    emb_BFD, linear_BF, second_BFE = rows(decoder)
+    x = rows(decoder)
+    emb_BFD, linear_BF, _ = tensors(x)
     emb_BFD.requires_grad_(), linear_BF.requires_grad_()
 
-    output = head(decoder(emb_BFD, linear_BF, second_BFE))
-    branches = [logit for pair in output.branches.values() for logit in pair]
+    output = head(decoder(x))
+    branches = list(output.representations.values())
     sum(logit.square().sum() for logit in [*output.logits.values(), *branches]).backward()
 
     for parameter_name, parameter in [*decoder.named_parameters(), *head.named_parameters()]:
@@ -344,12 +378,12 @@ def test_the_gradient_reaches_every_parameter_and_every_embedding(name, generate
 def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
     decoder, head = made(name, generate, **({} if name in (*WITHOUT_NETWORK, *NO_BATCH_NORM) else {"batch_norm": True}))
 
-    out_BH = decoder(*rows(decoder, 0))
+    out_BH = decoder(rows(decoder, 0))
     output = head(out_BH)
-    branches = [logit for pair in output.branches.values() for logit in pair]
+    branches = list(output.representations.values())
     sum(logit.sum() for logit in [*output.logits.values(), *branches]).backward()
 
-    assert out_BH.shape == (0, decoder.out_features)
+    assert out_BH.shape == (0, decoder.out.width)
     assert all(parameter.grad is not None for parameter in [*decoder.parameters(), *head.parameters()])
 
 
@@ -359,19 +393,19 @@ def test_evaluation_is_the_same_bits_every_time_and_needs_no_other_rows(name):
     decoder, head = made(name, SFG, **drops.get(name, {"dropout": 0.5, "batch_norm": True}))
     inputs = rows(decoder)
     if drops.get(name, True):
-        assert not torch.equal(logits(decoder, head, *inputs), logits(decoder, head, *inputs)), "dropout is off in training"
+        assert not torch.equal(logits(decoder, head, inputs), logits(decoder, head, inputs)), "dropout is off in training"
     decoder.eval(), head.eval()
 
-    assert torch.equal(logits(decoder, head, *inputs), logits(decoder, head, *inputs))
-    first = [own[:1] if own is not None else None for own in inputs]
-    torch.testing.assert_close(logits(decoder, head, *first), logits(decoder, head, *inputs)[:1])
+    assert torch.equal(logits(decoder, head, inputs), logits(decoder, head, inputs))
+    first = FieldVectors(*(own[:1] if own is not None else None for own in tensors(inputs)))
+    torch.testing.assert_close(logits(decoder, head, first), logits(decoder, head, inputs)[:1])
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("name", DECODERS)
 def test_the_operands_have_the_shape_of_the_embeddings(name, encoder):
     decoder, _ = made(name, partial(ENCODERS[encoder], fields=F))
-    emb_BFD = rows(decoder)[0]
+    emb_BFD = rows(decoder).emb_BFD
 
     generated_BFD, raw_BFD = decoder.operands(emb_BFD)
 
@@ -381,7 +415,7 @@ def test_the_operands_have_the_shape_of_the_embeddings(name, encoder):
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_misspelt_option_is_a_type_error(name):
     with pytest.raises(TypeError, match="unexpected keyword argument 'hiden'"):
-        DECODERS[name](fields=F, width=D, generate=PLAIN, hiden=[3])
+        DECODERS[name](fields=FIELDS, width=D, generate=PLAIN, hiden=[3])
 
 
 @pytest.mark.parametrize(
@@ -403,17 +437,63 @@ def test_a_misspelt_option_is_a_type_error(name):
 )
 def test_networks_without_layers_units_or_heads_are_told(name, options, told):
     with pytest.raises(ValueError, match=told):
-        DECODERS[name](fields=F, width=D, generate=PLAIN, **options)
+        DECODERS[name](fields=FIELDS, width=D, generate=PLAIN, **options)
 
 
 def test_options_without_sense_are_told():
     with pytest.raises(ValueError, match="layers is 0; expected 1 or more"):
-        CrossNet(fields=F, width=D, generate=PLAIN, layers=0)
+        CrossNet(fields=FIELDS, width=D, generate=PLAIN, layers=0)
     with pytest.raises(ValueError, match="last hidden layer has 1 unit"):
-        MLPDecoder(fields=F, width=D, generate=PLAIN, hidden=[8, 1])
+        MLPDecoder(fields=FIELDS, width=D, generate=PLAIN, hidden=[8, 1])
     with pytest.raises(ValueError, match="ipnn: the last hidden layer has 1 unit"):
-        DECODERS["ipnn"](fields=F, width=D, generate=PLAIN, hidden=[1])
+        DECODERS["ipnn"](fields=FIELDS, width=D, generate=PLAIN, hidden=[1])
     with pytest.raises(ValueError, match="masknet: the last hidden layer has 1 unit"):
-        DECODERS["masknet"](fields=F, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
+        DECODERS["masknet"](fields=FIELDS, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
     with pytest.raises(ValueError, match="tf: the last hidden layer has 1 unit"):
-        DECODERS["tf"](fields=F, width=D, generate=PLAIN, easy_hidden=[1])
+        DECODERS["tf"](fields=FIELDS, width=D, generate=PLAIN, easy_hidden=[1])
+
+
+class Seen(MLP):
+    """Dense layers that note the fields they were given, as layers that depend on them would."""
+
+    given = 0
+
+    def forward(self, row_BX, fields=None):
+        Seen.given += isinstance(fields, FieldVectors)
+        return super().forward(row_BX)
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if name not in ("fm", "fwfm", "fmfm", "ffm")])
+def test_every_dense_network_comes_from_make_mlp_and_is_given_the_fields(name):
+    Seen.given = 0
+    options = {"ssem": "moe"} if name == "tf" else {"hidden": [5]} if name == "autoint" else {}
+    decoder, _ = made(name, PLAIN, make_mlp=Seen, **options)
+    decoder(rows(decoder))
+
+    networks = [module for module in decoder.modules() if isinstance(module, MLP)]
+    assert {type(network) for network in networks} == {Seen}
+    assert Seen.given == len(networks)
+
+
+class Thirds(Decoder):
+    """An interaction of another package that returns tokens: three of them, each D wide, and knows whose fields it reads."""
+
+    def __init__(self, *, fields, width, generate, make_mlp=MLP):
+        super().__init__()
+        self.encoder, self.out = generate(), Tokens(3, width)
+        self.items = [at for at, field in enumerate(fields) if field.role == "item"]
+
+    def forward(self, x):
+        return self.encoder(x.emb_BFD)[:, self.items].mean(1, keepdim=True).expand(-1, 3, -1)
+
+
+def test_a_decoder_may_return_tokens_and_knows_the_names_and_roles_of_its_fields():
+    fields = [FieldInfo("user", "user"), FieldInfo("item", "item"), FieldInfo("brand", "item"), FieldInfo("hour")]
+    decoder = Thirds(fields=fields, width=D, generate=PLAIN)
+    head = HEADS["linear"](features=flat(decoder.out), targets=["click"])
+    emb_BFD = torch.randn(B, F, D)
+
+    tokens_BTD = decoder(FieldVectors(emb_BFD))
+    torch.testing.assert_close(tokens_BTD[:, 2], emb_BFD[:, 1:3].mean(1))
+    assert flat(decoder.out) == Flat(3 * D)
+    assert head(tokens_BTD.flatten(1)).logits["click"].shape == (B,)

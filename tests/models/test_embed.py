@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 
-from models.embed import Field, FieldEmbedding, attend, pool
+from models.embed import Field, FieldEmbedding
+from models.inputs import Inputs, Payload
+from models.sequences import SEQUENCE_ENCODERS, SequenceEncoder, attend, pool
 from models.sparse import Events, Looked
 
 NOTHING = torch.zeros(2, 0)
+
+
+def given(numbers_BN, vectors_BX):
+    return Inputs(None, None, numbers_BN, vectors_BX)
 
 
 def events(values, lengths):
@@ -17,7 +23,8 @@ def events(values, lengths):
 
 def embed(*fields, linear=False, width=2):
     torch.manual_seed(0)
-    return FieldEmbedding(fields, width=width, linear=linear)
+    sequences = {field.name: SEQUENCE_ENCODERS[field.encoder](width=field.dim) for field in fields if field.encoder}
+    return FieldEmbedding(fields, width=width, linear=linear, sequences=sequences)
 
 
 def fill(parameter, values):
@@ -81,7 +88,7 @@ def test_fields_come_in_their_own_order_whatever_they_are():
     fill(made.projections[0].weight, [[5.0], [6.0]])
     looked = Looked(vectors={"other": torch.zeros(1, 2), "user": torch.tensor([[7.0, 8.0]])})
 
-    emb_BFD, linear_BF = made(looked, torch.tensor([[10.0, 100.0]]), torch.tensor([[0.5]]))
+    emb_BFD, linear_BF = made(looked, given(torch.tensor([[10.0, 100.0]]), torch.tensor([[0.5]])))
 
     torch.testing.assert_close(emb_BFD, torch.tensor([[[10.0, 20.0], [7.0, 8.0], [2.5, 3.0], [300.0, 400.0]]]))
     assert linear_BF is None
@@ -91,7 +98,7 @@ def test_a_table_of_another_width_is_projected():
     made = embed(Field("user", "table", 3))
     fill(made.projections[0].weight, [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
-    emb_BFD, _ = made(Looked(vectors={"user": torch.tensor([[1.0, 2.0, 4.0]])}), torch.zeros(1, 0), torch.zeros(1, 0))
+    emb_BFD, _ = made(Looked(vectors={"user": torch.tensor([[1.0, 2.0, 4.0]])}), given(torch.zeros(1, 0), torch.zeros(1, 0)))
 
     torch.testing.assert_close(emb_BFD, torch.tensor([[[3.0, 4.0]]]))
 
@@ -101,7 +108,11 @@ def test_a_table_of_the_right_width_costs_no_parameters():
 
 
 def test_attention_asks_with_the_vector_of_the_query_before_any_projection():
-    fields = [Field("history", "table", 1, "attention", "item"), Field("item", "table", 1), Field("liked", "table", 1, "mean")]
+    fields = [
+        Field("history", "table", 1, encoder="target_attention", query="item"),
+        Field("item", "table", 1),
+        Field("liked", "table", 1, "mean"),
+    ]
     made = embed(*fields)
     for projection in made.projections:
         fill(projection.weight, [[1.0], [10.0]])
@@ -113,7 +124,7 @@ def test_attention_asks_with_the_vector_of_the_query_before_any_projection():
         }
     )
 
-    emb_BFD, _ = made(looked, NOTHING, NOTHING)
+    emb_BFD, _ = made(looked, given(NOTHING, NOTHING))
 
     #   history of row 0: weights 3/4 and 1/4 of 1 and 0; row 1 has none
     torch.testing.assert_close(emb_BFD[:, 0], torch.tensor([[0.75, 7.5], [0.0, 0.0]]))
@@ -128,7 +139,7 @@ def test_first_order_terms_of_every_kind():
         Field("image", "vector", 2),
         Field("item", "table", 2),
         Field("tags", "table", 2, "sum"),
-        Field("history", "table", 2, "attention", "item"),
+        Field("history", "table", 2, encoder="target_attention", query="item"),
         linear=True,
     )
     fill(made.linear_numbers_N, [3.0])
@@ -146,21 +157,21 @@ def test_first_order_terms_of_every_kind():
         },
     )
 
-    _, linear_BF = made(looked, torch.tensor([[2.0]]), torch.tensor([[4.0, 5.0]]))
+    _, linear_BF = made(looked, given(torch.tensor([[2.0]]), torch.tensor([[4.0, 5.0]])))
 
     torch.testing.assert_close(linear_BF, torch.tensor([[6.0, 0.5, 54.0, 7.0, 3.0, 1.5]]))
 
 
 def test_no_rows_still_give_every_parameter_a_gradient():
     fields = [Field("price", "number"), Field("image", "vector", 3), Field("item", "table", 4)]
-    made = embed(*fields, Field("history", "table", 4, "attention", "item"), linear=True)
+    made = embed(*fields, Field("history", "table", 4, encoder="target_attention", query="item"), linear=True)
     none = Events(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     no_weights = Events(torch.zeros(0, 1), none.lengths)
     looked = Looked(
         events=dict.fromkeys(["item", "history"], none), linear_events=dict.fromkeys(["item", "history"], no_weights)
     )
 
-    emb_BFD, linear_BF = made(looked, torch.zeros(0, 1), torch.zeros(0, 3))
+    emb_BFD, linear_BF = made(looked, given(torch.zeros(0, 1), torch.zeros(0, 3)))
     (emb_BFD.sum() + linear_BF.sum()).backward()
 
     assert emb_BFD.shape == (0, 4, 2)
@@ -169,8 +180,47 @@ def test_no_rows_still_give_every_parameter_a_gradient():
 
 
 def test_a_query_that_cannot_ask_is_told():
-    history = Field("history", "table", 4, "attention", "itm")
+    history = Field("history", "table", 4, encoder="target_attention", query="itm")
     with pytest.raises(ValueError, match=r"field history: attention asks with 'itm'; choose from \['item'\]"):
         embed(history, Field("item", "table", 4))
     with pytest.raises(ValueError, match="width 4 asks with 'itm', which has width 8"):
         embed(history, Field("itm", "table", 8))
+
+
+# sequence encoders
+
+
+@pytest.mark.parametrize("name", SEQUENCE_ENCODERS)
+def test_every_sequence_encoder_gives_a_vector_per_row_and_zeros_without_events(name):
+    encoder = SEQUENCE_ENCODERS[name](width=2)
+    query_BD = torch.ones(3, 2) if encoder.asks else None
+
+    found = encoder(query_BD, events([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [1, 0, 2]), Payload(), None)
+
+    assert found.shape == (3, 2)
+    torch.testing.assert_close(found[:2], torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+
+
+class Newest(SequenceEncoder):
+    """An encoder of another package: the event with the latest time, times its age in days."""
+
+    def __init__(self, *, width):
+        super().__init__()
+
+    def forward(self, query_BD, events, payload, time_B):
+        ends_B = events.lengths.cumsum(0) - 1
+        days_B = ((time_B - payload.times_N[ends_B]) / 86_400).float()
+        return events.values[ends_B] * days_B[:, None]
+
+
+def test_a_sequence_encoder_reads_what_events_carry_and_the_time_of_the_row():
+    fields = [Field("history", "table", 2, encoder="newest")]
+    made = FieldEmbedding(fields, width=2, linear=False, sequences={"history": Newest(width=2)})
+    day = 86_400.0
+    payload = Payload(times_N=torch.tensor([0.0, day, 5 * day], dtype=torch.float64))
+    times_B = torch.tensor([3 * day, 6 * day], dtype=torch.float64)
+    inputs = Inputs(None, None, NOTHING, NOTHING, {"history": payload}, times_B)
+
+    emb_BFD, _ = made(Looked(events={"history": events([[1.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [2, 1])}), inputs)
+
+    torch.testing.assert_close(emb_BFD[:, 0], torch.tensor([[4.0, 6.0], [4.0, 5.0]]))  # two days old, one day old

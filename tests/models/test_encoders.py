@@ -104,7 +104,7 @@ def test_each_transform_by_hand():
 
     def made(kind):
         torch.manual_seed(2)
-        return FeatureGenerator(fields=F, width=D, kind=kind, activation="linear", gamma=2.0).eval()
+        return FeatureGenerator(fields=F, width=D, transform=kind, activation="linear", gamma=2.0).eval()
 
     shared = made("field_shared")
     torch.testing.assert_close(shared(emb_BFD), 2 * (flat @ shared.transform.weight.T).unsqueeze(1).expand(B, F, D))
@@ -154,9 +154,9 @@ def test_batch_norm_over_ranks_is_that_of_one(shares):
     torch.testing.assert_close(torch.cat(on_ranks(2, normed, shares)), alone)
 
 
-@pytest.mark.parametrize(("only", "expected"), [("high", [1, 3]), ("low", [0, 2])])
+@pytest.mark.parametrize(("only", "expected"), [("high_cardinality", [1, 3]), ("low_cardinality", [0, 2])])
 def test_fields_are_chosen_by_their_cardinality_and_the_others_stay_raw(only, expected):
-    made = FeatureGenerator(fields=F, width=D, cardinalities=[5, 900, 7, 80], only=only, count=2)
+    made = FeatureGenerator(fields=F, width=D, cardinalities=[5, 900, 7, 80], generate_for=only, num_fields=2)
     emb_BFD = rows()
     out = made(emb_BFD)
     rest = [field for field in range(F) if field not in expected]
@@ -167,7 +167,7 @@ def test_fields_are_chosen_by_their_cardinality_and_the_others_stay_raw(only, ex
 
 @pytest.mark.parametrize("target", ["random", "shared_mask", "field_mask", "zero_mask"])
 def test_while_training_so_many_fields_of_every_row_are_generated_and_in_evaluation_all(target):
-    made = FeatureGenerator(fields=F, width=D, target=target, targets=2, activation="sigmoid")
+    made = FeatureGenerator(fields=F, width=D, training_target=target, num_targets=2, activation="sigmoid")
     emb_BFD = rows()
     generated = (made(emb_BFD) != emb_BFD).all(2)
 
@@ -182,7 +182,7 @@ def test_while_training_so_many_fields_of_every_row_are_generated_and_in_evaluat
     ("target", "hides"), [("random", False), ("shared_mask", True), ("field_mask", True), ("zero_mask", True)]
 )
 def test_a_mask_hides_the_field_from_the_encoder_and_random_targets_are_not_hidden(target, hides):
-    made = FeatureGenerator(fields=F, width=D, target=target, targets=1, activation="linear")
+    made = FeatureGenerator(fields=F, width=D, training_target=target, num_targets=1, activation="linear")
     emb_BFD = rows()
     torch.manual_seed(5)
     out = made(emb_BFD)
@@ -196,7 +196,7 @@ def test_a_mask_hides_the_field_from_the_encoder_and_random_targets_are_not_hidd
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
 def test_no_rows_still_give_every_parameter_a_gradient(kind):
-    made = FeatureGenerator(fields=F, width=D, kind=kind, learn_gamma=True, target="field_mask", targets=2)
+    made = FeatureGenerator(fields=F, width=D, transform=kind, learn_gamma=True, training_target="field_mask", num_targets=2)
     made(rows(0)).sum().backward()
 
     assert all(parameter.grad is not None for parameter in made.parameters())
@@ -205,14 +205,14 @@ def test_no_rows_still_give_every_parameter_a_gradient(kind):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"kind": "deeep"}, r"no kind 'deeep'; choose from \['attention', 'deep'"),
+        ({"transform": "deeep"}, r"no transform 'deeep'; choose from \['attention', 'deep'"),
         ({"source": "none"}, "no source 'none'"),
-        ({"target": "some"}, "no target 'some'"),
-        ({"kind": "deep", "source": "self"}, "deep reads all the fields: set source to all"),
-        ({"target": "random", "targets": 5}, "targets is 5, of 4 fields"),
-        ({"kind": "senet", "target": "zero_mask", "targets": 1}, "zeros stay zeros"),
-        ({"only": "highest"}, "no only 'highest'"),
-        ({"only": "high", "count": 4, "cardinalities": [1, 2, 3, 4]}, "chooses 4 of 4 fields; set count to fewer"),
+        ({"training_target": "some"}, "no training_target 'some'"),
+        ({"transform": "deep", "source": "self"}, "deep reads all the fields: set source to all"),
+        ({"training_target": "random", "num_targets": 5}, "num_targets is 5, of 4 fields"),
+        ({"transform": "senet", "training_target": "zero_mask", "num_targets": 1}, "zeros stay zeros"),
+        ({"generate_for": "highest"}, "no generate_for 'highest'"),
+        ({"generate_for": "high_cardinality", "num_fields": 4, "cardinalities": [1, 2, 3, 4]}, "chooses 4 of 4 fields"),
     ],
 )
 def test_arms_that_make_no_sense_are_told(options, told):

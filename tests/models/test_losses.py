@@ -5,14 +5,19 @@ import math
 import pytest
 import torch
 
-from models.losses import BCE, LOSSES, TwinFocus
+from models.losses import BCE, LOSSES, Targets, TwinFocus
 from models.output import Output
 
 
 def answer(logits_B, easy_B=None, hard_B=None):
     """A model's answer; both encoders say the same unless told otherwise."""
     both = (logits_B if easy_B is None else easy_B, logits_B if hard_B is None else hard_B)
-    return Output({"click": logits_B}, branches={"click": both})
+    return Output({"click": logits_B}, {"click/easy": both[0], "click/hard": both[1]})
+
+
+def click(labels_B, weights_B, rows):
+    """The one target `click`."""
+    return Targets(("click",), labels_B[:, None], weights_B[:, None], rows, torch.zeros(len(labels_B), dtype=torch.int64))
 
 
 def of(probability):
@@ -24,7 +29,7 @@ def test_the_cross_entropy_by_hand():
     labels_B, weights_B = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 10.0])
 
     #   (1 * ln 2 + 10 * ln 4) / 4
-    loss = BCE()(answer(logits_B), "click", labels_B, weights_B, 4)
+    loss = BCE()(answer(logits_B), click(labels_B, weights_B, 4))
     assert loss["click"].item() == pytest.approx((math.log(2) + 10 * math.log(4)) / 4)
 
 
@@ -35,7 +40,7 @@ def test_the_losses_of_uneven_ranks_add_up_to_the_loss_of_one_batch(name):
     loss = LOSSES[name]()
 
     def share(part):
-        return sum(loss(answer(logits_B[part]), "click", labels_B[part], weights_B[part], 7).values())
+        return sum(loss(answer(logits_B[part]), click(labels_B[part], weights_B[part], 7)).values())
 
     shares = [share(part) for part in (slice(0, 2), slice(2, 7), slice(7, 7))]
     torch.testing.assert_close(sum(shares), share(slice(None)))
@@ -45,7 +50,7 @@ def test_the_losses_of_uneven_ranks_add_up_to_the_loss_of_one_batch(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_huge_logits_give_a_finite_loss_and_gradient(name):
     logits_B = torch.tensor([1e4, -1e4], requires_grad=True)
-    loss = sum(LOSSES[name]()(answer(logits_B), "click", torch.tensor([0.0, 1.0]), torch.ones(2), 2).values())
+    loss = sum(LOSSES[name]()(answer(logits_B), click(torch.tensor([0.0, 1.0]), torch.ones(2), 2)).values())
     loss.backward()
 
     assert loss.isfinite()
@@ -57,7 +62,7 @@ def test_huge_logits_give_a_finite_loss_and_gradient(name):
 
 def test_a_row_that_the_hard_encoder_is_sure_of_has_a_finite_gradient_for_every_gamma():
     logit_B = torch.tensor([20.0], requires_grad=True)  # its probability is 1 in 32 bits
-    loss = TwinFocus(gamma=0.5, c=1.0)(answer(logit_B), "click", torch.ones(1), torch.ones(1), 1)
+    loss = TwinFocus(gamma=0.5, c=1.0)(answer(logit_B), click(torch.ones(1), torch.ones(1), 1))
     sum(loss.values()).backward()
 
     assert logit_B.grad.isfinite().all()
@@ -66,7 +71,7 @@ def test_a_row_that_the_hard_encoder_is_sure_of_has_a_finite_gradient_for_every_
 def test_twin_focus_by_hand():
     # The true label is 1, then 0: the easy encoder gives it .9 and .6, the hard one .5 and .3.
     output = answer(torch.zeros(2), torch.tensor([0.9, 0.4]).logit(), torch.tensor([0.5, 0.7]).logit())
-    loss = TwinFocus(gamma=2, c=0.7, alpha=0.2)(output, "click", torch.tensor([1.0, 0.0]), torch.ones(2), 2)
+    loss = TwinFocus(gamma=2, c=0.7, alpha=0.2)(output, click(torch.tensor([1.0, 0.0]), torch.ones(2), 2))
 
     easy = (1.6**2 * -math.log(0.9) + 1.3**2 * -math.log(0.6)) / 2
     hard = (0.8**2 * -math.log(0.5) + 1.0**2 * -math.log(0.3)) / 2
@@ -78,22 +83,22 @@ def test_twin_focus_by_hand():
 def test_gamma_0_is_plain_cross_entropy_on_each_encoder():
     torch.manual_seed(1)
     easy_B, hard_B, labels_B, weights_B = torch.randn(9), torch.randn(9), torch.randint(0, 2, (9,)).float(), torch.rand(9)
-    loss = TwinFocus(gamma=0, alpha=0.25)(answer(torch.zeros(9), easy_B, hard_B), "click", labels_B, weights_B, 9)
+    loss = TwinFocus(gamma=0, alpha=0.25)(answer(torch.zeros(9), easy_B, hard_B), click(labels_B, weights_B, 9))
 
     for part, logits_B, share in (("click/easy", easy_B, 0.25), ("click/hard", hard_B, 0.75)):
-        plain = BCE()(answer(logits_B), "click", labels_B, weights_B, 9)["click"]
+        plain = BCE()(answer(logits_B), click(labels_B, weights_B, 9))["click"]
         torch.testing.assert_close(loss[part], share * plain)
 
 
 def test_with_c_above_1_a_well_known_row_is_never_paid_for():
-    sure = TwinFocus(gamma=1, c=1.2, alpha=0)(answer(of(0.95)[None]), "click", torch.ones(1), torch.ones(1), 1)
+    sure = TwinFocus(gamma=1, c=1.2, alpha=0)(answer(of(0.95)[None]), click(torch.ones(1), torch.ones(1), 1))
 
     assert sure["click/hard"].item() == 0, "2 - c - .95 is negative"
 
 
 def test_gradients_flow_through_the_factors():
     logit_B = torch.tensor([0.3], requires_grad=True)
-    TwinFocus(gamma=2, c=0.7, alpha=1)(answer(logit_B), "click", torch.ones(1), torch.ones(1), 1)["click/easy"].backward()
+    TwinFocus(gamma=2, c=0.7, alpha=1)(answer(logit_B), click(torch.ones(1), torch.ones(1), 1))["click/easy"].backward()
 
     e = 1 / (1 + math.exp(-0.3))
     of_the_product = (2 * (0.7 + e) * -math.log(e) - (0.7 + e) ** 2 / e) * e * (1 - e)
@@ -104,7 +109,7 @@ def test_gradients_flow_through_the_factors():
 def test_below_the_least_c_there_are_rows_that_push_the_easy_encoder_away_from_the_label(gamma, least):
     def rises(c):
         logits = torch.linspace(-12, 12, 4001, requires_grad=True)
-        loss = TwinFocus(gamma=gamma, c=c, alpha=1)(answer(logits), "click", torch.ones(4001), torch.ones(4001), 1)
+        loss = TwinFocus(gamma=gamma, c=c, alpha=1)(answer(logits), click(torch.ones(4001), torch.ones(4001), 1))
         (gradient,) = torch.autograd.grad(loss["click/easy"], logits)
         return bool((gradient > 0).any())
 

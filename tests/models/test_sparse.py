@@ -10,7 +10,10 @@ from torchrec import KeyedJaggedTensor
 from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
 from models.encoders import ENCODERS
-from models.losses import BCE
+from models.heads import LinearHead
+from models.inputs import FieldInfo, Inputs
+from models.layers import flat
+from models.losses import BCE, Targets
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.distributed.initial_values import Init
@@ -134,7 +137,7 @@ FIELDS = [
     Field("cat", "table", 10),
     Field("image", "vector", 3),
 ]
-CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2", "plain", "row_wise")]
+CASES = [("deepfm", "sfg", "table_wise"), ("deepfm", "sfg", "row_wise"), ("dcnv2", "none", "row_wise")]
 SHARES = [(6, 6), (1, 11), (0, 12), (12, 0)]
 
 
@@ -146,8 +149,9 @@ class Task(nn.Module):
         self.ranker = ranker
 
     def forward(self, bags, sequences, numbers, vectors, labels):
-        output = self.ranker(bags, sequences, numbers, vectors)
-        share = BCE()(output, "click", labels, torch.ones_like(labels), ROWS)["click"]
+        output = self.ranker(Inputs(bags, sequences, numbers, vectors))
+        labels_B1 = labels[:, None]
+        share = BCE()(output, Targets(("click",), labels_B1, torch.ones_like(labels_B1), ROWS, labels.long()))["click"]
         return share, share * distributed.get_world_size()
 
 
@@ -171,10 +175,19 @@ def build(decoder, encoder, kind):
     """The same model with the same weights, spread over the ranks as `kind` says."""
     torch.manual_seed(0)
     generate = partial(ENCODERS[encoder], fields=len(FIELDS), width=10)
-    made = DECODERS[decoder](fields=len(FIELDS), width=10, generate=generate, hidden=[8, 8], batch_norm=True)
+    made = DECODERS[decoder](
+        fields=[FieldInfo(field.name) for field in FIELDS], width=10, generate=generate, hidden=[8, 8], batch_norm=True
+    )
     tables = [Table(t.name, t.rows, t.dim, t.fields, t.pool, linear=made.needs_linear) for t in TABLES]
     embed = FieldEmbedding(FIELDS, width=10, linear=made.needs_linear)
-    task = Task(Ranker(sparse=SparseArch(tables, device=torch.device("meta")), embed=embed, decoder=made, tasks=("click",)))
+    task = Task(
+        Ranker(
+            sparse=SparseArch(tables, device=torch.device("meta")),
+            embed=embed,
+            decoder=made,
+            head=LinearHead(features=flat(made.out), targets=["click"]),
+        )
+    )
 
     options = {table.name: TableOptions(lr=0.05, init=Init("normal", 0.3), sharding=kind) for table in tables}
     return shard(task, tables=options, device=CPU, batch_rows=ROWS, seed=3)

@@ -8,6 +8,7 @@ from models.diffusion.balance import Balance
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.denoiser import CANDIDATES, Denoiser
 from models.diffusion.slots import Slot, ids_of
+from models.inputs import Inputs
 from models.sparse import SparseArch, Table
 from tests.models.diffusion.test_slots import jagged
 
@@ -130,7 +131,7 @@ def test_the_order_in_which_fields_are_listed_does_not_matter():
     state["identity_FH"] = state["identity_FH"][[2, 0, 1, 3, 4, 5]]
     other.load_state_dict(state)
 
-    logits = [made(None, batch(), torch.zeros(3, 0), IMAGE).logits["click"] for made in (one, other)]
+    logits = [made(Inputs(None, batch(), torch.zeros(3, 0), IMAGE)).logits["click"] for made in (one, other)]
     torch.testing.assert_close(*logits)
 
 
@@ -138,27 +139,27 @@ def test_a_list_is_a_set_and_its_padding_is_not_heard():
     made = denoiser()
 
     def logits(past):
-        return made(None, batch(past=past), torch.zeros(3, 0), IMAGE).logits["click"]
+        return made(Inputs(None, batch(past=past), torch.zeros(3, 0), IMAGE)).logits["click"]
 
     torch.testing.assert_close(logits(((7, 2), (), (5, 6, 7))), logits(((2, 7), (), (7, 5, 6))))
     longer = denoiser(slots=[*SLOTS[:2], Slot("past", "table", 8, "item", 20, 2, length=5), SLOTS[3]])
     longer.load_state_dict(made.state_dict())
     past = ((7, 2), (), (5, 6, 7))
-    torch.testing.assert_close(logits(past), longer(None, batch(past=past), torch.zeros(3, 0), IMAGE).logits["click"])
+    torch.testing.assert_close(logits(past), longer(Inputs(None, batch(past=past), torch.zeros(3, 0), IMAGE)).logits["click"])
 
 
 def test_ranking_is_the_label_term_of_restoring():
     made = denoiser()
     hidden = hide(6, 7)
     scores = made.label_scores(restored(made, batch(), hidden).made[0])
-    output = made(None, batch(), torch.zeros(3, 0), IMAGE)
+    output = made(Inputs(None, batch(), torch.zeros(3, 0), IMAGE))
 
     for at, task in enumerate(("click", "buy")):
         two_way = -scores[:, at].log_softmax(1).gather(1, LABELS[:, at : at + 1].long()).squeeze(1)
         torch.testing.assert_close(
             two_way, binary_cross_entropy_with_logits(output.logits[task], LABELS[:, at], reduction="none")
         )
-    assert output.seen["emb"].shape[:2] == (3, 3) if len(made.widths) == 1 else "emb" not in output.seen
+    assert output.observed["emb"].shape[:2] == (3, 3) if len(made.widths) == 1 else "emb" not in output.observed
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": None}, {"attention": "query+key", "balance": "progress"}])
@@ -174,7 +175,7 @@ def test_all_that_ranks_is_in_what_restores_and_does_the_same_there(options):
     assert {name: value.shape for name, value in ours.items()} == {name: theirs[name].shape for name in ours}
     after.load_state_dict({name: theirs[name] for name in ours})
 
-    logits = [made(None, batch(), torch.zeros(3, 0), IMAGE).logits["buy"] for made in (before, after)]
+    logits = [made(Inputs(None, batch(), torch.zeros(3, 0), IMAGE)).logits["buy"] for made in (before, after)]
     torch.testing.assert_close(*logits)
     assert not any(name == "balance.s" for name, _ in after.named_parameters()), "difficulties are fixed when it ranks"
 

@@ -20,12 +20,13 @@ from data.features import Features
 from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import DECODERS
-from models.encoders import ENCODERS, FeatureGenerator
-from pipeline.builders.models import build_fields, build_ranker
+from models.encoders import FeatureGenerator
+from models.ranker import Ranker
+from pipeline.builders.models import build_fields, build_ranker, pools_of
 from pipeline.builders.optimizers import build_dense_optimizer
 from pipeline.builders.source import build_source
 from pipeline.builders.tables import build_table_options
-from pipeline.config.model import ModelConfig
+from pipeline.config.model import RankerConfig, SequenceConfig
 from pipeline.config.run import load
 from pipeline.config.train import DenseConfig
 from pipeline.distributed.world import World
@@ -48,10 +49,10 @@ def features(*fields: dict[str, Any]) -> Features:
     return Features(schema, Statistics.nothing())
 
 
-def small(decoder: str, paradigm: str = "plain", **encoder: Any) -> ModelConfig:
+def small(decoder: str, **encoder: Any) -> RankerConfig:
     options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet"} else {"hidden": [6]}
-    settings = {"decoder": decoder, "paradigm": paradigm, "dim": 4, "options": options, "encoder": encoder}
-    return ModelConfig.model_validate(settings)
+    settings = {"decoder": decoder, "dim": 4, "decoder_options": options, "encoder": encoder or {"kind": "none"}}
+    return RankerConfig.model_validate(settings)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +66,13 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_fields_are_those_of_the_schema_in_its_order() -> None:
     fields = build_fields(features(), width=4)
 
-    assert [(field.name, field.source, field.dim, field.pool, field.query) for field in fields] == [
-        ("price", "number", 1, "sum", None),
-        ("user", "table", 4, "sum", None),
-        ("image", "vector", 3, "sum", None),
-        ("item", "table", 8, "sum", None),
-        ("tags", "table", 4, "mean", None),
-        ("history", "table", 8, "attention", "item"),
+    assert [(field.name, field.source, field.dim, field.pool, field.encoder, field.query) for field in fields] == [
+        ("price", "number", 1, "sum", None, None),
+        ("user", "table", 4, "sum", None, None),
+        ("image", "vector", 3, "sum", None, None),
+        ("item", "table", 8, "sum", None, None),
+        ("tags", "table", 4, "mean", None, None),
+        ("history", "table", 8, "sum", "target_attention", "item"),
     ]
 
 
@@ -83,18 +84,19 @@ def test_tables_of_another_width_than_the_model_and_vectors_are_projected_and_th
     assert shapes == [(4, 3), (4, 8), (4, 8)]
 
 
-@pytest.mark.parametrize("paradigm", ENCODERS)
+@pytest.mark.parametrize("kind", ["none", "sfg"])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_every_decoder_is_built_in_every_paradigm_and_only_sfg_generates(decoder: str, paradigm: str) -> None:
-    config = small(decoder, paradigm, gamma=3.0, activation="silu", residual=True)
+def test_every_decoder_is_built_with_every_encoder_and_only_sfg_generates(decoder: str, kind: str) -> None:
+    settings = {"gamma": 3.0, "activation": "silu", "residual": True} if kind == "sfg" else {}
+    config = small(decoder, kind=kind, **settings)
 
     ranker = build_ranker(config, features(), ("click", "buy"))
 
     generators = [module for module in ranker.modules() if isinstance(module, FeatureGenerator)]
     assert type(ranker.decoder) is DECODERS[decoder]
-    assert bool(generators) == (paradigm == "sfg")
+    assert bool(generators) == (kind == "sfg")
     assert all((part.gamma, part.activate, part.residual) == (3.0, nn.functional.silu, True) for part in generators)
-    assert ranker.head.tasks == ranker.tasks == ("click", "buy")
+    assert ranker.head.targets == ("click", "buy")
     assert ranker.embed.linear == ranker.decoder.needs_linear
 
 
@@ -121,23 +123,21 @@ def test_the_same_seed_builds_the_same_weights(config: Path, tmp_path: Path) -> 
     ("model", "told"),
     [
         (
-            {"decoder": "dcnv3"},
-            "genctr.decoders: no 'dcnv3', nearest 'dcnv2'; choose from ['autoint', 'crossnet', 'dcnv2', 'deepfm', 'ffm', "
-            "'finalmlp', 'fm', 'fmfm', 'fwfm', 'gdcn', 'ipnn', 'masknet', 'mlp', 'tf', 'xdeepfm']",
-        ),
-        (
-            {"decoder": "mlp", "options": {"hiden": [4]}},
+            {"decoder": "mlp", "decoder_options": {"hiden": [4]}},
             "decoder mlp: unknown option 'hiden', nearest 'hidden'; it has ['batch_norm', 'dropout', 'hidden']",
         ),
         # What the schema and the model's width decide is no option.
-        ({"decoder": "fm", "options": {"width": 8}}, "decoder fm: unknown option 'width'; it has []"),
-        ({"decoder": "crossnet", "options": {"layers": 0}}, "decoder crossnet: crossnet: layers is 0; expected 1 or more"),
-        ({"decoder": "mlp", "options": {"hidden": 4}}, "decoder mlp: 'int' object is not iterable"),
+        ({"decoder": "fm", "decoder_options": {"width": 8}}, "decoder fm: unknown option 'width'; it has []"),
+        (
+            {"decoder": "crossnet", "decoder_options": {"layers": 0}},
+            "decoder crossnet: crossnet: layers is 0; expected 1 or more",
+        ),
+        ({"decoder": "mlp", "decoder_options": {"hidden": 4}}, "decoder mlp: 'int' object is not iterable"),
     ],
 )
 def test_a_model_that_cannot_be_is_told(model: dict[str, Any], told: str) -> None:
     with pytest.raises(GenctrError) as error:
-        build_ranker(ModelConfig.model_validate(model), features(), ("y",))
+        build_ranker(RankerConfig.model_validate(model), features(), ("y",))
     assert str(error.value) == told
 
 
@@ -218,15 +218,18 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["data.format=parket"], "genctr.readers: no 'parket', nearest 'parquet'; choose from ['csv', 'parquet']"),
+        (["data.format=parket"], "override 'data.format=parket': data.format: no 'parket'; did you mean 'parquet'?"),
         (
             ["data.format=csv", "data.reader_options={delimitre: ';'}"],
-            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'names', 'nulls', 'types']",
+            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'names', 'newlines_in_values', ",
         ),
         (["data.reader_options={delimiter: ';'}"], "reader parquet: unknown option 'delimiter'; it has []"),
         (["data.format=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
-        (["model.loss=tf"], "model.loss: tf reads two encoders, and the model has one\n  next: set model.decoder to tf"),
-        (["model.loss=bse"], "genctr.losses: no 'bse', nearest 'bce'; choose from ['bce', 'tf']"),
+        (
+            ["model.losses=[{name: tf}]"],
+            "model.losses: tf reads TARGET/easy, TARGET/hard, which the model does not represent\n"
+            "  next: set model.decoder to tf",
+        ),
         (["data.layout=days"], "layout 'days': expected {day} once"),
         (["tables.weight_decay=0.1"], "rowwise_adagrad"),
     ],
@@ -242,7 +245,9 @@ def test_vocabularies_are_of_the_days_to_fit_and_stay_those_of_the_first_start(c
     schema.write_text("name: s\nlabel: {column: is_click}\nfields: [{name: user_id, kind: id}]\n")
 
     def users(name: str, *overrides: str) -> int:
-        with built(config, tmp_path / name, f"schema={schema}", "model.decoder=fm", "model.options={}", *overrides) as job:
+        with built(
+            config, tmp_path / name, f"schema={schema}", "model.decoder=fm", "model.decoder_options={}", *overrides
+        ) as job:
             return job.source.features.tables[0].rows - 2  # of the missing and of the unknown
 
     def in_log(days: Sequence[str]) -> int:
@@ -349,7 +354,7 @@ def test_every_rank_plans_with_the_speeds_of_the_first_ones_card(config: Path, t
     told = {"hbm_mem_bw": 1.0}
 
     class Second(World):
-        def agree(self, work: object) -> Any:
+        def agree(self, work: object, kind: object) -> Any:
             return told  # by the first rank, on a host with other cards
 
     with built(config, tmp_path / "run") as job:
@@ -372,15 +377,15 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
     """A network and its heads know fields and labels by their places."""
     values = yaml.safe_load(SCHEMA.read_text())
     label = values.pop("label")
-    before = Schema.model_validate(values | {"labels": [{"task": "a", **label}, {"task": "b", **label}]})
+    before = Schema.model_validate(values | {"labels": [{"target": "a", **label}, {"target": "b", **label}]})
     first, *others = values["fields"]
-    changed = {"labels": [{"task": "b", **label}, {"task": "a", **label}], "fields": [*others, first | {"rows": 65535}]}
+    changed = {"labels": [{"target": "b", **label}, {"target": "a", **label}], "fields": [*others, first | {"rows": 65535}]}
     assert _schema_changes(before, Schema.model_validate(values | changed)) == [
         "field user_id.rows: begun with 32768, now 65535",
         "schema: fields in another order",
         "schema: labels in another order",
     ]
-    at_the_end = values | {"labels": [{"task": name, **label} for name in ("a", "b", "c")]}
+    at_the_end = values | {"labels": [{"target": name, **label} for name in ("a", "b", "c")]}
     assert _schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
     assert _schema_changes(before, before) == []
 
@@ -388,16 +393,16 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("{decoder: fm, options: {layers: 3}}", "stage late: decoder fm: unknown option 'layers'"),
-        ("{options: {hidden: wide}}", "stage late: decoder mlp: "),
-        ("{decoder: deepfn}", "stage late: genctr.decoders: no 'deepfn', nearest 'deepfm'"),
-        ("{loss_options: {beta: 1}}", "stage late: loss bce: unknown option 'beta'"),
+        ("{decoder: fm, decoder_options: {layers: 3}}", "stage late: decoder fm: unknown option 'layers'"),
+        ("{decoder_options: {hidden: wide}}", "stage late: decoder mlp: "),
+        ("{decoder: deepfn}", "stages.1.model.decoder: no 'deepfn'; did you mean 'deepfm'?"),
+        ("{losses: [{name: bce, options: {beta: 1}}]}", "stage late: loss bce: unknown option 'beta'"),
     ],
 )
 def test_what_is_wrong_with_a_later_stage_is_known_before_the_first_trains(model: str, told: str, tmp_path: Path) -> None:
     stages = f"stages=[{{name: early}}, {{name: late, model: {model}}}]"
 
-    done = train(write_log(tmp_path), tmp_path / "run", stages, "model.options={}")
+    done = train(write_log(tmp_path), tmp_path / "run", stages, "model.decoder_options={}")
 
     assert done.code == 2
     assert told in done.err
@@ -421,7 +426,7 @@ def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None
     """Its tensors would all fit, so no confirmation can help."""
     config, schema = write_log(tmp_path), yaml.safe_load(SCHEMA.read_text())
     label, fields = schema.pop("label"), {field["name"]: field for field in schema["fields"]}
-    a, b, c = ({"task": name, **label} for name in "abc")
+    a, b, c = ({"target": name, **label} for name in "abc")
     config.write_text(config.read_text().replace(str(SCHEMA), "schema.yaml"))
 
     def trained(labels: list[dict[str, Any]], **changed: dict[str, Any]) -> Done:
@@ -471,3 +476,47 @@ def test_a_run_starts_at_the_base_rate_of_its_fitted_days(config: Path, tmp_path
         assert 200 < rows < 280  # both days of training: `score_first` is off, so neither is scored
         bias = next(own for name, own in job.sharded.dense_parameters.items() if name.endswith("head.score.bias"))
         assert bias.item() == pytest.approx(np.log((ones + 0.5) / (rows - ones + 0.5)), rel=1e-6)
+
+
+# --- heads and sequence encoders, chosen in the run file ---
+
+
+def test_the_run_file_chooses_the_encoder_of_a_sequence() -> None:
+    model = small("fm").model_copy(update={"sequences": {"history": SequenceConfig(encoder="mean")}})
+    schema = features().schema
+    pooled = Features(schema, Statistics.nothing(), pools=pools_of(model.sequences, schema))
+
+    ranker = build_ranker(model, pooled, ("y",))
+
+    assert len(ranker.embed.sequences) == 0
+    assert ranker.sparse.sequences is None, "a mean is pooled by its table"
+    assert len(build_ranker(small("fm"), features(), ("y",)).embed.sequences) == 1, "the schema says attention"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {"sequences": {"histry": {"encoder": "mean"}}},
+            r"model.sequences: no sequence field 'histry'; choose from \['history'\]",
+        ),
+        ({"sequences": {"history": {"encoder": "men"}}}, "no 'men'; did you mean 'mean'"),
+        (
+            {"sequences": {"history": {"encoder": "target_attention", "options": {"heads": 2}}}},
+            "sequence encoder target_attention: unknown option 'heads'",
+        ),
+        ({"sequences": {"history": {"encoder": "target_attention", "query": "user"}}}, "attention over vectors of width 8"),
+        ({"head": "twin_focus"}, "head twin_focus: it reads the easy and the hard side of a decoder such as tf"),
+        ({"head": "liner"}, "no 'liner'; did you mean 'linear'"),
+        ({"head_options": {"fusion": "cf"}}, "head linear: unknown option 'fusion'"),
+    ],
+)
+def test_a_head_or_sequence_encoder_that_cannot_be_is_refused(model: dict[str, Any], message: str) -> None:
+    schema = features().schema
+
+    def build() -> Ranker:
+        config = RankerConfig.model_validate({**small("fm").model_dump(), **model})
+        return build_ranker(config, Features(schema, Statistics.nothing(), pools=pools_of(config.sequences, schema)), ("y",))
+
+    with pytest.raises((GenctrError, ValueError), match=message):
+        build()

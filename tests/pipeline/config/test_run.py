@@ -92,9 +92,9 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path: Path
 def test_overrides_win_and_may_name_what_the_file_does_not(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(MINIMAL + "train: {epochs: 2}\n")
 
-    config, _ = load(str(tmp_path / "run.yaml"), ["train.epochs=3", "model.options={hidden: [8, 4]}", "tables.lr=1e-3"])
+    config, _ = load(str(tmp_path / "run.yaml"), ["train.epochs=3", "model.decoder_options={hidden: [8, 4]}", "tables.lr=1e-3"])
 
-    assert (config.train.epochs, config.model.options, config.tables.lr) == (3, {"hidden": [8, 4]}, 0.001)
+    assert (config.train.epochs, config.model.decoder_options, config.tables.lr) == (3, {"hidden": [8, 4]}, 0.001)
 
 
 def test_a_wrong_override_is_told_as_it_was_written(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
             "line 6: train.early_stop: there are no days to look at: set data.validation",
         ),
         ("train: {batch_rows: 0}\n", "line 5: train.batch_rows: Input should be greater than 0, got 0"),
-        ("model: {paradigm: sgf}\n", "line 5: model.paradigm: no 'sgf'\n  did you mean 'sfg'?"),
+        ("model: {encoder: {kind: sgf}}\n", "line 5: model.encoder.kind: no 'sgf'\n  did you mean 'sfg'?"),
         (
             "tables: {precision: fp16}\ndaily: {row_decay: {item_id: 0.99}}\n",
             "line 6: daily.row_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
@@ -283,7 +283,7 @@ def test_a_ready_config_loads_builds_and_trains(path: Path, tmp_path: Path) -> N
 
 # --- stages ---
 
-HETEGEN = "model:\n  paradigm: hetegen\n"
+HETEGEN = "model:\n  family: denoiser\n  balance: progress\n"
 
 
 def test_a_run_without_stages_ranks(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_run_without_stages_ranks(tmp_path: Path) -> None:
     path.write_text(MINIMAL)
     (stage,) = load(str(path))[0].resolved()
 
-    assert (stage.name, stage.task, stage.load) == ("rank", "rank", None)
+    assert (stage.name, stage.objective, stage.load) == ("rank", "rank", None)
 
 
 def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path
     path.write_text(MINIMAL + HETEGEN + "tables: {weight_decay: 0.1, optimizer: adam}\ntrain: {epochs: 5}\n")
     before, after = load(str(path))[0].resolved()
 
-    assert (before.name, before.task, after.name, after.task) == ("pretrain", "pretrain", "rank", "rank")
+    assert (before.name, before.objective, after.name, after.objective) == ("pretrain", "denoise", "rank", "rank")
     assert after.load is not None
     assert (after.load.stage, after.load.what) == ("pretrain", "all")
     assert (before.config.tables.weight_decay, after.config.tables.weight_decay) == (0.0, 0.1), "a cosine knows no scale"
@@ -340,7 +340,7 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("stages: [{name: a, task: pretrain}]\n", "stages.0.task: paradigm plain restores nothing"),
+        ("stages: [{name: a, objective: denoise}]\n", "stages.0.objective: the family ranker has no objective 'denoise'"),
         ("stages: [{name: a, train: {epoch: 3}}]\n", "stages.0.train.epoch"),
         ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
         ("stages: [{name: a, data: {fit: 2026-11-01}}]\n", "stages.0.data.fit: all stages have the same"),
@@ -372,18 +372,18 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
             "stages.1.data.days: 2026-11-02, which is scored, was trained by stage a: begin with the last such day, or later",
         ),
         (
-            "model: {paradigm: hetegen, denoiser: {balance: dro, attention: query}}\n",
-            "model.denoiser.attention: balance dro learns no difficulties to guide it",
+            "model: {family: denoiser, balance: dro, attention: query}\n",
+            "model.attention: balance dro learns no difficulties to guide it",
         ),
-        ("model: {paradigm: hetegen, denoiser: {hidden: 9}}\n", "model.denoiser.hidden: 9 is not a multiple of heads, 2"),
+        ("model: {family: denoiser, balance: progress, hidden: 9}\n", "model.hidden: 9 is not a multiple of heads, 2"),
         (
-            HETEGEN + "stages: [{name: a, task: pretrain, train: {score_first: true}}]\n",
-            "stages.0.train.score_first: a pre-training gives no click scores",
+            HETEGEN + "stages: [{name: a, objective: denoise, train: {score_first: true}}]\n",
+            "stages.0.train.score_first: denoise scores no rows",
         ),
         (
             HETEGEN
-            + "stages: [{name: a, task: pretrain, data: {validation: [2026-11-09]}, train: {early_stop: {metric: auc}}}]\n",
-            "stages.0.train.early_stop.metric: a pretrain stage is judged by loss",
+            + "stages: [{name: a, objective: denoise, data: {validation: [2026-11-09]}, train: {early_stop: {metric: auc}}}]\n",
+            "stages.0.train.early_stop.metric: denoise is judged by loss",
         ),
     ],
 )

@@ -10,7 +10,7 @@ from pipeline.daily.ledger import Ledger, LedgerError, base_of, fold, next_date
 def filled(folder: Path) -> Ledger:
     ledger = Ledger(str(folder))
     for day in ("2026-11-01", "2026-11-02"):
-        ledger.append("scored", {"day": day, "step": 0, "rows": 3, "tasks": {}})
+        ledger.append("scored", {"day": day, "step": 0, "rows": 3, "metrics": {}})
         ledger.append("trained", {"day": day, "step": 3, "rows": 3, "files": {f"{day}/a": {"size": 9}}, "quarantined": {}})
         ledger.append("judged", {"day": day, "step": 3, "bundle": day, "publish": day == "2026-11-01", "answers": []})
     ledger.append("published", {"day": "2026-11-01", "bundle": "2026-11-01", "step": 3})

@@ -64,7 +64,7 @@ def placed(rank: int, config: str, out: str, runs: dict[str, tuple[str, ...]]) -
             for module in job.sharded.plan.plan.values()
             for table, own in module.items()
         }
-        results[name] = found, run(job, quiet=True)["test"]["tasks"]["is_click"]["logloss"]
+        results[name] = found, run(job, quiet=True)["test"]["metrics"]["is_click"]["logloss"]
         job.close()
     return results
 
@@ -80,9 +80,11 @@ def test_a_job_of_two_ranks_keeps_to_its_plan_and_learns_the_same(config: Path, 
         "swapped": save(config, tmp_path / "swapped.json", ranks=2, change=swap),
         "split": save(config, tmp_path / "split.json", "tables.sharding=row_wise", ranks=2),
     }
-    runs: dict[str, tuple[str, ...]] = {name: ("model.options.dropout=0", f"train.plan={path}") for name, path in paths.items()}
+    runs: dict[str, tuple[str, ...]] = {
+        name: ("model.decoder_options.dropout=0", f"train.plan={path}") for name, path in paths.items()
+    }
     runs["split"] = (*runs["split"], "tables.sharding=row_wise")
-    runs["free"] = ("model.options.dropout=0",)
+    runs["free"] = ("model.decoder_options.dropout=0",)
 
     first, second = on_ranks(2, placed, str(config), str(tmp_path), runs)
 

@@ -23,7 +23,7 @@ from tests.helpers import on_ranks
 from tests.integration.jobs import events, finish, start
 from tests.tiny import DAYS, built, genctr, train, write_log
 
-SFG = ("model.paradigm=sfg", "model.decoder=dcnv2", "train.diagnose_every_steps=5")
+SFG = ("model.encoder.kind=sfg", "model.decoder=dcnv2", "train.diagnose_every_steps=5")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_looking_changes_no_bit_of_the_training(config: Path, out: Path, tmp_pat
     assert done.code == 0, done.err
 
     assert events(tmp_path / "run", "diagnosed") == []
-    assert events(tmp_path / "run", "tested")[0]["tasks"] == events(out, "tested")[0]["tasks"]
+    assert events(tmp_path / "run", "tested")[0]["metrics"] == events(out, "tested")[0]["metrics"]
 
 
 def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
@@ -171,7 +171,7 @@ def seen(rank: int, config: str, out: str, ranks: int) -> tuple[dict[str, Any], 
     job = Job(run, schema, out, World(rank=rank, ranks=ranks, device=torch.device("cpu")), build_checkpoints(run, out))
     stream = job.source.stream(job.source.open(DAYS[0]))
     job.sharded.model.eval()
-    job.task.model.watch = True
+    job.objective.model.watch = True
     sight = sight_of(job)
     with torch.no_grad():
         for batch in stream.batches(stream.start()):
@@ -204,7 +204,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 def test_a_denoiser_is_looked_at_too(tmp_path: Path) -> None:
     config = write_log(tmp_path)
-    words = ("model={paradigm: hetegen, dim: 4, denoiser: {hidden: 8, layers: 1}}", "train.diagnose_every_steps=4")
+    words = ("model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1}", "train.diagnose_every_steps=4")
     finish(start(config, tmp_path / "run", 1, *words, "train.log_every_steps=3"))
     done = genctr("diagnose", tmp_path / "run", "--days", DAYS[3], "--quiet")
 

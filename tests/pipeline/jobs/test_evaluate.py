@@ -18,7 +18,7 @@ from pipeline.jobs.train import run
 from tests.integration.jobs import assert_same_bits, events
 from tests.tiny import DAYS, built, genctr, train, write_log
 
-DROPOUT = ("model.options.batch_norm=true", f"data.fit=[{DAYS[0]}]")
+DROPOUT = ("model.decoder_options.batch_norm=true", f"data.fit=[{DAYS[0]}]")
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def test_the_scores_are_of_every_row_of_all_the_days_together(config: Path, tmp_
         predicted, labels = by_hand(job, list(DAYS[2:]))
         assert (
             scores["rows"]
-            == scores["tasks"]["is_click"]["rows"]
+            == scores["metrics"]["is_click"]["rows"]
             == len(labels)
             == sum(job.source.open(day).rows for day in DAYS[2:])
         )
-        assert scores["tasks"]["is_click"]["auc"] == pytest.approx(roc_auc_score(labels, predicted))
-        assert scores["tasks"]["is_click"]["logloss"] == pytest.approx(log_loss(labels, predicted), rel=1e-6)
+        assert scores["metrics"]["is_click"]["auc"] == pytest.approx(roc_auc_score(labels, predicted))
+        assert scores["metrics"]["is_click"]["logloss"] == pytest.approx(log_loss(labels, predicted), rel=1e-6)
         assert scores["rows_per_second"] == pytest.approx(scores["rows"] / scores["seconds"])
 
 
@@ -69,8 +69,8 @@ def test_scoring_twice_says_the_same_and_leaves_the_model_as_it_was(config: Path
         run(job, quiet=True)
         before = weights(job)
 
-        first = evaluate(job, [DAYS[2]], step=1, quiet=True)["tasks"]
-        again = evaluate(job, [DAYS[2]], step=1, quiet=True)["tasks"]
+        first = evaluate(job, [DAYS[2]], step=1, quiet=True)["metrics"]
+        again = evaluate(job, [DAYS[2]], step=1, quiet=True)["metrics"]
 
         assert first == again
         assert all(map(torch.equal, before, weights(job)))
@@ -108,7 +108,7 @@ def test_rows_and_files_left_out_of_a_score_are_counted_and_named(config: Path, 
     (tested,) = events(out, "tested")
     (quarantined,) = events(out, "quarantined")
     good = pq.read_metadata(first).num_rows - 2 + pq.read_metadata(third).num_rows
-    assert (tested["rows"], tested["skipped"], tested["tasks"]["is_click"]["rows"]) == (good, 2, good)
+    assert (tested["rows"], tested["skipped"], tested["metrics"]["is_click"]["rows"]) == (good, 2, good)
     assert (quarantined["day"], quarantined["file"], quarantined["step"]) == (DAYS[3], str(second), tested["step"])
     assert f"genctr: day {DAYS[3]} is read without {second}: unreadable data" in done.err
 
@@ -174,7 +174,8 @@ def test_predictions_that_more_ranks_wrote_before_are_not_there_twice(config: Pa
 
 def test_a_pre_training_has_no_scores_of_rows_to_write(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(config, out, "model={paradigm: diffusion, dim: 4}", "stages=[{name: only, task: pretrain, train: {max_steps: 2}}]")
+    stages = "stages=[{name: only, objective: denoise, train: {max_steps: 2}}]"
+    train(config, out, "model={family: denoiser, dim: 4}", stages)
 
     done = genctr("evaluate", out, "--days", DAYS[3], "--predictions", tmp_path / "told", "--quiet")
 

@@ -13,7 +13,7 @@ def look(step: int, rms: float | None = 1.0, **shares: float | None) -> dict[str
 
 
 def restored(step: int, **losses: float) -> dict[str, Any]:
-    return {"event": "train", "step": step, "fields": {name: {"loss": loss} for name, loss in losses.items()}}
+    return {"event": "train", "step": step, "metrics": {name: {"loss": loss} for name, loss in losses.items()}}
 
 
 def history_of(log: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -12,9 +12,10 @@ from pipeline.jobs.sample import CLASSES, SampleReport, _apart, _classes, compar
 from pipeline.run_folder.claim import load_run
 from tests.tiny import DAYS, built, genctr, train, write_log
 
-DENOISER = "model={paradigm: diffusion, dim: 4, denoiser: {hidden: 16, layers: 1, dropout: 0.0}}"
+DENOISER = "model={family: denoiser, dim: 4, hidden: 16, layers: 1, dropout: 0.0}"
 PRETRAIN = (
-    "stages=[{name: pretrain, task: pretrain, train: {epochs: %d, dense: {lr: 0.01}}}, {name: rank, load: {stage: pretrain}}]"
+    "stages=[{name: pretrain, objective: denoise, train: {epochs: %d, dense: {lr: 0.01}}}, "
+    "{name: rank, load: {stage: pretrain}}]"
 )
 
 
@@ -85,7 +86,7 @@ def test_the_command_prints_a_line_per_field(out: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--given", "nobody"), "no such field or task"),
+        (("--given", "nobody"), "no such field or target"),
         (("--days", "2026-12-01"), "2026-12-01"),
         (("--rows", "1"), "--rows 1, --steps 0: expected 2 rows or more"),
         (("--steps", "-1"), "--steps -1: expected"),

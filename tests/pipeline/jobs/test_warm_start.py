@@ -12,8 +12,8 @@ from pipeline.training.lr_schedule import Schedule
 from tests.integration.jobs import events, final_tensors, flat
 from tests.tiny import built, train, write_log
 
-FIRST = "{name: pretrain, task: pretrain}"
-DENOISER = "model={paradigm: diffusion, dim: 4, options: {hidden: [8]}, denoiser: {hidden: 8, layers: 1}}"
+FIRST = "{name: pretrain, objective: denoise}"
+DENOISER = "model={family: denoiser, dim: 4, hidden: 8, layers: 1}"
 STAY = "train: {dense: {lr: 1e-12}}, freeze: [tables, network]"
 
 
@@ -48,7 +48,8 @@ def test_what_is_said_is_taken_over_and_the_rest_starts_afresh(config: Path, tmp
 
 
 def test_tables_go_to_a_decoder_that_pools_them_and_are_rescaled(config: Path, tmp_path: Path) -> None:
-    decode = "model: {paradigm: sfg, decoder: deepfm}, load: {stage: pretrain, what: tables, rescale: 0.5}"
+    model = "model: {family: ranker, encoder: {kind: sfg}, decoder: deepfm, decoder_options: {hidden: [8]}}"
+    decode = f"{model}, load: {{stage: pretrain, what: tables, rescale: 0.5}}"
     done = train(config, tmp_path / "run", DENOISER, f"stages=[{FIRST}, {{name: decode, {decode}, {STAY}}}]")
     assert done.code == 0, done.err
     before = {name.split(".")[-2]: value for name, value in weights(tmp_path / "run", "pretrain").items() if is_table(name)}
@@ -88,22 +89,22 @@ def test_a_stage_may_read_some_of_the_fields_only(config: Path, tmp_path: Path) 
 
 def test_early_stopping_of_a_stage_ends_that_stage_alone(config: Path, tmp_path: Path) -> None:
     stop = "train: {epochs: 9, early_stop: {metric: loss, patience: 1, min_delta: 1000}}"  # no epoch improves by that
-    done = train(config, tmp_path / "run", DENOISER, f"stages=[{{name: pretrain, task: pretrain, {stop}}}, {{name: rank}}]")
+    done = train(config, tmp_path / "run", DENOISER, f"stages=[{{name: pretrain, objective: denoise, {stop}}}, {{name: rank}}]")
     assert done.code == 0, done.err
     validated = events(tmp_path / "run", "validated")
     trained = [event["stage"] for event in events(tmp_path / "run", "trained")]
 
-    assert "fields" in validated[0]
+    assert "all" in validated[0]["metrics"]
     assert trained == ["pretrain"] * 4 + ["rank"] * 2, "two epochs of two days, then one"
 
 
 def test_a_stage_that_ends_before_it_was_ever_validated_is_taken_over_as_it_is(config: Path, tmp_path: Path) -> None:
     stop = "train: {max_steps: 3, early_stop: {metric: loss}}"
-    stages = f"stages=[{{name: pretrain, task: pretrain, {stop}}}, {{name: rank, load: {{stage: pretrain}}}}]"
+    stages = f"stages=[{{name: pretrain, objective: denoise, {stop}}}, {{name: rank, load: {{stage: pretrain}}}}]"
     done = train(config, tmp_path / "run", DENOISER, stages)
 
     assert done.code == 0, done.err
-    assert not [event for event in events(tmp_path / "run", "validated") if "fields" in event]
+    assert not [event for event in events(tmp_path / "run", "validated") if "all" in event["metrics"]]
     assert events(tmp_path / "run", "stage")[0]["loaded"]
 
 

@@ -32,7 +32,7 @@ def test_weights_and_operations_are_those_counted_by_hand(tmp_path: Path) -> Non
 
     A matrix product costs two operations a weight and row, three times: forwards, and backwards to its input and its weight.
     """
-    [network] = measured(tmp_path, decoder="mlp", dim=4, options={"hidden": [6]})
+    [network] = measured(tmp_path, decoder="mlp", dim=4, decoder_options={"hidden": [6]})
 
     assert network.weights == 12 * 6 + 6 + 6 * 1 + 1 + 4
     assert network.row_flop == 3 * 2 * (12 * 6 + 6 * 1)
@@ -40,13 +40,13 @@ def test_weights_and_operations_are_those_counted_by_hand(tmp_path: Path) -> Non
 
 
 def test_what_is_kept_of_a_row_grows_with_the_network(tmp_path: Path) -> None:
-    [small], [large] = (measured(tmp_path, decoder="mlp", dim=4, options={"hidden": [width]}) for width in (64, 128))
+    [small], [large] = (measured(tmp_path, decoder="mlp", dim=4, decoder_options={"hidden": [width]}) for width in (64, 128))
 
     assert 64 * 4 <= large.row_bytes - small.row_bytes <= 4 * 64 * 4  # 64 units more, and what their activation keeps
 
 
 def test_a_denoiser_is_measured_in_both_of_its_stages(tmp_path: Path) -> None:
-    pretrain, rank = measured(tmp_path, paradigm="hetegen", dim=4)
+    pretrain, rank = measured(tmp_path, family="denoiser", balance="progress", dim=4)
 
     assert pretrain.row_flop > rank.row_flop > 0
     assert FEW > 4096, "a softmax over candidates, not over the whole table"
@@ -55,7 +55,7 @@ def test_a_denoiser_is_measured_in_both_of_its_stages(tmp_path: Path) -> None:
 def test_candidates_are_drawn_among_the_rows_there_are(tmp_path: Path) -> None:
     for seed in range(20):  # one of a hundred draws would be of a row that stands for no value
         torch.manual_seed(seed)
-        assert measured(tmp_path, paradigm="diffusion", dim=4, denoiser={"hidden": 8, "layers": 1})
+        assert measured(tmp_path, family="denoiser", dim=4, hidden=8, layers=1)
 
 
 @pytest.mark.parametrize("decoder", ["fm", "dcnv2"])

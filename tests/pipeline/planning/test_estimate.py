@@ -27,7 +27,7 @@ def planned(
     run = {
         "schema": "schema.yaml",
         "data": {"root": "/log", "days": ["2026-11-01"], "lanes": 1024},
-        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [6]}},
+        "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [6]}},
         "train": {"batch_rows": 65536},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
@@ -89,7 +89,7 @@ def test_the_moments_of_rows_in_main_memory_are_on_the_card(tmp_path: Path, kern
 
 def test_the_network_and_its_rows_leave_less_room(tmp_path: Path) -> None:
     [small] = planned(tmp_path, Ask(H100, 1, 1))
-    [large] = planned(tmp_path, Ask(H100, 1, 1), "model.options.hidden=[2000,2000]", "train.batch_rows=1048576")
+    [large] = planned(tmp_path, Ask(H100, 1, 1), "model.decoder_options.hidden=[2000,2000]", "train.batch_rows=1048576")
 
     assert small.budget == int(0.85 * 80 * GIB)
     # 4 M weights five times, and 2000 numbers a row twice: 16.9e9 bytes, more than the tenth that is left for them.
@@ -269,7 +269,7 @@ def test_on_a_cpu_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_stage_is_planned_and_saved(tmp_path: Path) -> None:
-    papers = planned(tmp_path, Ask(CPU, 2, 1), "model={paradigm: hetegen, dim: 4}")
+    papers = planned(tmp_path, Ask(CPU, 2, 1), "model={family: denoiser, balance: progress, dim: 4}")
     saved = saved_plan(papers)
     saved.save(f"{tmp_path}/plan.json")
 

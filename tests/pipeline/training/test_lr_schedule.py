@@ -63,7 +63,7 @@ def test_every_learning_rate_follows_the_factor_and_what_stale_epochs_made_of_it
     with built(config, tmp_path / "run", *RATES) as job:
         seen = []
         for step, lr_factor in [(0, 1.0), (3, 1.0), (9, 1.0), (9, 0.1)]:
-            job.schedule.before(TrainState(step, 0, START, lr_factor=lr_factor))
+            job.schedule.on_step_begin(TrainState(step, 0, START, lr_factor=lr_factor))
             dense, tables = rates(job)
             seen.append((dense, *tables))
 
@@ -76,7 +76,7 @@ def test_every_learning_rate_follows_the_factor_and_what_stale_epochs_made_of_it
 
 def test_a_clipped_optimizer_follows_too(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run", *RATES, "train.dense.clip_norm=1") as job:
-        job.schedule.before(TrainState(0, 0, START))
+        job.schedule.on_step_begin(TrainState(0, 0, START))
 
         assert rates(job)[0] == pytest.approx(0.01 / 4)
 
@@ -86,7 +86,7 @@ def draws(job: Job, *, step: int, rank: int, seed: int = 7) -> tuple[float, ...]
     dense = torch.optim.SGD([torch.zeros(1)])
     schedule = Schedule(ScheduleConfig(), sharded=job.sharded, dense=dense, dense_lr=0.01, seed=seed, rank=rank)
     torch.rand(step)  # whatever was drawn before
-    schedule.before(TrainState(step, 0, START))
+    schedule.on_step_begin(TrainState(step, 0, START))
     return tuple(torch.rand(4).tolist())
 
 

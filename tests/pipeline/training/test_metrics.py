@@ -16,8 +16,7 @@ from torchrec import KeyedJaggedTensor
 from data.batch import Batch, Tally
 from data.collate import NO_GROUP
 from data.cursor import Cursor
-from pipeline.training.auc import auc_by_group
-from pipeline.training.metrics import BINS, EDGE, Meters, NotFinite, RunningMeters
+from pipeline.training.metrics import BINS, EDGE, Meters, NotFinite, RunningMeters, auc_by_group
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
 
@@ -27,7 +26,7 @@ Rows = tuple[dict[str, Tensor], Tensor, Tensor, Tensor]
 
 
 def rows(number: int, *, seed: int = 0, tied: bool = False, weighted: bool = False) -> Rows:
-    """Two tasks; the second one is masked for a third of the rows."""
+    """Two targets; the second one is masked for a third of the rows."""
     chance = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(number, 2, generator=chance) - 1
     logits = logits.round() if tied else logits
@@ -54,12 +53,12 @@ def shown(kind: Kind, *batches: Rows) -> dict[str, dict[str, float]]:
     return meters.compute()
 
 
-def expected(task: int, batch: Rows) -> dict[str, float]:
+def expected(target: int, batch: Rows) -> dict[str, float]:
     """The same by scikit-learn."""
     logits, labels, weights, groups = batch
-    seen = weights[:, task] > 0
-    score, label = list(logits.values())[task][seen].double().numpy(), labels[seen, task].numpy()
-    weight, group = weights[seen, task].double().numpy(), groups[seen].numpy()
+    seen = weights[:, target] > 0
+    score, label = list(logits.values())[target][seen].double().numpy(), labels[seen, target].numpy()
+    weight, group = weights[seen, target].double().numpy(), groups[seen].numpy()
     chance = 1 / (1 + np.exp(-score))
     mean = np.average(label, weights=weight)
     inside = [group == one for one in np.unique(group)]
@@ -83,8 +82,8 @@ def test_the_exact_meters_agree_with_scikit_learn(tied: bool, weighted: bool) ->
 
     found = shown(Meters, batch)
 
-    for task, name in enumerate(["click", "buy"]):
-        assert found[name] == pytest.approx(expected(task, batch), abs=1e-9)
+    for target, name in enumerate(["click", "buy"]):
+        assert found[name] == pytest.approx(expected(target, batch), abs=1e-9)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -92,10 +91,10 @@ def test_the_running_meters_are_exact_but_for_the_auc_which_keeps_its_bound(weig
     for seed in range(5):
         batch = rows(3000, seed=seed, weighted=weighted)
         exact, running = shown(Meters, batch), shown(RunningMeters, batch)
-        for task in ("click", "buy"):
+        for target in ("click", "buy"):
             for metric in ("logloss", "ne", "calibration", "rows"):
-                assert running[task][metric] == pytest.approx(exact[task][metric], abs=1e-12)
-            assert abs(running[task]["auc"] - exact[task]["auc"]) <= running[task]["auc_error"] < 0.001
+                assert running[target][metric] == pytest.approx(exact[target][metric], abs=1e-12)
+            assert abs(running[target]["auc"] - exact[target]["auc"]) <= running[target]["auc_error"] < 0.001
 
 
 def test_the_bound_of_the_running_auc_is_reached_when_a_bin_hides_the_order() -> None:
@@ -153,22 +152,22 @@ def test_a_row_of_weight_two_counts_like_two_rows() -> None:
     logits, labels, weights, groups = rows(400, seed=3, tied=True)
     weights = 1.0 + torch.arange(400)[:, None] % 2 * torch.ones(1, 2)  # 1, 2, 1, 2, …
     twice = torch.arange(400).repeat_interleave(weights[:, 0].long())
-    doubled = {task: values[twice] for task, values in logits.items()}, labels[twice], torch.ones(600, 2), groups[twice]
+    doubled = {target: values[twice] for target, values in logits.items()}, labels[twice], torch.ones(600, 2), groups[twice]
 
     for kind in BOTH:
         given, expected_ = shown(kind, (logits, labels, weights, groups)), shown(kind, doubled)
-        for task in ("click", "buy"):
-            assert given[task] | {"rows": 600} == pytest.approx(expected_[task], abs=1e-9)
+        for target in ("click", "buy"):
+            assert given[target] | {"rows": 600} == pytest.approx(expected_[target], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_how_rows_are_cut_into_batches_changes_nothing(kind: Kind) -> None:
     logits, labels, weights, groups = batch = rows(500, weighted=True)
     cuts = [slice(0, 0), slice(0, 3), slice(3, 300), slice(300, 300), slice(300, 500)]
-    batches = [({task: x[cut] for task, x in logits.items()}, labels[cut], weights[cut], groups[cut]) for cut in cuts]
+    batches = [({target: x[cut] for target, x in logits.items()}, labels[cut], weights[cut], groups[cut]) for cut in cuts]
 
-    for task, found in shown(kind, *batches).items():
-        assert found == pytest.approx(shown(kind, batch)[task], abs=1e-12)
+    for target, found in shown(kind, *batches).items():
+        assert found == pytest.approx(shown(kind, batch)[target], abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -195,7 +194,7 @@ def test_predictions_that_are_not_finite_are_told_with_their_task(kind: Kind, ba
     logits, labels, weights, groups = rows(30)
     logits["buy"][weights[:, 1].nonzero()[0]] = bad
 
-    with pytest.raises(NotFinite, match=r"task buy: 1 of \d+ predictions are not finite\n  next: "):
+    with pytest.raises(NotFinite, match=r"target buy: 1 of \d+ predictions are not finite\n  next: "):
         shown(kind, (logits, labels, weights, groups))
 
 
@@ -207,16 +206,6 @@ def test_a_masked_row_is_no_row_of_the_task_whatever_it_holds(kind: Kind) -> Non
 
     assert shown(kind, harmed) == shown(kind, batch)
     assert shown(kind, batch)["buy"]["rows"] == int((~masked).sum())
-
-
-@pytest.mark.parametrize("kind", BOTH)
-def test_reset_forgets_everything(kind: Kind) -> None:
-    meters = kind(["click", "buy"])
-    meters.update(step(*rows(30, seed=1)))
-    meters.reset()
-    meters.update(step(*rows(40, seed=2)))
-
-    assert meters.compute() == shown(kind, rows(40, seed=2))
 
 
 def test_without_weights_the_auc_is_the_one_of_torchmetrics() -> None:
@@ -235,7 +224,7 @@ def of_rank(rank: int, ranks: int, batch: Rows) -> Rows:
     logits, labels, weights, groups = batch
     cut = len(groups) * 2 // 3
     mine = [slice(0, cut), slice(cut, None), slice(0, 0)][min(rank, 2)] if ranks > 1 else slice(None)
-    return {task: x[mine] for task, x in logits.items()}, labels[mine], weights[mine], groups[mine]
+    return {target: x[mine] for target, x in logits.items()}, labels[mine], weights[mine], groups[mine]
 
 
 def meter_on_ranks(rank: int) -> dict[str, Any]:
@@ -254,7 +243,7 @@ def meter_on_ranks(rank: int) -> dict[str, Any]:
     if rank == ranks - 1:
         bad = {"click": torch.tensor([float("nan")]), "buy": torch.ones(1)}
         exact.update(step(bad, torch.ones(1, 2), torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)))
-    with pytest.raises(NotFinite, match="task click: 1 of 1000"):
+    with pytest.raises(NotFinite, match="target click: 1 of 1000"):
         exact.compute()
     return found
 
@@ -265,8 +254,8 @@ def test_every_rank_hears_the_same_whatever_the_number_of_ranks_and_restarts() -
 
     assert first == second
     for name in ("exact", "running", "resumed", "went on"):
-        for task in ("click", "buy"):
-            assert first[name][task] == pytest.approx(alone[name][task], abs=1e-12)
+        for target in ("click", "buy"):
+            assert first[name][target] == pytest.approx(alone[name][target], abs=1e-12)
     for found in (alone, first):
         assert found["resumed"] == found["running"]  # to the bit
         assert found["state again"] == found["state"]

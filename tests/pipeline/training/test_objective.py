@@ -4,19 +4,23 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchrec import KeyedJaggedTensor
 
 from data.batch import Batch, Tally
 from data.cursor import Cursor
 from models.decoders import FM
 from models.embed import Field, FieldEmbedding
-from models.losses import BCE
+from models.heads import LinearHead
+from models.inputs import FieldInfo, Inputs
+from models.layers import Flat
+from models.losses import BCE, Loss, LossTerm
 from models.output import Output
 from models.ranker import Ranker
 from models.sparse import SparseArch
-from pipeline.training.objective import RankTask
+from pipeline.training.rank import RankObjective
 
+PLAIN = (LossTerm("bce", BCE()),)
 LN2, LN3, LN4 = math.log(2), math.log(3), math.log(4)
 
 
@@ -27,8 +31,8 @@ class OneNumber(Ranker):
         super().__init__(
             sparse=SparseArch([], device=torch.device("cpu")),
             embed=FieldEmbedding([Field("x", "number")], width=4, linear=True),
-            decoder=FM(fields=1, width=4, generate=nn.Identity),
-            tasks=tasks,
+            decoder=FM(fields=[FieldInfo("x")], width=4, generate=nn.Identity),
+            head=LinearHead(features=Flat(1), targets=tasks),
         )
         nn.init.ones_(self.w)
 
@@ -40,9 +44,9 @@ class OneNumber(Ranker):
 class WithPenalty(OneNumber):
     """The same with a loss of its own."""
 
-    def forward(self, bags, sequences, numbers_BN: Tensor, vectors_BX: Tensor) -> Output:
-        output = super().forward(bags, sequences, numbers_BN, vectors_BX)
-        output.aux["penalty"] = (self.w.sum() * numbers_BN[:, 0], 0.5)
+    def forward(self, inputs: Inputs) -> Output:
+        output = super().forward(inputs)
+        output.aux["penalty"] = (self.w.sum() * inputs.numbers_BN[:, 0], 0.5)
         return output
 
 
@@ -71,7 +75,7 @@ NOBODY = batch([], [], [], rows=4)
 
 
 def test_one_rank_has_the_mean_over_its_rows() -> None:
-    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=1)(
+    loss, output = RankObjective(OneNumber("click"), targets=("click",), losses=PLAIN, ranks=1)(
         batch([0.0, LN3, LN3, LN3], [[1.0], [1.0], [0.0], [0.0]], [[1.0]] * 4, rows=4)
     )
 
@@ -81,7 +85,7 @@ def test_one_rank_has_the_mean_over_its_rows() -> None:
 
 
 def test_ranks_with_uneven_rows_average_to_the_mean_over_all_rows_and_so_do_their_gradients() -> None:
-    task = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=3)
+    task = RankObjective(OneNumber("click"), targets=("click",), losses=PLAIN, ranks=3)
     losses, gradients, shares = [], [], []
     for rows in (LEFT, RIGHT, NOBODY):
         loss, output = task(rows)
@@ -99,7 +103,7 @@ def test_ranks_with_uneven_rows_average_to_the_mean_over_all_rows_and_so_do_thei
 
 
 def test_weights_count_and_the_mask_of_a_task_takes_rows_out_of_it_alone() -> None:
-    task = RankTask(OneNumber("click", "buy"), tasks=("click", "buy"), loss=BCE(), ranks=1)
+    task = RankObjective(OneNumber("click", "buy"), targets=("click", "buy"), losses=PLAIN, ranks=1)
 
     # Row 1 weighs 2. Only row 2 counts for `buy`, whatever the label of the others says there.
     loss, output = task(batch([0.0, LN3], [[1.0, 1.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 1.0]], rows=2))
@@ -110,14 +114,14 @@ def test_weights_count_and_the_mask_of_a_task_takes_rows_out_of_it_alone() -> No
 
 
 def test_a_loss_of_the_model_itself_is_added_with_its_weight_and_named() -> None:
-    loss, output = RankTask(WithPenalty("click"), tasks=("click",), loss=BCE(), ranks=1)(RIGHT)
+    loss, output = RankObjective(WithPenalty("click"), targets=("click",), losses=PLAIN, ranks=1)(RIGHT)
 
     assert output.losses["penalty"].item() == pytest.approx(0.5 * LN3 / 4), "a row of four"
     assert loss.item() == pytest.approx(LN4 / 4 + 0.5 * LN3 / 4)
 
 
 def test_what_a_step_leaves_behind_holds_no_graph() -> None:
-    loss, output = RankTask(OneNumber("click"), tasks=("click",), loss=BCE(), ranks=1)(LEFT)
+    loss, output = RankObjective(OneNumber("click"), targets=("click",), losses=PLAIN, ranks=1)(LEFT)
 
     assert loss.requires_grad
     assert output.batch is LEFT
@@ -132,13 +136,60 @@ def test_in_bf16_products_are_rounded_and_everything_that_is_summed_up_is_not() 
     rows = batch([1.0], [[1.0]], [[1.0]], rows=1)
     linear = nn.Linear(1, 1, bias=False)
     nn.init.constant_(linear.weight, 1.00390625)
-    model.decoder.forward = lambda emb_BFD, linear_BF, second=None: linear(rows.numbers)
+    model.decoder.forward = lambda x: linear(rows.numbers)
 
     for bf16, logit in ((None, 1.00390625), ("cpu", 1.0)):
-        loss, output = RankTask(model, tasks=("click",), loss=BCE(), ranks=1, bf16=bf16)(rows)
+        loss, output = RankObjective(model, targets=("click",), losses=PLAIN, ranks=1, bf16=bf16)(rows)
         assert output.logits["click"].tolist() == [logit]
         assert loss.item() == pytest.approx(math.log1p(math.exp(-logit)), rel=1e-6)
         assert {loss.dtype, output.logits["click"].dtype, output.losses["click"].dtype} == {torch.float32}
         loss.backward()
         assert linear.weight.grad is not None
         assert linear.weight.grad.dtype == torch.float32
+
+
+# --- several losses, and losses of other packages ---
+
+
+class Length(Loss):
+    """A loss of another package: the mean length of a row's vectors, which no logit says."""
+
+    reads = ("emb",)
+
+    def __call__(self, output, targets):
+        return {"length": output.representations["emb"].square().sum() / targets.rows}
+
+
+def test_a_loss_reads_representations_and_its_gradient_reaches_what_made_them() -> None:
+    model = OneNumber("click")
+    numbers = model.embed.numbers_ND
+    task = RankObjective(model, targets=("click",), losses=[LossTerm("length", Length(), 0.5)], ranks=1)
+    loss, output = task(LEFT)
+    loss.backward()
+
+    squares = sum(x * x for x in (0.0, LN3, LN3)) * numbers.detach().square().sum().item()
+    assert output.losses["length"].item() == pytest.approx(0.5 * squares / 4)
+    torch.testing.assert_close(numbers.grad, 0.5 * 2 * numbers.detach() * 2 * LN3**2 / 4)
+    assert model.w.grad is None or not model.w.grad.any(), "it reads no logit"
+
+
+def test_several_losses_have_their_weights_targets_and_names() -> None:
+    terms = [LossTerm("bce", BCE()), LossTerm("bce", BCE(), 0.25, ("buy",)), LossTerm("length", Length(), 0.5)]
+    task = RankObjective(OneNumber("click", "buy"), targets=("click", "buy"), losses=terms, ranks=1)
+
+    loss, output = task(batch([0.0, LN3], [[1.0, 1.0], [0.0, 1.0]], [[1.0, 1.0]] * 2, rows=2))
+
+    assert list(output.losses) == ["bce/click", "bce/buy", "bce-2/buy", "length/length"]
+    buy = (LN2 + LN4 - LN3) / 2
+    assert output.losses["bce/buy"].item() == pytest.approx(buy)
+    assert output.losses["bce-2/buy"].item() == pytest.approx(buy / 4)
+    assert loss.item() == pytest.approx(sum(own.item() for own in output.losses.values()))
+
+
+def test_one_loss_of_weight_one_is_the_same_bits_as_it_was_alone() -> None:
+    model = OneNumber("click")
+    loss, _ = RankObjective(model, targets=("click",), losses=PLAIN, ranks=1)(LEFT)
+    logits_B = model.w.item() * LEFT.numbers[:, 0]
+
+    expected = nn.functional.binary_cross_entropy_with_logits(logits_B, LEFT.labels[:, 0], LEFT.weights[:, 0], reduction="sum")
+    assert loss.item() == (expected / 4).item()

@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pytest
 
 from data.errors import BadInput, GenctrError
-from pipeline.builders.registry import bind, find
+from pipeline.config.registry import bind, find
 
 OWN = MappingProxyType({"square": abs, "circle": max})
 GROUP = "genctr.shapes"

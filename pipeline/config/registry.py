@@ -1,0 +1,115 @@
+"""Find a component by name: the project's own first, then installed packages."""
+
+import difflib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import AfterValidator
+
+from data.document import BadValue, nearest
+from data.errors import GenctrError
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+REGISTRIES: Mapping[str, str] = MappingProxyType(
+    {
+        "genctr.families": "pipeline.builders.families:FAMILIES",
+        "genctr.objectives": "pipeline.builders.objectives:OBJECTIVES",
+        "genctr.decoders": "models.decoders:DECODERS",
+        "genctr.encoders": "models.encoders:ENCODERS",
+        "genctr.heads": "models.heads:HEADS",
+        "genctr.sequence_encoders": "models.sequences:SEQUENCE_ENCODERS",
+        "genctr.losses": "models.losses:LOSSES",
+        "genctr.readers": "data.readers:READERS",
+        "genctr.gates": "pipeline.daily.gates:GATES",
+    }
+)
+"""Where the project's own of every entry point group are. Named as entry points name theirs, and loaded when a name is looked
+up: a file is read below what it names, and loads nothing else of it."""
+
+
+def named(group: str) -> AfterValidator:
+    """The check of a config's key that names a component: it is told with its line when the file is read."""
+
+    def check(name: str) -> str:
+        known = names(group)
+        if name not in known:
+            raise BadValue(f"no {name!r}; {nearest(name, known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def names(group: str, own: Mapping[str, Any] | None = None) -> list[str]:
+    """All names of an entry point group; outside ones are not loaded for it."""
+    return sorted({*_own(group, own), *_outside(group)})
+
+
+def find(group: str, name: str, own: Mapping[str, Any] | None = None) -> Any:
+    """The component called `name`.
+
+    Args:
+        group: entry point group that outside packages add to, such as `genctr.readers`.
+        own: the project's registry, unless it is in REGISTRIES; an outside package adds names and never replaces one.
+
+    Raises:
+        GenctrError: no such name (the nearest is told), a package reuses one of ours, or names what cannot be loaded.
+    """
+    own, outside = _own(group, own), _outside(group)
+    if taken := sorted(own.keys() & outside.keys()):
+        raise GenctrError(f"{group}: an installed package reuses our names {taken}: rename them there")
+    if name in own:
+        return own[name]
+    if name in outside:
+        try:
+            return outside[name].load()
+        except (ImportError, AttributeError) as error:
+            package = outside[name].dist
+            whose = f" of {package.name} {package.version}" if package is not None else ""
+            raise GenctrError(
+                f"{group}: {name} = {outside[name].value}{whose} cannot be loaded: {error}\n  next: fix that package"
+            ) from error
+    known = sorted({*own, *outside})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f", nearest {near[0]!r}" if near else ""
+    raise GenctrError(f"{group}: no {name!r}{hint}; choose from {known}")
+
+
+def _own(group: str, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if own is not None:
+        return own
+    registry: Mapping[str, Any] = pkgutil.resolve_name(REGISTRIES[group])
+    return registry
+
+
+def _outside(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) -> Any:
+    """Call `build` with options that came from a file; a wrong name or value is the user's mistake, not ours.
+
+    Args:
+        what: what is built, as an error calls it.
+        build: a class or function; its arguments are the options there are.
+        options: what the file says.
+        given: arguments that are not for the file to say.
+
+    Raises:
+        GenctrError: names the option and those there are.
+    """
+    known = inspect.signature(build).parameters.keys() - given.keys()
+    if wrong := sorted(set(options) - known):
+        near = difflib.get_close_matches(wrong[0], known, n=1)
+        hint = f", nearest {near[0]!r}" if near else ""
+        raise GenctrError(f"{what}: unknown option {wrong[0]!r}{hint}; it has {sorted(known)}")
+    try:
+        return build(**given, **options)
+    except GenctrError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise GenctrError(f"{what}: {error}") from error

@@ -1,0 +1,65 @@
+"""What one step of ranking computes: the losses of all targets."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from data.batch import Batch
+from models.losses import LossTerm, Targets, losses_of
+from pipeline.training.inputs import inputs_of
+from pipeline.training.metrics import Meters, RunningMeters
+from pipeline.training.objective import MetricSpec, Objective, StepOutput
+
+
+class RankObjective(Objective):
+    """Click prediction: the sum of the losses on this rank's rows, and what the model adds of its own.
+
+    loss = ranks * (sum over losses of weight * loss(output, targets)
+                    + sum over aux and local rows of weight * loss / rows of the step)
+
+    Averaged over ranks, as DistributedDataParallel and TorchRec average gradients, this is the mean over all rows of the
+    step, however unevenly the last rows of a day fall on the ranks.
+
+    Args:
+        model: `Inputs` to an `Output`.
+        targets: their names, in the order of the label columns.
+        losses: one or several, see `LossTerm`.
+        ranks: [ranks] of the process group.
+        bf16: the kind of device on which the model's matrix products are computed in that, by torch's autocast; None: in fp32.
+            Weights and losses stay fp32.
+    """
+
+    higher_is_better = MappingProxyType({"auc": True, "gauc": True, "logloss": False, "ne": False})
+
+    def __init__(
+        self, model: nn.Module, *, targets: tuple[str, ...], losses: Sequence[LossTerm], ranks: int, bf16: str | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.targets, self.losses, self.ranks, self.bf16 = targets, tuple(losses), ranks, bf16
+        self.headline = MetricSpec("auc", higher_is_better=True, path=(targets[0], "auc"))
+
+    def forward(self, batch: Batch) -> tuple[Tensor, StepOutput]:
+        """Return the scalar to differentiate, and the output with everything detached."""
+        looked = self.ids(batch, learn=batch.learns) if self.ids is not None else batch
+        # TorchRec's pipelines trace this method symbolically: what the head returns can be asked by name, not looped over.
+        with nullcontext() if self.bf16 is None else torch.autocast(self.bf16, torch.bfloat16):
+            output = self.model(inputs_of(looked))
+            targets = Targets(self.targets, batch.labels, batch.weights, batch.rows, batch.groups)
+            losses = losses_of(self.losses, output, targets)
+            losses |= {name: loss_B.sum() * (weight / batch.rows) for name, (loss_B, weight) in output.aux.items()}
+        losses = {name: loss.float() for name, loss in losses.items()}
+        total = torch.stack(list(losses.values())).sum() * self.ranks
+        logits = {target: output.logits[target].detach().float() for target in self.targets}
+        return total, StepOutput(batch, logits, {name: loss.detach() for name, loss in losses.items()}, output.observed)
+
+    def day_metrics(self) -> Meters:
+        """Exact metrics of every target."""
+        return Meters(self.targets)
+
+    def step_metrics(self) -> RunningMeters:
+        """Running metrics of every target."""
+        return RunningMeters(self.targets)
