@@ -21,9 +21,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: TwoTowerConfig, features: Any, targets: tuple[str, ...], device: torch.device) -> None:
         super().__init__()
         self.names, self.targets = ("user_id", "item_id"), targets
-        tables = [
-            Table(own.name, own.rows, config.dim, own.fields, own.pool) for own in features.tables if own.name in self.names
-        ]
+        tables = [Table(t.name, t.rows, config.dim, t.fields, t.pool) for t in features.tables if t.name in self.names]
         self.sparse = SparseArch(tables, device=device)
         self.towers = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in self.names)
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from pipeline.builders.job import Job, build_checkpoints
 from pipeline.config.run import load
 from pipeline.distributed.world import World, world
 from pipeline.jobs.diagnose import days_to_show
-from pipeline.training.collapse_monitor import sight_of, tables_told
+from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
 from tests.helpers import on_ranks
 from tests.integration.jobs import events, finish, start
 from tests.tiny import DAYS, built, genctr, train, write_log
@@ -94,12 +94,12 @@ def health(*shards: tuple[int, int, int, int]) -> dict[str, float]:
     table = ShardedTensor._init_from_local_shards_and_global_metadata(
         [Shard(torch.ones(*own.shard_sizes), own) for own in metas], whole
     )
-    sharded = SimpleNamespace(
+    sharded: Any = SimpleNamespace(
         model=SimpleNamespace(state_dict=lambda: {"model.sparse.t.weight": table}),
         fused=SimpleNamespace(state_dict=lambda: {"state": {}}),
         seen=lambda name, part, rows, column: part,
     )
-    return tables_told(cast(Job, SimpleNamespace(sharded=sharded)))["t"]
+    return tables_told(sharded)["t"]
 
 
 def test_of_a_shard_no_more_rows_are_looked_at_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def seen(rank: int, config: str, out: str, ranks: int) -> tuple[dict[str, Any], 
     job = Job(run, schema, out, World(rank=rank, ranks=ranks, device=torch.device("cpu")), build_checkpoints(run, out))
     stream = job.source.stream(job.source.open(DAYS[0]))
     job.sharded.model.eval()
-    job.objective.model.watch = True
-    sight = sight_of(job)
+    set_watch(job.objective.model, on=True)
+    sight = Sight(job.observed)
     with torch.no_grad():
         for batch in stream.batches(stream.start()):
             _, output = job.sharded.model(batch)
             sight.add(output.seen)
-    return sight.told(), tables_told(job)
+    return sight.told(), tables_told(job.sharded)
 
 
 def test_two_ranks_see_what_one_does(config: Path) -> None:

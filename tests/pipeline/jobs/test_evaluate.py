@@ -102,7 +102,9 @@ def spoilt(config: Path, tmp_path: Path) -> Path:
 
 def test_rows_and_files_left_out_of_a_score_are_counted_and_named(config: Path, spoilt: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = train(config, out, f"data.root={spoilt}", "data.bad_rows=skip", "data.bad_files=quarantine")
+    done = train(
+        config, out, f"data.root={spoilt}", "data.bad_rows=skip", "data.max_bad_rows_share=0.1", "data.bad_files=quarantine"
+    )
 
     first, second, third = sorted((spoilt / f"day={DAYS[3]}").glob("*.parquet"))
     (tested,) = events(out, "tested")
@@ -145,7 +147,7 @@ def test_a_few_bad_rows_are_left_out_and_their_number_is_printed(config: Path, s
     out = tmp_path / "run"
     free = ("data.validation=[]", "data.test=[]")
 
-    done = train(config, out, *words, *free, f"data.fit=[{DAYS[3]}]")
+    done = train(config, out, *words, *free, f"data.fit=[{DAYS[3]}]", "data.max_bad_rows_share=0.1")
 
     assert done.code == 0, done.err
     assert re.search(rf"genctr: day {DAYS[3]}: 2 bad rows of \d+ left out", done.err)

@@ -13,7 +13,7 @@ from iopath.common.file_io import PathHandler
 
 from data.errors import GenctrError
 from data.paths import PATHS, remove_folder, write_whole
-from pipeline import lease as lease_module
+from pipeline.run_folder import lease as lease_module
 from pipeline.run_folder.lease import Busy, Lease
 from tests.integration.jobs import SERVER
 

@@ -14,7 +14,7 @@ from data.cursor import Cursor
 from data.features import Features
 from data.schema import Schema
 from pipeline.builders.models import build_ranker
-from pipeline.config.model import ModelConfig
+from pipeline.config.model import RankerConfig
 from pipeline.serving.bundle import quantised
 from pipeline.serving.parity import parity_bound
 
@@ -44,7 +44,7 @@ def sampled(fields: int, dim: int, most: float) -> Sampled:
     names = [f"f{at}" for at in range(fields)]
     columns = [{"name": name, "kind": "id", "ids": "hash", "rows": 50} for name in names]
     features = Features(Schema.model_validate({"name": "s", "label": {"column": "y"}, "fields": columns}))
-    config = ModelConfig.model_validate({"decoder": "mlp", "dim": dim, "options": {"hidden": [400, 400]}})
+    config = RankerConfig.model_validate({"decoder": "mlp", "dim": dim, "decoder_options": {"hidden": [400, 400]}})
     model = build_ranker(config, features, ("y",), device=torch.device("cpu")).eval()
     keys = features.bag_keys
     bags = KeyedJaggedTensor(keys, torch.randint(1, 50, (ROWS * len(keys),)), lengths=torch.ones(ROWS * len(keys)).long())
