@@ -17,6 +17,7 @@ from pipeline.builders.models import build_ranker
 from pipeline.config.model import RankerConfig
 from pipeline.serving.bundle import quantised
 from pipeline.serving.parity import parity_bound
+from pipeline.training.inputs import inputs_of
 
 ROWS = 128
 
@@ -35,7 +36,7 @@ class Sampled:
     @torch.no_grad()
     def logits(self) -> Tensor:
         batch = self.rows
-        return self.model(batch.bags, batch.sequences, batch.numbers, batch.vectors).logits["y"].float()
+        return self.model(inputs_of(batch)).logits["y"].float()
 
 
 def sampled(fields: int, dim: int, most: float) -> Sampled:
