@@ -16,4 +16,5 @@ output.py       What a model returns: one object for every model, so that losses
 ranker.py       The click model: look-ups, field embedding, decoder and head, in that order.
 sequences.py    Sequence encoders: the events of a row become one vector.
 sparse.py       Embedding look-ups: ids in, one vector per field (or per event) out, over TorchRec tables that can be sharded.
+table_names.py  What tables are called: their companions, and the keys of state dicts that are theirs.
 """  # noqa: E501

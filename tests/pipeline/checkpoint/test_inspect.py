@@ -304,10 +304,18 @@ def test_a_marker_of_another_version_or_without_its_digest_is_told(saved: Checkp
 # A larger table.
 
 
+def test_a_table_called_as_if_it_were_the_companion_of_another_does_not_grow_with_it(tmp_path: Path) -> None:
+    tables = {f"embedding_bags.{name}.weight": torch.zeros(3, 4) for name in ("t", "t_linear", "t_second")}
+    config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
+    with Pieces(saved_as(tmp_path, {"model": tables}, {}), MARK) as source:
+        grown = Grown(source, config, "t", owners={"t", "t_linear"}, kind="identity", rows=5).grown
+    assert grown == ["model.embedding_bags.t.weight", "model.embedding_bags.t_second.weight"]
+
+
 def test_new_rows_of_half_precision_are_blank_so_that_look_ups_begin_them(tmp_path: Path) -> None:
     name, table = "model.embedding_bags.t.weight", torch.ones(3, 4).half()
     config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
     with Pieces(saved_as(tmp_path, {"model": {name.removeprefix("model."): table}}, {}), MARK) as source:
-        grown = Grown(source, config, "t", kind="identity", rows=5)
+        grown = Grown(source, config, "t", owners={"t"}, kind="identity", rows=5)
 
         assert torch.equal(grown.rows(name, 0, 5), torch.cat([table, torch.zeros(2, 4).half()]))
