@@ -33,9 +33,10 @@ from pipeline.daily.notify import tell
 from pipeline.daily.policy import Action, decide
 from pipeline.daily.prometheus import write_metrics
 from pipeline.jobs.advice import warn_of_scores
+from pipeline.jobs.day_run import train_rows
 from pipeline.jobs.evaluate import evaluate
 from pipeline.jobs.restore import restore
-from pipeline.jobs.train import train_rows, train_stages
+from pipeline.jobs.train import train_stages
 from pipeline.run_folder.claim import digest
 from pipeline.run_folder.lease import Lease
 from pipeline.serving.bundle import Bundle, BundleError
