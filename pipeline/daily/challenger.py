@@ -5,6 +5,8 @@ whose group is null are drawn one by one: they are not one user's. Which is bett
 2.5 % and 97.5 % quantiles of 200 such draws.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,17 +52,8 @@ class FreshLook:
         if self._same and state.cursor.row == 0:
             self._before = self._scored(stream, at).gathered()[0]
             return
-        job = self._job
-        take_over(job, self._serving)
-        self._before = self._scored(stream, at).gathered()[0]
-        mark = job.checkpoints.latest()
-        if mark is None or job.checkpoints.read_meta(mark)["state"]["stage"] != job.at:
-            begin(job, job.at)  # the stage's first day, again: nothing of it is saved
-        elif job.config.daily.accept and not fits(job, mark):  # what of it was taken over, again
-            job.enter(job.at)
-            load_grown(job, mark)
-        else:
-            load(job, mark)
+        with borrowed(self._job, self._serving):
+            self._before = self._scored(stream, at).gathered()[0]
 
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, calibration: [low, high], difference: {metric: [value, low, high]}, psi, effective_rank,
@@ -93,6 +86,25 @@ class FreshLook:
                     sight.add(output.seen)
         model.train()
         return meters
+
+
+@contextmanager
+def borrowed(job: Job, bundle: Bundle) -> Iterator[None]:
+    """The job's model with a bundle's weights, for as long as this lasts; then again what it was, bit by bit.
+
+    In place, because two models of production size do not fit into one machine's memory. What the job's model was must be in
+    its newest checkpoint, or be what its stage begins with. If scoring fails, the job fails, and resumes from there too.
+    """
+    take_over(job, bundle)
+    yield
+    mark = job.checkpoints.latest()
+    if mark is None or job.checkpoints.read_meta(mark)["state"]["stage"] != job.at:
+        begin(job, job.at)  # the stage's first day: nothing of it is saved
+    elif job.config.daily.accept and not fits(job, mark):  # what of it was taken over
+        job.enter(job.at)
+        load_grown(job, mark)
+    else:
+        load(job, mark)
 
 
 @torch.no_grad()

@@ -6,10 +6,12 @@ from typing import Any, cast
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor
+from torchrec.distributed.types import ShardedTensor
 
 from data.collate import NO_GROUP
 from pipeline.config.daily import DailyConfig
-from pipeline.daily.challenger import take_over
+from pipeline.daily.challenger import borrowed, take_over
 from pipeline.daily.job import Daily
 from pipeline.distributed.cpu_kernels import PooledKernel
 from pipeline.serving.bundle import Bundle
@@ -171,3 +173,19 @@ def test_what_a_card_keeps_of_a_table_is_dropped_once_the_table_was_written(
         tables = {key.split(".")[-2]: own for key, own in job.sharded.model.state_dict().items() if "embedding_bags" in key}
         values = {name: table.local_shards()[0].tensor.unique().tolist() for name, table in tables.items()}
         assert (values["user_id"], values["item_id"]) == ([1.0], [2.0])
+
+
+def test_a_model_is_what_it_was_after_the_serving_one_has_used_its_place(tmp_path: Path) -> None:
+    def numbers() -> list[Tensor]:
+        state = job.sharded.model.state_dict().values()
+        return [
+            (own.local_shards()[0].tensor if isinstance(own, ShardedTensor) else own).detach().clone()
+            for own in state
+            if isinstance(own, ShardedTensor) or own.is_floating_point()
+        ]
+
+    with built(write_log(tmp_path), tmp_path / "run") as job:
+        before = numbers()
+        with borrowed(job, cast(Bundle, Twos([]))):
+            assert not all(map(torch.equal, numbers(), before))
+        assert all(map(torch.equal, numbers(), before))
