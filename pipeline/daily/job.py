@@ -21,7 +21,6 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
-from data.paths import plain
 from data.readers import CountsNulls
 from pipeline.builders.job import Job
 from pipeline.checkpoint.manager import Checkpoints
@@ -41,7 +40,7 @@ from pipeline.run_folder.lease import Lease
 from pipeline.serving.bundle import Bundle, BundleError
 from pipeline.serving.export import export, open_alike
 from pipeline.serving.parity import parity_bound
-from pipeline.serving.publish import prune, switch
+from pipeline.serving.publish import prune, publish_folder, switch
 from pipeline.serving.scorer import Scorer
 from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import StepOutput
@@ -621,11 +620,6 @@ def plan(
             }
             history.days[action.day] = DayRecord(action.day, trained={"files": files, "quarantined": {}}, bundle="planned")
     return actions
-
-
-def publish_folder(publish: str | None, folder: str) -> str:
-    """Where bundles go: as the config says, or beside the run."""
-    return plain(publish or f"{folder}/published")
 
 
 def _forget(state: Any) -> None:
