@@ -117,14 +117,13 @@ def _run_days(
 def _print_plan(
     folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
 ) -> int:
-    from pipeline.builders.models import build_reader
-    from pipeline.builders.source import build_days
+    from pipeline.builders.days import build_days
     from pipeline.daily.job import plan
     from pipeline.run_folder.claim import check_changes
 
     check_changes(folder, config, schema)
     last = config.resolved()[-1].config
-    days = build_days(last.data, build_reader(last.data.format, last.data.reader_options))
+    days = build_days(last.data)
     actions = plan(folder, last, days, until, backfill=backfill)
     for action in actions:
         print(f"{action.kind:6} {action.day:12} {action.why}")

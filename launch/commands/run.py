@@ -103,14 +103,15 @@ def _diagnose(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from pipeline.builders.objectives import objective_kind
-    from pipeline.jobs.sample import sample
+    from pipeline.config.objective import objective_kind
     from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
     generating = [at for at, stage in enumerate(config.resolved()) if objective_kind(stage).generates]
     if not generating:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
+    from pipeline.jobs.sample import sample
+
     with open_job(config, schema, arguments.run, at=generating[-1], planned=False) as job:
         days = days_named(arguments.days) if arguments.days else job.source.train_days[-1:]
         given = [name for name in arguments.given.split(",") if name]

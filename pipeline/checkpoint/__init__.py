@@ -8,5 +8,6 @@ manager.py  Save and restore model, optimizers and cursor with DCP: sharded, in 
 markers.py  What makes a folder a checkpoint: its name and its marker, checkpoint.json, which is written last.
 reader.py   The tensors of a checkpoint in pieces: any rows of any of them, a block in memory at a time.
 rewrite.py  Checkpoints that move: rewritten for other ranks or in another place, with a larger table, or one table as Parquet.
+store.py    The folder of a run's checkpoints: their names, markers and pins. One process, without the others and without torch.
 writer.py   A new checkpoint from tensors that are read a block at a time, cut as so many ranks would have cut it.
 """  # noqa: E501
