@@ -58,6 +58,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _daily(arguments: argparse.Namespace) -> int:
     from data.paths import plain
     from pipeline.config.run import load
+    from pipeline.daily.dry_run import idle
+    from pipeline.run_folder.launcher import launched
 
     config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
     folder = plain(arguments.out or f"runs/{config.name}")
@@ -68,6 +70,9 @@ def _daily(arguments: argparse.Namespace) -> int:
     backfill = (again[0], arguments.mark) if again else None
     if arguments.dry_run:
         return _print_plan(folder, config, schema, until, backfill=backfill)
+    if not (launched() or arguments.follow or backfill) and (why := idle(folder, config, schema, until)) is not None:
+        print(f"nothing to do: {why}")
+        return NOTHING
     if (code := start_ranks(config, arguments.words)) is not None:
         return code
     return _run_days(arguments, config, schema, folder, until, backfill)
@@ -118,7 +123,7 @@ def _print_plan(
     folder: str, config: "RunConfig", schema: "Schema", until: str | None, *, backfill: tuple[str, str] | None
 ) -> int:
     from pipeline.builders.days import build_days
-    from pipeline.daily.job import plan
+    from pipeline.daily.dry_run import plan
     from pipeline.run_folder.claim import check_changes
 
     check_changes(folder, config, schema)

@@ -4,6 +4,7 @@ archive.py  One piece of a checkpoint's file: what `torch.save` wrote of a tenso
 dcp.py      DCP's storage and planners as checkpoints use them: in pieces, with little memory, and running nothing that a file says.
 errors.py   What can be wrong with a checkpoint, and what to do about it.
 inspect.py  Look at the checkpoints of a run: list them, show one, verify all of it, compare two. Nothing of the model is built.
+intact.py   Whether a checkpoint is what was written, byte by byte. Needs no torch, and builds nothing of what the checkpoint holds.
 manager.py  Save and restore model, optimizers and cursor with DCP: sharded, in the background, whole or not at all.
 markers.py  What makes a folder a checkpoint: its name and its marker, checkpoint.json, which is written last.
 reader.py   The tensors of a checkpoint in pieces: any rows of any of them, a block in memory at a time.

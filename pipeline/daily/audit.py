@@ -13,7 +13,7 @@ from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
 from data.schema import Schema
 from pipeline.builders.source import Source, build_source
-from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.daily.ledger import History, Ledger, LedgerError, base_of
 from pipeline.run_folder.claim import load_run, stage_schema
 from pipeline.serving.bundle import Bundle, BundleError
@@ -53,7 +53,7 @@ def verify_run(run: str, *, say: Callable[[str], None]) -> Proof:
         data = last.config.data.model_copy(update={"bad_files": bad_files, "bad_rows": "skip"})
         return build_source(last.config.model_copy(update={"data": data}), stage_schema(schema, last, stages), run)
 
-    checkpoints = Checkpoints(f"{run}/checkpoints", keep=1, asynchronous=False)
+    checkpoints = CheckpointStore(f"{run}/checkpoints")
     mark = checkpoints.latest()
     newest = checkpoints.read_meta(mark) if mark is not None else None
     ledger, folder = Ledger(run, mend=False), publish_folder(config.daily.publish, run)
