@@ -32,8 +32,8 @@ from data.cursor import Cursor
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
+from pipeline.jobs.day_run import train_rows
 from pipeline.jobs.evaluate import evaluate
-from pipeline.jobs.train import train_rows
 from pipeline.training.loop import TrainState
 from pipeline.training.metrics import auc_by_group
 

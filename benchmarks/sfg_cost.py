@@ -28,7 +28,8 @@ from models.layers import flat
 from models.ranker import Ranker
 from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table
-from pipeline.distributed.shard import TableOptions, shard
+from pipeline.config.tables import TableConfig
+from pipeline.distributed.shard import shard
 from pipeline.distributed.world import world
 
 HIDDEN = (400, 400, 400)
@@ -71,7 +72,7 @@ def model(paradigm: str, fields: int, width: int, rows: int):
     sparse = SparseArch(tables, device=torch.device("meta"))
     head = LinearHead(features=flat(decoder.out), targets=["click"])
     task = Task(Ranker(sparse=sparse, embed=embed, decoder=decoder, head=head))
-    sharded = shard(task, tables={name: TableOptions() for name in names}, device=torch.device("cpu"), batch_rows=4096, seed=1)
+    sharded = shard(task, tables={name: TableConfig() for name in names}, device=torch.device("cpu"), batch_rows=4096, seed=1)
     return sharded.model, torch.optim.Adam(sharded.dense_parameters.values(), lr=1e-3), sharded
 
 

@@ -4,7 +4,7 @@ B rows, F fields, D width of a table, N events of a field in the whole batch.
 """
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 
-LINEAR, SECOND = "_linear", "_second"
-"""What the companions of a table are called: its name, and this."""
+from models.table_names import LINEAR, SECOND
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,6 @@ class Table:
         widths = {LINEAR: 1 if self.linear else 0, SECOND: self.second}
         made = (Table(self.name + own, self.rows, dim, self.fields, self.pool) for own, dim in widths.items() if dim)
         return self, *made
-
-
-def owner_of(table: str, owners: Container[str]) -> str:
-    """The table among `owners` that a table is, or is a companion of; itself if there is none.
-
-    >>> owner_of("item_linear", {"item"}), owner_of("item_linear", {"item", "item_linear"})
-    ('item', 'item_linear')
-    """
-    return next((own for end in ("", LINEAR, SECOND) if (own := table.removesuffix(end)) in owners), table)
 
 
 def table_dims(model: nn.Module) -> dict[str, int]:

@@ -19,7 +19,7 @@ from pipeline.builders.fit import prepare
 from pipeline.builders.objectives import build_objective, check_stage
 from pipeline.builders.optimizers import build_dense_optimizers
 from pipeline.builders.source import Source, build_source
-from pipeline.builders.tables import build_ids, build_spread, build_table_options
+from pipeline.builders.tables import build_ids, build_spread, build_table_configs
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.config.family import Observed
 from pipeline.config.run import RunConfig, Stage, run_section
@@ -100,7 +100,7 @@ class Job:
             config, stage_schema(self.schema, self.stage, self.stages), self.folder, world.rank, world.ranks
         )
         torch.manual_seed(config.seed)
-        tables = build_table_options(config, self.source.features)
+        tables = build_table_configs(config, self.source.features)
         self.sharded = shard(
             build_objective(self.stage, self.source, self.folder, world),
             tables=tables,

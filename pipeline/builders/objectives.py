@@ -11,7 +11,6 @@ from models.diffusion.noise import Noise
 from models.losses import TARGET, LossTerm, unread
 from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
-from pipeline.builders.tables import table_options
 from pipeline.config.family import Given
 from pipeline.config.model import DenoiserConfig, LossConfig
 from pipeline.config.objective import objective_kind
@@ -38,7 +37,7 @@ def check_stage(stage: Stage, device: torch.device) -> None:
     train = config.train
     check_communication(train.communication, device)
     for name in ("", *config.tables.only):
-        if problem := device_problem(table_options(config.tables.of(name)), device):
+        if problem := device_problem(config.tables.of(name), device):
             raise GenctrError(f"{here}{f'tables.only.{name}' if name else 'tables'}: {problem}")
         if config.tables.of(name).kernel == "key_value":
             raise GenctrError(

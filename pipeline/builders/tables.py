@@ -1,33 +1,31 @@
 """From config to how every table learns, where it lives, and who has which of its rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from data.errors import GenctrError
 from data.features import Features
 from data.schema import Schema
 from pipeline.config.run import RunConfig
 from pipeline.config.tables import TableConfig
-from pipeline.distributed.initial_values import Init
 from pipeline.distributed.managed_ids import ManagedIds
-from pipeline.distributed.shard import Sharded, Spread, TableOptions
+from pipeline.distributed.shard import Sharded, Spread
 
 
-def build_table_options(config: RunConfig, features: Features) -> dict[str, TableOptions]:
+def build_table_configs(config: RunConfig, features: Features) -> dict[str, TableConfig]:
     """How every table learns and where it lives.
 
     Raises:
         GenctrError: a managed table is to be kept on the card in part: what is written to a row that another id gets would pass
             by the part that is there.
     """
-    options = {spec.name: table_options(config.tables.of(spec.name)) for spec in features.tables}
+    options = {spec.name: config.tables.of(spec.name) for spec in features.tables}
     for name in (field.name for field in features.schema.managed):
         if options[name].kernel == "fused_uvm_caching":
             raise GenctrError(
                 f"table {name!r}: ids: managed cannot be with kernel fused_uvm_caching\n  next: set it to fused or fused_uvm"
             )
         if options[name].kernel == "auto":
-            options[name] = replace(options[name], kernel="fused")
+            options[name] = options[name].model_copy(update={"kernel": "fused"})
     return options
 
 
@@ -38,26 +36,8 @@ def build_spread(config: RunConfig, features: Features) -> Spread:
 
 
 def build_ids(
-    schema: Schema, sharded: Sharded, tables: Mapping[str, TableOptions], *, seed: int, freeze: Sequence[str]
+    schema: Schema, sharded: Sharded, tables: Mapping[str, TableConfig], *, seed: int, freeze: Sequence[str]
 ) -> ManagedIds:
     """The maps of managed tables, empty."""
     inits = {name: options.init for name, options in tables.items()}
     return ManagedIds(schema, sharded, inits=inits, seed=seed, device=sharded.model.device, frozen="tables" in freeze)
-
-
-def table_options(config: TableConfig) -> TableOptions:
-    """A table's settings, as sharding takes them."""
-    return TableOptions(
-        optimizer=config.optimizer,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        decay=config.decay,
-        eps=config.eps,
-        betas=(config.beta1, config.beta2),
-        init=Init(config.init.kind, config.init.scale),
-        sharding=config.sharding,
-        kernel=config.kernel,
-        cache=config.cache,
-        precision=config.precision,
-        clip=config.clip,
-    )

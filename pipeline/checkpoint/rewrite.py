@@ -7,7 +7,7 @@ killed before that, it never was.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -26,12 +26,14 @@ from data.ids import MISSING, UNKNOWN, check_growth, rows_before
 from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
+from models.table_names import owner_of, table_of
 from pipeline.checkpoint.errors import CheckpointError, one_line
 from pipeline.checkpoint.inspect import CHECKPOINTS, Advance
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.reader import Pieces, Rows, height, size_bytes
 from pipeline.checkpoint.writer import write
 from pipeline.config.run import RunConfig, load
+from pipeline.distributed.initial_values import first_values, spread_of
 from pipeline.run_folder.lease import FILE as LEASE
 from pipeline.run_folder.lease import Lease
 
@@ -160,7 +162,8 @@ class Grown:
 
     Args:
         pieces: the checkpoint. config: the run's, of the stage the checkpoint stands in.
-        table: by name; its linear and second tables grow with it. kind: of its ids. rows: [rows] it shall have.
+        table: by name; its linear and second tables grow with it. owners: all tables of the schema.
+        kind: of its ids. rows: [rows] it shall have.
 
     Attributes:
         now: [rows] it has now. grown: the tensors that have grown.
@@ -169,10 +172,10 @@ class Grown:
         GenctrError: there is no such table, or it cannot grow so.
     """
 
-    def __init__(self, pieces: Pieces, config: RunConfig, table: str, *, kind: str, rows: int) -> None:
+    def __init__(self, pieces: Pieces, config: RunConfig, table: str, *, owners: Container[str], kind: str, rows: int) -> None:
         self.values, self.paths, self._pieces, self._config = pieces.values, pieces.paths, pieces, config
         self._kind, self.now, self._owner = kind, rows, table
-        weights = {name: own for name, own in tables_of(pieces).items() if table in (own, _owner(own))}
+        weights = {name: own for name, own in tables_of(pieces).items() if owner_of(own, owners) == table}
         self._before = height(pieces.tensors[table_named(pieces, table)])
         if rows <= self._before:
             raise GenctrError(f"table {table} has {self._before:,} rows already: it can only grow")
@@ -220,12 +223,9 @@ class Grown:
         blank = stored.properties.dtype == torch.half and self._config.train.device != "cuda"
         if name not in self._weights or blank:
             return torch.zeros((last - first, *stored.size[1:]), dtype=stored.properties.dtype)
-        from pipeline.distributed.initial_values import Init, first_values  # TorchRec takes seconds, and only new rows need it
-
         init = self._config.tables.of(self._owner).init
-        return first_values(self._weights[name], Init(init.kind, init.scale), stored.size, self._config.seed, first, last).to(
-            stored.properties.dtype
-        )
+        fresh = first_values(self._weights[name], init, stored.size, self._config.seed, first, last)
+        return fresh.to(stored.properties.dtype)
 
 
 def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
@@ -237,7 +237,7 @@ def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
     Raises:
         GenctrError: the schema has no such table, its ids cannot follow, or it is not larger.
     """
-    owners = {field.name: field for field in run.schema.fields if isinstance(field, AnyIds) and field.table is None}
+    owners = _owners(run)
     if table not in owners:
         raise GenctrError(f"the schema has no table {table}\n  there are: {', '.join(owners)}")
     kind = owners[table].ids
@@ -247,7 +247,7 @@ def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
         )
         raise GenctrError(f"table {table} has ids: {kind}, and cannot be given rows: {reason}\n  expected: hash or identity")
     config = run.config.resolved()[pieces.meta["state"]["stage"]].config
-    return Grown(pieces, config, table, kind=kind, rows=rows + 1 if kind == "identity" else rows)
+    return Grown(pieces, config, table, owners=owners, kind=kind, rows=rows + 1 if kind == "identity" else rows)
 
 
 # Tables.
@@ -255,19 +255,17 @@ def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
 
 def tables_of(pieces: Pieces) -> dict[str, str]:
     """The tables of a checkpoint's model: the name of the tensor -> the name of the table."""
-    found = {}
-    for name in pieces.tensors:
-        parts = name.split(".")
-        if pieces.paths[name][0] == "model" and parts[-1] == "weight" and parts[-3:-2] in (["embedding_bags"], ["embeddings"]):
-            found[name] = parts[-2]
-    return found
+    return {name: table for name in pieces.tensors if pieces.paths[name][0] == "model" and (table := table_of(name))}
 
 
-def _owner(table: str) -> str:
-    """The table that a linear or second table belongs to."""
-    from models.sparse import LINEAR, SECOND  # TorchRec takes a second, and most commands need nothing of it
+def _owner(run: Run, table: str) -> str:
+    """The table of the schema that a table is, or is a companion of."""
+    return owner_of(table, _owners(run))
 
-    return table.removesuffix(LINEAR).removesuffix(SECOND)
+
+def _owners(run: Run) -> dict[str, AnyIds]:
+    """The tables of the schema: by name, the field that has it."""
+    return {field.name: field for field in run.schema.fields if isinstance(field, AnyIds) and field.table is None}
 
 
 def table_named(pieces: Pieces, table: str) -> str:
@@ -339,9 +337,10 @@ def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows:
     from pipeline.distributed.cpu_fp16 import FirstValues  # TorchRec takes seconds, and most tables need nothing of it
 
     config = run.config.resolved()[pieces.meta["state"]["stage"]].config
-    init = config.tables.of(_owner(table)).init
-    scale = rows**-0.5 if init.scale is None else init.scale
-    return FirstValues(init.kind, scale, config.seed).filled(block, table, torch.arange(first, first + len(block)))
+    init = config.tables.of(_owner(run, table)).init
+    return FirstValues(init.kind, spread_of(init, rows), config.seed).filled(
+        block, table, torch.arange(first, first + len(block))
+    )
 
 
 def _managed_ids(pieces: Pieces, table: str) -> Callable[[int, int], pa.Array]:
@@ -365,7 +364,7 @@ def _managed_ids(pieces: Pieces, table: str) -> Callable[[int, int], pa.Array]:
 
 def _raw_ids(run: Run, pieces: Pieces, table: str) -> Callable[[int, int], pa.Array] | None:
     """The ids of the rows first … last - 1 of a table, None where they are not known."""
-    owner = _owner(table)
+    owner = _owner(run, table)
     kind = next((own.ids for own in run.schema.fields if isinstance(own, AnyIds) and own.name in (table, owner)), None)
     if kind == "managed":
         return _managed_ids(pieces, owner)

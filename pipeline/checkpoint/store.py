@@ -184,6 +184,8 @@ class CheckpointStore:
     def _read_json(self, file: str) -> dict[str, Any]:
         try:
             return read_marker(file)
+        except CheckpointError:  # another version's: it is no damage, and nothing is to be set aside
+            raise
         except (OSError, ValueError) as error:
             raise (CheckpointError if is_of_store(error) else Damaged)(
                 f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND

@@ -15,6 +15,7 @@ from data.cursor import Cursor
 from data.stream import DayStream
 from pipeline.builders.job import Job
 from pipeline.distributed.cpu_fp16 import marked
+from pipeline.distributed.shard import tables_in
 from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import begin, load
 from pipeline.serving.bundle import Bundle
@@ -100,14 +101,13 @@ def take_over(job: Job, bundle: Bundle) -> None:
     if job.ids is not None:
         job.ids.take_over({name: bundle.held(name) for name in bundle.ids})
     state, dense = job.sharded.model.state_dict(), bundle.dense()
+    for table in tables_in(state):
+        for shard in table.shards:
+            bundle.fill(table.key.removeprefix(INSIDE), shard.values, shard.row, shard.column)
+            if table.name in job.sharded.first:
+                marked(shard.values)  # int8 has no minus that tells a row of zeros from a blank one
     for key, value in state.items():
-        name = key.removeprefix(INSIDE)
-        if isinstance(value, ShardedTensor):
-            for shard in value.local_shards():
-                bundle.fill(name, shard.tensor, *shard.metadata.shard_offsets)
-                if key.split(".")[-2] in job.sharded.first:
-                    marked(shard.tensor)  # int8 has no minus that tells a row of zeros from a blank one
-        elif isinstance(value, Tensor) and name in dense:
+        if (name := key.removeprefix(INSIDE)) in dense:
             value.copy_(dense[name])
     job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
 

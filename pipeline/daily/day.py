@@ -21,8 +21,8 @@ from pipeline.daily.ledger import DayRecord, History, SharedLedger, base_of
 from pipeline.daily.notify import tell
 from pipeline.daily.policy import Action, NeedsPerson
 from pipeline.jobs.advice import warn_of_scores
+from pipeline.jobs.day_run import train_rows
 from pipeline.jobs.evaluate import evaluate
-from pipeline.jobs.train import train_rows
 from pipeline.run_folder.claim import digest
 from pipeline.run_folder.lease import Lease
 from pipeline.serving.bundle import Bundle, BundleError

@@ -2,30 +2,17 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from pipeline.config.tables import InitConfig
 
 BLOCK_ROWS = 65_536
 """[rows] of a table that are drawn from one generator; part of what a seed means."""
 
 
-@dataclass(frozen=True)
-class Init:
-    """How a table's rows begin.
-
-    Args:
-        kind: normal is N(0, scale^2), uniform lies between -scale and scale.
-        scale: the spread; None is 1/sqrt(rows), as TorchRec has it.
-    """
-
-    kind: Literal["normal", "uniform"] = "uniform"
-    scale: float | None = None
-
-
-def first_values(name: str, init: Init, size: Sequence[int], seed: int, first: int, last: int) -> Tensor:
+def first_values(name: str, init: InitConfig, size: Sequence[int], seed: int, first: int, last: int) -> Tensor:
     """The rows first … last - 1 of a table (V, D) as it begins.
 
     They are drawn in blocks of BLOCK_ROWS whole rows, each from a generator seeded by (seed, table, block).
@@ -42,15 +29,16 @@ def first_values(name: str, init: Init, size: Sequence[int], seed: int, first: i
     return torch.cat(parts)
 
 
-def _drawn(init: Init, key: str, height: int, width: int, rows: int) -> Tensor:
+def _drawn(init: InitConfig, key: str, height: int, width: int, rows: int) -> Tensor:
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-    scale = _scale(init, rows)
+    scale = spread_of(init, rows)
     block = torch.empty(height, width)
     if init.kind == "normal":
         return block.normal_(0.0, scale, generator=generator)
     return block.uniform_(-scale, scale, generator=generator)
 
 
-def _scale(init: Init, rows: int) -> float:
+def spread_of(init: InitConfig, rows: int) -> float:
+    """The scale of the first values of a table of so many rows."""
     return float(rows**-0.5) if init.scale is None else init.scale

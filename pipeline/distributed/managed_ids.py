@@ -29,8 +29,8 @@ from data.errors import GenctrError
 from data.ids import MISSING, NO_ID, seed_of
 from data.schema import AnyIds, Schema
 from models.managed import UNSEEN, IdTable, Policy, first_vectors
-from models.sparse import owner_of
-from pipeline.distributed.initial_values import Init
+from models.table_names import owner_of
+from pipeline.config.tables import InitConfig
 from pipeline.distributed.shard import Sharded
 
 CLOCK = ("step", "today", "held", "looked", "hits", "admitted", "evicted", "expired", "crowded")
@@ -85,7 +85,7 @@ class ManagedTable:
     """
 
     def __init__(
-        self, field: AnyIds, *, fields: Sequence[str], init: Init, seed: int, parts: Sequence[Part], device: torch.device
+        self, field: AnyIds, *, fields: Sequence[str], init: InitConfig, seed: int, parts: Sequence[Part], device: torch.device
     ) -> None:
         self.name, self.fields, self.policy = field.name, tuple(fields), policy_of(field)
         self._is_zero = field.unseen == "zero"
@@ -248,7 +248,14 @@ class ManagedIds:
     """
 
     def __init__(
-        self, schema: Schema, sharded: Sharded, *, inits: Mapping[str, Init], seed: int, device: torch.device, frozen: bool
+        self,
+        schema: Schema,
+        sharded: Sharded,
+        *,
+        inits: Mapping[str, InitConfig],
+        seed: int,
+        device: torch.device,
+        frozen: bool,
     ) -> None:
         parts = list(_parts(sharded))
         self._frozen = frozen
@@ -368,17 +375,12 @@ class _Keyed:
 
 def _parts(sharded: Sharded) -> Iterator[Part]:
     """All that this rank has of tables and of their optimizers' states, live."""
-    for key, value in sharded.model.state_dict().items():
-        if isinstance(value, ShardedTensor):
-            name, width = key.split(".")[-2], value.metadata().size[1]
-            for shard in value.local_shards():
-                row, column = shard.metadata.shard_offsets
-                yield Part(name, width, row, column, shard.tensor, is_weight=True)
-    for key, state in sharded.fused.state_dict()["state"].items():
-        for value in state.values():
-            if isinstance(value, ShardedTensor):
-                for shard in value.local_shards():
-                    yield Part(key.split(".")[-2], 0, shard.metadata.shard_offsets[0], 0, shard.tensor, is_weight=False)
+    for table in sharded.tables():
+        for shard in table.shards:
+            yield Part(table.name, table.size[1], shard.row, shard.column, shard.values, is_weight=True)
+    for _, moment in sharded.moments():
+        for shard in moment.shards:
+            yield Part(moment.name, 0, shard.row, 0, shard.values, is_weight=False)
 
 
 def _newest(back_N: Tensor, days_N: Tensor, ids: int) -> Tensor:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,13 +20,14 @@ from torchrec.optim.optimizers import SGD, Adagrad, Adam, in_backward_optimizer_
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from data.errors import GenctrError
-from models.sparse import owner_of
+from models.table_names import owner_of, table_of
+from pipeline.config.tables import TableConfig
 from pipeline.distributed import cpu_adam as adam
 from pipeline.distributed.comm_codecs import make_sharders
 from pipeline.distributed.cpu_fp16 import FirstValues, Half
 from pipeline.distributed.cpu_kernels import our_kernels
 from pipeline.distributed.hardware import total_memory
-from pipeline.distributed.initial_values import BLOCK_ROWS, Init, _scale, first_values
+from pipeline.distributed.initial_values import BLOCK_ROWS, first_values, spread_of
 from pipeline.distributed.planner import EVERYWHERE, Cluster, Wish, make_plan
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.sharded_embeddings import SUMMED_OVER_RANKS
@@ -37,45 +38,6 @@ ANYWHERE = ("table_wise", "row_wise", "table_row_wise", *WITHIN_A_ROW)
 HALF_OPTIMIZERS = ("sgd", "rowwise_adagrad")
 MEMORY_SHARE = 0.85
 """[1] of a device's memory that tables may take; the rest is for dense weights, batches and the program."""
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """How one table learns and where it lives.
-
-    Args:
-        optimizer: fused into the backward pass. adam moves every row every step, as `torch.optim.Adam` does, and needs the
-            memory of one more copy of the table for it; lazy_adam moves only the rows looked up, as FBGEMM's ADAM does. Both
-            correct the bias by the number of steps.
-        lr: learning rate, before the schedule's factor.
-        weight_decay: lambda. adam adds lambda w to the gradient, lazy_adam takes lr lambda w off the row, rowwise_adagrad (CUDA
-            only) adds lambda w to the gradient; sgd and adagrad have none.
-        decay: the rows that decay, those looked up in the step or the whole table (adam only).
-        eps: added to the denominator.
-        betas: of the Adams.
-        init: the first values.
-        sharding: how the table is spread over ranks; auto keeps it whole if it fits, on CUDA if the planner says so. One that
-            cannot give every rank a row stays whole.
-        kernel: where the table lives; auto: with the computation if it fits, on CUDA else partly in main memory.
-        cache: [1] share of it kept on the card, if it lives elsewhere.
-        precision: of the stored numbers. fp16 is rounded at random, by FBGEMM on CUDA; on CPU see `cpu_fp16.py`.
-        clip: largest absolute value of a coordinate of the gradient of a looked-up vector.
-    """
-
-    optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "lazy_adam"] = "rowwise_adagrad"
-    lr: float = 0.05
-    weight_decay: float = 0.0
-    decay: Literal["touched", "table"] = "touched"
-    eps: float = 1e-8
-    betas: tuple[float, float] = (0.9, 0.999)
-    init: Init = field(default_factory=Init)
-    sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
-        "auto"
-    )
-    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
-    cache: float = 0.2
-    precision: Literal["fp32", "fp16"] = "fp32"
-    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +62,49 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class TableShard:
+    """Some rows and columns of a table, on this rank: from row `row` and column `column` on."""
+
+    row: int
+    column: int
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class ShardedTable:
+    """A table, or what its optimizer keeps of its rows, as this rank has it.
+
+    Args:
+        key: in the state dict. whole: over all ranks.
+    """
+
+    key: str
+    whole: ShardedTensor
+
+    @property
+    def name(self) -> str:
+        """Of the table."""
+        return table_of(self.key)
+
+    @property
+    def size(self) -> torch.Size:
+        """[rows, columns] over all ranks; a moment may have rows alone."""
+        return torch.Size(self.whole.metadata().size)
+
+    @property
+    def shards(self) -> Iterator[TableShard]:
+        """What is on this rank, live: what is written to it is the table's."""
+        for shard in self.whole.local_shards():
+            row, *column = shard.metadata.shard_offsets
+            yield TableShard(row, column[0] if column else 0, shard.tensor)
+
+
+def tables_in(state: Mapping[str, Any]) -> Iterator[ShardedTable]:
+    """The tables of a model's state dict."""
+    return (ShardedTable(key, value) for key, value in state.items() if isinstance(value, ShardedTensor))
+
+
+@dataclass(frozen=True)
 class Sharded:
     """A model whose tables are spread over the ranks.
 
@@ -118,6 +123,17 @@ class Sharded:
     plan: ShardingPlan
     rates: tuple[float, ...]
     first: Mapping[str, FirstValues]
+
+    def tables(self) -> Iterator[ShardedTable]:
+        """Every table of the model."""
+        return tables_in(self.model.state_dict())
+
+    def moments(self) -> Iterator[tuple[str, ShardedTable]]:
+        """What the tables' optimizers keep: the name of the moment, and its numbers under the key of the table it is of."""
+        for key, moments in self.fused.state_dict()["state"].items():
+            for name, value in moments.items():
+                if isinstance(value, ShardedTensor):
+                    yield name, ShardedTable(key, value)
 
     def seen(self, table: str, part: Tensor, rows: Tensor, column: int = 0) -> Tensor:
         """Some stored rows of a table as its look-ups see them, in fp32 on CPU.
@@ -138,7 +154,7 @@ class Sharded:
 def shard(
     model: nn.Module,
     *,
-    tables: Mapping[str, TableOptions],
+    tables: Mapping[str, TableConfig],
     device: torch.device,
     batch_rows: int,
     seed: int,
@@ -186,8 +202,8 @@ def shard(
 
 
 def prepare(
-    model: nn.Module, *, tables: Mapping[str, TableOptions], device: torch.device, spread: Spread, seed: int
-) -> tuple[dict[str, TableOptions], dict[str, Wish], dict[str, FirstValues]]:
+    model: nn.Module, *, tables: Mapping[str, TableConfig], device: torch.device, spread: Spread, seed: int
+) -> tuple[dict[str, TableConfig], dict[str, Wish], dict[str, FirstValues]]:
     """Give every table its optimizer and precision, as a plan has to know them; needs no process group.
 
     Args:
@@ -199,7 +215,7 @@ def prepare(
     Raises:
         GenctrError: settings that the device or the sharding cannot keep.
     """
-    chosen: dict[str, TableOptions] = {}
+    chosen: dict[str, TableConfig] = {}
     wishes: dict[str, Wish] = {}
     first: dict[str, FirstValues] = {}
     for collection in _collections(model):
@@ -218,7 +234,7 @@ def prepare(
                 config.data_type = DataType.FP16
                 holder.weight = nn.Parameter(holder.weight.half())
                 if device.type == "cpu":
-                    first[config.name] = FirstValues(options.init.kind, _scale(options.init, config.num_embeddings), seed)
+                    first[config.name] = FirstValues(options.init.kind, spread_of(options.init, config.num_embeddings), seed)
             settings = _settings(config, options, device, first.get(config.name))
             _apply_optimizer_in_backward(OPTIMIZERS[options.optimizer], [holder.weight], settings, register_hook=False)
             chosen[config.name] = options
@@ -235,7 +251,7 @@ def prepare(
     return chosen, wishes, first
 
 
-def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool, spread: Spread) -> tuple[str, ...]:
+def _shardings(options: TableConfig, device: torch.device, *, pooled: bool, averaged: bool, spread: Spread) -> tuple[str, ...]:
     """How a table may be spread. Splitting columns would change row-wise Adagrad and cut int8's parts, and slows a CPU down."""
     if options.sharding != "auto":
         return (options.sharding,)
@@ -248,7 +264,7 @@ def _shardings(options: TableOptions, device: torch.device, *, pooled: bool, ave
     return tuple(kind for kind in kinds if not (whole and kind in WITHIN_A_ROW))
 
 
-def _kernels(options: TableOptions, device: torch.device) -> tuple[str, ...]:
+def _kernels(options: TableConfig, device: torch.device) -> tuple[str, ...]:
     if options.kernel != "auto":
         return (options.kernel,)
     return ("fused",) if device.type == "cpu" else ("fused", "fused_uvm_caching", "fused_uvm")
@@ -279,14 +295,14 @@ def _leave(weight: Tensor) -> Tensor:
     return weight
 
 
-def _options(name: str, tables: Mapping[str, TableOptions]) -> TableOptions:
+def _options(name: str, tables: Mapping[str, TableConfig]) -> TableConfig:
     owner = owner_of(name, tables)
     if owner not in tables:
         raise GenctrError(f"table {name!r} has no settings\n  expected: one of {sorted(tables)}")
     return tables[owner]
 
 
-def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, *, pooled: bool, averaged: bool) -> None:
+def _check(config: BaseEmbeddingConfig, options: TableConfig, device: torch.device, *, pooled: bool, averaged: bool) -> None:
     """Refuse what would be silently ignored or would change with the plan."""
     assert config.embedding_dim % 4 == 0, "FBGEMM's tables are multiples of 4 wide"
     optimizer, sharding = options.optimizer, options.sharding
@@ -310,7 +326,7 @@ def _check(config: BaseEmbeddingConfig, options: TableOptions, device: torch.dev
         raise GenctrError(f"table {config.name!r}: {problem}")
 
 
-def device_problem(options: TableOptions, device: torch.device) -> str:
+def device_problem(options: TableConfig, device: torch.device) -> str:
     """What a device cannot keep of where and how a table is, or nothing."""
     if device.type != "cpu":
         return ""
@@ -323,7 +339,7 @@ def device_problem(options: TableOptions, device: torch.device) -> str:
 
 
 def _settings(
-    config: BaseEmbeddingConfig, options: TableOptions, device: torch.device, first: FirstValues | None
+    config: BaseEmbeddingConfig, options: TableConfig, device: torch.device, first: FirstValues | None
 ) -> dict[str, Any]:
     """What TorchRec hands to the table's kernel; tables whose settings differ are never in one kernel."""
     settings: dict[str, Any] = {"lr": options.lr}
@@ -338,12 +354,11 @@ def _settings(
         return settings | {"rule": Half(options.optimizer, options.eps, first, options.clip), "width": config.embedding_dim}
     if OPTIMIZERS[options.optimizer] is not Adam:
         return settings
-    beta1, beta2 = options.betas
     if device.type != "cpu":
-        return settings | {"beta1": beta1, "beta2": beta2, "weight_decay": options.weight_decay}
+        return settings | {"beta1": options.beta1, "beta2": options.beta2, "weight_decay": options.weight_decay}
     rule = adam.Adam(
-        beta1=beta1,
-        beta2=beta2,
+        beta1=options.beta1,
+        beta2=options.beta2,
         eps=options.eps,
         weight_decay=options.weight_decay,
         moves="all" if options.optimizer == "adam" else "touched",
@@ -379,21 +394,19 @@ def _memory(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableOptions], seed: int) -> None:
+def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableConfig], seed: int) -> None:
     """Give every local shard its part of the tables' first values.
 
     A shard draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables`
     draws its own.
     """
-    for key, value in model.state_dict().items():
-        if not isinstance(value, ShardedTensor):
+    for table in tables_in(model.state_dict()):
+        if table.name not in tables:
             continue
-        name = key.split(".")[-2]  # ….embedding_bags.<name>.weight or ….embeddings.<name>.weight
-        if name not in tables:
-            continue
-        for local in value.local_shards():
-            (top, left), (height, columns) = local.metadata.shard_offsets, local.metadata.shard_sizes
+        init = tables[table.name].init
+        for shard in table.shards:
+            top, (height, columns) = shard.row, shard.values.shape
             for start in range(top // BLOCK_ROWS * BLOCK_ROWS, top + height, BLOCK_ROWS):
                 first, last = max(start, top), min(start + BLOCK_ROWS, top + height)
-                block = first_values(name, tables[name].init, value.metadata().size, seed, first, last)
-                local.tensor[first - top : last - top] = block[:, left : left + columns]
+                block = first_values(table.name, init, table.size, seed, first, last)
+                shard.values[first - top : last - top] = block[:, shard.column : shard.column + columns]

@@ -1,6 +1,7 @@
 """One-shot jobs on a run folder: train, evaluate, diagnose, sample; and what one model takes over from another.
 
 advice.py      Warnings about a run that does what it was asked to and is of little use: in the log as `warning`, and once on stderr.
+day_run.py     Train the rows of one day: what is done around its steps, and what is known of it afterwards.
 diagnose.py    Diagnostics on demand: the best model of a run, looked at over many rows, as numbers and pictures.
 evaluate.py    Score days without training on them.
 plots.py       Pictures of a diagnosis: spectra, correlations, fields, and how they went over the steps.

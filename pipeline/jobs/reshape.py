@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from data.errors import GenctrError
 from data.ids import check_growth, rows_before
 from data.schema import AnyIds
 from models.managed import Policy
-from models.sparse import owner_of
+from models.table_names import owner_of, table_of
 from pipeline.builders.job import Job
 from pipeline.distributed.world import gather
 
@@ -162,9 +161,7 @@ def _sources(place: Tensor, policy: Policy) -> Tensor:
 
 def _owner(job: Job, name: str) -> AnyIds | None:
     """The field whose table a tensor belongs to."""
-    parts = name.split(".")
-    table = next((after for part, after in pairwise(parts) if part in ("embedding_bags", "embeddings")), "")
-    owner = owner_of(table, {spec.name for spec in job.source.features.tables})
+    owner = owner_of(table_of(name), {spec.name for spec in job.source.features.tables})
     return next((field for field in job.source.schema.fields if isinstance(field, AnyIds) and field.name == owner), None)
 
 
@@ -185,7 +182,7 @@ def _check_precision(job: Job, mark: str) -> None:
             continue
         if isinstance(before, TensorStorageMetadata) and before.properties.dtype == torch.half:
             raise GenctrError(
-                f"table {name.split('.')[-2]!r} was begun in fp16, and rows of it that are not trained yet are not written\n"
+                f"table {table_of(name)!r} was begun in fp16, and rows of it that are not trained yet are not written\n"
                 "  next: set tables.precision to fp16 again, or give a new --out"
             )
 

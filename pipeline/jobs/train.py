@@ -1,31 +1,20 @@
 """The one-shot job: train the stages and days a config names, in order, from wherever the run folder stands."""
 
-import hashlib
 import math
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from data.batch import Tally
 from data.cursor import Cursor
-from data.days import Day, open_end
-from data.errors import BadInput, GenctrError
-from data.stream import DayStream
-from models.sparse import table_dims
+from data.days import open_end
+from data.errors import GenctrError
 from pipeline.builders.job import Job
 from pipeline.config.train import EarlyStopConfig, TrainConfig
-from pipeline.jobs.advice import warn_of_few_steps, warn_of_scores
-from pipeline.jobs.evaluate import check_skipped, evaluate
+from pipeline.jobs.advice import warn_of_scores
+from pipeline.jobs.day_run import train_rows
+from pipeline.jobs.evaluate import evaluate
 from pipeline.jobs.restore import begin, restore, restore_best, start
-from pipeline.run_folder.progress import Progress
-from pipeline.training.callbacks import NOTHING, Bar, KeepZeros, Saver, Tallies, TrainMeters
-from pipeline.training.collapse_monitor import Watch
-from pipeline.training.loop import Callback, TrainState, train
+from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import MetricSpec
 
 
@@ -105,111 +94,6 @@ def _train_day(
     last = not _is_left(config, state) and (config.early_stop is None or state.best is None)
     saver.save(state, pin=job.stage.name if best or last else None)
     return state
-
-
-def train_rows(
-    job: Job,
-    opened: Day,
-    state: TrainState,
-    restored: Mapping[str, Any],
-    *,
-    quiet: bool,
-    pause: Cursor | None = None,
-    look: Callable[[], dict[str, Any]] = dict,
-    facts: Mapping[str, Any] = NOTHING,
-    others: Sequence[Callback] = (),
-) -> tuple[TrainState, Saver, bool]:
-    """Train what is left of an opened day, the one the cursor is in.
-
-    Args:
-        restored: what was saved with the checkpoint the state is of, if it was just loaded.
-        pause: where to stop and `look`, once, unless that was done: what it returns is kept as `TrainState.fresh`.
-        facts: what checkpoints also say. others: what else is done around a step, before anything is saved.
-
-    Returns:
-        the state after it, what saves it, and whether the day has ended (else `train.max_steps` has stopped it).
-    """
-    config, world, day, epoch = job.config.train, job.world, state.cursor.day, state.cursor.epoch
-    stream = job.source.stream(opened, epoch=epoch, shuffle=True)
-    meters = job.objective.step_metrics()
-    tally = Tally.zeros(len(opened.files))
-    if restored and state.cursor.row > 0:
-        if restored["cut"] != _cut(opened):
-            raise BadInput(
-                f"day {day} is half trained, and its rows are not where they were when it was begun",
-                file=job.config.data.root,
-                expected="the same rows in the same files and row groups; mended values are welcome",
-                hint="bring back the files as they were, or give a new --out",
-            )
-        meters.load_state_dict(restored["meters"])
-        if world.first:
-            tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
-    if state.step == 0:
-        warn_of_few_steps(job, 0, rows=stream.rows, steps=stream.steps_left(state.cursor))
-    tallies, ids = Tallies(tally), job.ids
-    if ids is not None and state.cursor.row == 0:
-        ids.begin_day()
-    saver = Saver(
-        job.checkpoints,
-        tensors=job.tensors,
-        meters=meters,
-        tallies=tallies,
-        world=world,
-        every_steps=job.config.checkpoint.every_steps,
-        ends=lambda cursor: stream.steps_left(cursor) == 0,
-        cut=_cut(opened),
-        accept=lambda counts: check_skipped(job, opened, int(counts[2].sum())),
-        dims=table_dims(job.objective.model),
-        facts=lambda: {**facts, **({"ids": ids.told()} if ids is not None else {})},
-    )
-    since, before = time.perf_counter(), state.rows
-    stage = {"stage": job.stage.name} if len(job.stages) > 1 else {}
-    verb = "train" if len(job.stages) == 1 else job.stage.name
-    label = f"{verb} {day}" if config.epochs == 1 else f"{verb} {day} epoch {epoch + 1}"
-    with Progress(stream.rows, label, shown=world.first, plain=quiet) as progress:
-        progress.skip(min(state.cursor.row * state.cursor.lanes, stream.rows))
-        told = TrainMeters(meters, log=job.log, every_steps=config.log_every_steps, known=stage)
-        watch = Watch(
-            job.objective.model,
-            job.sharded,
-            job.observed,
-            job.log,
-            every_steps=config.diagnose_every_steps,
-            batch_rows=config.batch_rows,
-        )
-        bar = Bar(progress, ranks=world.ranks)
-        maps: list[Callback] = [KeepZeros(ids)] if ids is not None else []
-        callbacks: list[Callback] = [*maps, job.interrupt, *others, job.schedule, watch, tallies, told, bar, saver]
-        if pause is not None and not state.fresh:
-            steps = stream.steps_left(state.cursor) - stream.steps_left(pause)
-            state = _train(job, stream, state, callbacks, state.step - state.began + steps)
-            state = replace(state, fresh=look())
-        state = _train(job, stream, state, callbacks, config.max_steps)
-
-    seconds = time.perf_counter() - since
-    counts = world.total(tallies.here.stacked())
-    check_skipped(job, opened, int(counts[2].sum()))
-    total = counts.tolist()
-    if world.first and (skipped := sum(total[2])):
-        sys.stderr.write(f"genctr: day {day}: {skipped:,} bad rows of {opened.rows:,} left out\n")
-    files = {file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(opened.files, *total, strict=True)}
-    rate = (state.rows - before) / seconds
-    values = {"day": day, "epoch": epoch, "rows": sum(total[0]), "seconds": seconds, "rows_per_second": rate}
-    managed = {"ids": ids.told()} if ids is not None else {}
-    job.log.write("trained", state.step, {**values, **stage, "files": files, **managed, "metrics": meters.compute()})
-
-    ended = not stream.steps_left(state.cursor)
-    return replace(state, rows=state.rows - ended * sum(total[2])), saver, ended  # a step counts the rows it skips
-
-
-def _train(job: Job, stream: DayStream, state: TrainState, callbacks: Sequence[Callback], max_steps: int | None) -> TrainState:
-    with closing(stream.batches(state.cursor)) as batches, job.pipe() as pipe:
-        return train(pipe, (replace(batch, learns=True) for batch in batches), state, callbacks, max_steps)
-
-
-def _cut(day: Day) -> str:
-    """How a day is cut into files and units: all that a cursor inside it relies on."""
-    return hashlib.sha256(repr([file.units for file in day.files]).encode()).hexdigest()[:16]
 
 
 def _next(job: Job, state: TrainState, *, quiet: bool) -> tuple[TrainState, bool]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrec.distributed.types import ShardedTensor
 
 from data.errors import GenctrError
+from models.table_names import table_of
 from pipeline.builders.job import Job
 from pipeline.config.stages import LoadConfig
 
@@ -82,9 +83,9 @@ def rescale(table: ShardedTensor, size: float) -> None:
 
 def _pairs(here: Mapping[str, Any], there: Mapping[str, Any], what: str) -> Iterator[tuple[str, str]]:
     """The names that belong together: (in the new model, in the checkpoint)."""
-    tables = {_table(name): name for name in there if _table(name)}
+    tables = {table_of(name): name for name in there if table_of(name)}
     for name, value in here.items():
-        table = _table(name)
+        table = table_of(name)
         if table:
             if what in ("tables", "all") and table in tables:
                 yield name, tables[table]
@@ -92,16 +93,9 @@ def _pairs(here: Mapping[str, Any], there: Mapping[str, Any], what: str) -> Iter
             yield name, name
 
 
-def _table(name: str) -> str:
-    """The table that a name of a state dict speaks of, or nothing."""
-    parts = name.split(".")
-    inside = len(parts) > 2 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
-    return parts[-2] if inside else ""
-
-
 def _size(value: Tensor | ShardedTensor) -> torch.Size:
     return value.metadata().size if isinstance(value, ShardedTensor) else value.size()
 
 
 def _short(name: str) -> str:
-    return _table(name) or name
+    return table_of(name) or name

@@ -12,7 +12,7 @@ from data.errors import GenctrError
 from data.schema import Schema
 from pipeline.builders.models import META
 from pipeline.builders.objectives import check_stage
-from pipeline.builders.tables import build_spread, build_table_options
+from pipeline.builders.tables import build_spread, build_table_configs
 from pipeline.config.run import RunConfig, Stage
 from pipeline.distributed.comm_codecs import make_sharders
 from pipeline.distributed.hardware import Device
@@ -279,7 +279,7 @@ class _Planner:
     def _prepared(self, config: RunConfig) -> tuple[Objective, dict[str, Wish]]:
         """The stage's model with its tables on meta, as a job of this config makes it, and what a plan may do with them."""
         objective = objective_of(self._stage, self._features, META)
-        tables, spread = build_table_options(config, self._features), build_spread(config, self._features)
+        tables, spread = build_table_configs(config, self._features), build_spread(config, self._features)
         _, wishes, _ = prepare(objective, tables=tables, device=torch.device(self._ask.device.kind), spread=spread, seed=0)
         return objective, wishes
 

@@ -94,6 +94,8 @@ class Bundle:
         try:
             self.manifest: dict[str, Any] = unsealed(content)
             self._understand()
+        except BundleError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BundleError(f"the manifest makes no sense: {_line(error)}", f"{path}/{MANIFEST}") from error
         self._check_files()

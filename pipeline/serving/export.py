@@ -23,6 +23,7 @@ from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from pipeline.builders.job import Job
+from pipeline.distributed.shard import ShardedTable
 from pipeline.distributed.world import World, gather
 from pipeline.serving.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces
 from pipeline.serving.int8 import dequantised, quantised
@@ -88,7 +89,7 @@ def _differs(job: Job, bundle: Bundle) -> bool:
         for key, value in job.sharded.model.state_dict().items():
             name = key.removeprefix(INSIDE)
             if isinstance(value, ShardedTensor) and key.startswith(INSIDE):
-                for row, column, own in _parts(job, key, value):
+                for row, column, own in _parts(job, ShardedTable(key, value)):
                     there = torch.zeros_like(own)
                     bundle.fill(name, there, row, column)
                     if as_bytes:
@@ -119,27 +120,26 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
     files: dict[str, Any] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
     as_bytes = job.config.daily.tables == "int8"
-    for number, (key, value) in enumerate(job.sharded.model.state_dict().items()):
-        if not isinstance(value, ShardedTensor) or not key.startswith(INSIDE):
+    for number, table in enumerate(job.sharded.tables()):
+        if not table.key.startswith(INSIDE):
             continue
-        for row, column, own in _parts(job, key, value):
+        for row, column, own in _parts(job, table):
             content = safetensors.torch.save({"rows": quantised(own) if as_bytes else own})
             file = f"table.{number}.{row}.{column}.safetensors"
             write_whole(f"{path}/{file}", content)
             files[file] = described(content)
             piece = {"file": file, "rows": [row, row + len(own)], "columns": [column, column + own.shape[1]]}
-            tables.setdefault(key.removeprefix(INSIDE), []).append(piece)
+            tables.setdefault(table.key.removeprefix(INSIDE), []).append(piece)
     return files, tables
 
 
-def _parts(job: Job, key: str, table: ShardedTensor) -> Iterator[tuple[int, int, Tensor]]:
+def _parts(job: Job, table: ShardedTable) -> Iterator[tuple[int, int, Tensor]]:
     """What this rank holds of a table, as look-ups see it, a piece at a time: its first row and column, and the numbers."""
-    for shard in table.local_shards():
-        row, column = shard.metadata.shard_offsets
-        for begin, end in pieces(*shard.tensor.shape):
-            numbers = torch.arange(row + begin, row + end)
-            own = job.sharded.seen(key.split(".")[-2], shard.tensor[begin:end], numbers, column)
-            yield row + begin, column, own.contiguous()
+    for shard in table.shards:
+        for begin, end in pieces(*shard.values.shape):
+            numbers = torch.arange(shard.row + begin, shard.row + end)
+            own = job.sharded.seen(table.name, shard.values[begin:end], numbers, shard.column)
+            yield shard.row + begin, shard.column, own.contiguous()
 
 
 def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchrec.distributed.types import ShardedTensor
 
 from models.diagnostics import Moments, TableHealth, correlation, redundancy, spectrum
 from pipeline.config.family import Observed
@@ -146,25 +145,21 @@ def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
     """
     told = {}
     moments = _moments(sharded)
-    for key, table in sharded.model.state_dict().items():
-        if not isinstance(table, ShardedTensor):
-            continue
-        rows, width = table.metadata().size
-        name = key.split(".")[-2]
-        columns = {own.shard_sizes[1] for own in table.metadata().shards_metadata}
+    for table in sharded.tables():
+        name, (rows, width), placed = table.name, table.size, table.whole.metadata().shards_metadata
+        columns = {own.shard_sizes[1] for own in placed}
         whole, part = columns == {width}, min(columns)
         total = torch.zeros(4 + part * part, dtype=torch.float64)
-        for at, shard in enumerate(table.local_shards()):
-            step = max(-(-len(shard.tensor) // TABLE_ROWS), 1)
-            top, left = shard.metadata.shard_offsets
-            numbers = torch.arange(top, top + len(shard.tensor), step)
-            seen = sharded.seen(name, shard.tensor[::step, :part], numbers, left)
-            moment = moments.get((key, at))
+        for at, shard in enumerate(table.shards):
+            step = max(-(-len(shard.values) // TABLE_ROWS), 1)
+            numbers = torch.arange(shard.row, shard.row + len(shard.values), step)
+            seen = sharded.seen(name, shard.values[::step, :part], numbers, shard.column)
+            moment = moments.get((table.key, at))
             total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
         if dist.is_initialized():
             dist.all_reduce(total)
         told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
-        told[name]["rows"] /= len({own.shard_offsets[1] for own in table.metadata().shards_metadata})  # a part is no row
+        told[name]["rows"] /= len({own.shard_offsets[1] for own in placed})  # a part is no row
         told[name]["of_rows"] = float(rows)
     return told
 
@@ -176,14 +171,12 @@ def _moved(moment: Tensor) -> Tensor:
 
 def _moments(sharded: Sharded) -> dict[tuple[str, int], Tensor]:
     """The accumulators of this rank's shards."""
-    found = {}
-    state = sharded.fused.state_dict()["state"]
-    for key, values in state.items():
-        for name, value in values.items():
-            if isinstance(value, ShardedTensor) and not name.endswith("exp_avg"):
-                for at, shard in enumerate(value.local_shards()):
-                    found[key, at] = shard.tensor
-    return found
+    return {
+        (moment.key, at): shard.values
+        for name, moment in sharded.moments()
+        if not name.endswith("exp_avg")
+        for at, shard in enumerate(moment.shards)
+    }
 
 
 def set_watch(model: nn.Module, *, on: bool) -> None:

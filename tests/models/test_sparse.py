@@ -15,8 +15,8 @@ from models.losses import BCE, Targets
 from models.ranker import Ranker
 from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table
-from pipeline.distributed.initial_values import Init
-from pipeline.distributed.shard import TableOptions, shard
+from pipeline.config.tables import InitConfig, TableConfig
+from pipeline.distributed.shard import shard
 from tests.helpers import on_ranks
 
 CPU = torch.device("cpu")
@@ -188,7 +188,7 @@ def build(decoder, encoder, kind):
         )
     )
 
-    options = {table.name: TableOptions(lr=0.05, init=Init("normal", 0.3), sharding=kind) for table in tables}
+    options = {table.name: TableConfig(lr=0.05, init=InitConfig(kind="normal", scale=0.3), sharding=kind) for table in tables}
     return shard(task, tables=options, device=CPU, batch_rows=ROWS, seed=3)
 
 

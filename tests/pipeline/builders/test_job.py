@@ -25,7 +25,7 @@ from models.registries import DECODERS
 from pipeline.builders.models import build_fields, build_ranker, pools_of
 from pipeline.builders.optimizers import build_dense_optimizer
 from pipeline.builders.source import build_source
-from pipeline.builders.tables import build_table_options
+from pipeline.builders.tables import build_table_configs
 from pipeline.config.model import RankerConfig, SequenceConfig
 from pipeline.config.run import load
 from pipeline.config.train import DenseConfig
@@ -180,10 +180,10 @@ def test_every_table_learns_as_the_config_says_of_it(config: Path, tmp_path: Pat
 def test_a_managed_table_is_never_in_part_on_the_card(config: Path) -> None:
     user = {"name": "user", "kind": "id", "ids": "managed", "rows": 4096}
     for kernel, expected in (("auto", "fused"), ("fused_uvm", "fused_uvm")):
-        options = build_table_options(load(str(config), [f"tables.kernel={kernel}"])[0], features(user, FIELDS[3]))
+        options = build_table_configs(load(str(config), [f"tables.kernel={kernel}"])[0], features(user, FIELDS[3]))
         assert (options["user"].kernel, options["item"].kernel) == (expected, kernel)
     with pytest.raises(GenctrError, match="'user': ids: managed cannot be with kernel fused_uvm_caching"):
-        build_table_options(load(str(config), ["tables.kernel=fused_uvm_caching"])[0], features(user))
+        build_table_configs(load(str(config), ["tables.kernel=fused_uvm_caching"])[0], features(user))
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])

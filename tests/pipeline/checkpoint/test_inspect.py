@@ -1,5 +1,6 @@
 """What is missing, twice or altered in a checkpoint is found and named; two checkpoints are compared number by number."""
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorProperties, TensorStorageMetadata
 
 from data.errors import GenctrError
+from data.seal import sealed, unsealed
 from pipeline.checkpoint import inspect as ckpt
 from pipeline.checkpoint import reader
 from pipeline.checkpoint import writer as writing
@@ -18,6 +20,7 @@ from pipeline.checkpoint.coverage import gaps
 from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.inspect import Difference, compare, find, listed, open_named, unfinished, verify, verify_pins
 from pipeline.checkpoint.manager import Checkpoints
+from pipeline.checkpoint.markers import MARKER
 from pipeline.checkpoint.reader import Pieces
 from pipeline.checkpoint.rewrite import Grown
 from pipeline.checkpoint.writer import write
@@ -90,12 +93,18 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
     return two
 
 
-def mended(checkpoints: Checkpoints, change: Callable[[Metadata], None]) -> None:
-    """Change what the metadata says."""
-    path = Path(checkpoints.root) / MARK / ".metadata"
+def rewrite_metadata(checkpoints: Checkpoints, content: bytes) -> None:
+    """Replace the metadata, and its digest in the marker: what is wrong with it has been so since it was written."""
+    folder = Path(checkpoints.root) / MARK
+    (folder / ".metadata").write_bytes(content)
+    marker = unsealed((folder / MARKER).read_bytes())
+    (folder / MARKER).write_text(sealed({**marker, "metadata": hashlib.sha256(content).hexdigest()}))
+
+
+def change_metadata(checkpoints: Checkpoints, change: Callable[[Metadata], None]) -> None:
     metadata = checkpoints.metadata(MARK)
     change(metadata)
-    path.write_bytes(pickle.dumps(metadata))
+    rewrite_metadata(checkpoints, pickle.dumps(metadata))
 
 
 def test_a_whole_checkpoint_has_no_problems(saved: Checkpoints) -> None:
@@ -128,11 +137,13 @@ def test_one_altered_bit_is_found(saved: Checkpoints) -> None:
     content[content.index(torch.tensor([3000.0, 3001.0]).numpy().tobytes())] ^= 1
     file.write_bytes(content)
     (problem,) = verify(saved, MARK, advance=nothing).problems
-    assert problem == "rows 500 … 999 of model.table: the numbers in __1_0.distcp are not those that were written"
+    assert problem == (
+        "rows 500 … 999 of model.table cannot be read from __1_0.distcp: the numbers are not those that were written"
+    )
 
 
 def test_metadata_without_a_piece_or_its_file_is_told(saved: Checkpoints) -> None:
-    mended(saved, lambda metadata: metadata.state_dict_metadata["model.table"].chunks.pop())
+    change_metadata(saved, lambda metadata: metadata.state_dict_metadata["model.table"].chunks.pop())
     assert verify(saved, MARK, advance=nothing).problems == ["model.table: rows 500 … 999 are missing"]
     with (
         Pieces(saved, MARK) as opened,
@@ -140,7 +151,7 @@ def test_metadata_without_a_piece_or_its_file_is_told(saved: Checkpoints) -> Non
     ):
         opened.rows("model.table", 499, 501)
 
-    mended(saved, lambda metadata: metadata.storage_data.clear())
+    change_metadata(saved, lambda metadata: metadata.storage_data.clear())
     problems = verify(saved, MARK, advance=nothing).problems
     assert "its metadata names no file for rows 0 … 499 of model.table" in problems
 
@@ -150,18 +161,23 @@ def test_a_piece_of_another_size_than_the_metadata_says_is_told(saved: Checkpoin
         table = metadata.state_dict_metadata["model.table"]
         table.chunks[0] = ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([499, 4]))
 
-    mended(saved, change)
+    change_metadata(saved, change)
     told = "rows 0 … 498 of model.table cannot be read from __0_0.distcp: it holds another tensor than the metadata says"
     assert verify(saved, MARK, advance=nothing).problems == ["model.table: rows 499 … 499 are missing", told]
 
 
 def test_metadata_that_is_cut_is_told_and_nothing_it_names_is_run(saved: Checkpoints) -> None:
     path = Path(saved.root) / MARK / ".metadata"
-    path.write_bytes(path.read_bytes()[:200])
+    cut = path.read_bytes()[:200]
+    path.write_bytes(cut)
+    (problem,) = verify(saved, MARK, advance=nothing).problems
+    assert "its content and its SHA-256 in checkpoint.json disagree" in problem
+
+    rewrite_metadata(saved, cut)
     (problem,) = verify(saved, MARK, advance=nothing).problems
     assert problem.startswith("the checkpoint cannot be read: pickle data was truncated (")
 
-    path.write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    rewrite_metadata(saved, b"cos\nsystem\n(S'false'\ntR.")
     (problem,) = verify(saved, MARK, advance=nothing).problems
     assert "it names os.system, which no checkpoint needs; it is not run" in problem
 
@@ -275,19 +291,32 @@ def test_two_checkpoints_are_compared_by_names_sizes_and_numbers(tmp_path: Path,
         assert compare(a, b, advance=nothing).equal
 
 
-def test_the_marker_of_a_damaged_checkpoint_is_told(saved: Checkpoints) -> None:
-    Path(saved.root, MARK, "checkpoint.json").write_text(json.dumps({"format": 2}))
+def test_a_marker_of_another_version_or_without_its_digest_is_told(saved: Checkpoints) -> None:
+    marker = Path(saved.root, MARK, MARKER)
+    marker.write_text(sealed({"format": 3}))
     (problem,) = verify(saved, MARK, advance=nothing).problems
-    assert problem.startswith("checkpoint format 2 is not known, this version reads 1")
+    assert problem.startswith("checkpoint format 3 is not known, this version reads 2")
+
+    marker.write_text(json.dumps({"format": 2}))
+    (problem,) = verify(saved, MARK, advance=nothing).problems
+    assert "its format and its SHA-256 do not fit together" in problem
 
 
 # A larger table.
+
+
+def test_a_table_called_as_if_it_were_the_companion_of_another_does_not_grow_with_it(tmp_path: Path) -> None:
+    tables = {f"embedding_bags.{name}.weight": torch.zeros(3, 4) for name in ("t", "t_linear", "t_second")}
+    config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
+    with Pieces(saved_as(tmp_path, {"model": tables}, {}), MARK) as source:
+        grown = Grown(source, config, "t", owners={"t", "t_linear"}, kind="identity", rows=5).grown
+    assert grown == ["model.embedding_bags.t.weight", "model.embedding_bags.t_second.weight"]
 
 
 def test_new_rows_of_half_precision_are_blank_so_that_look_ups_begin_them(tmp_path: Path) -> None:
     name, table = "model.embedding_bags.t.weight", torch.ones(3, 4).half()
     config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
     with Pieces(saved_as(tmp_path, {"model": {name.removeprefix("model."): table}}, {}), MARK) as source:
-        grown = Grown(source, config, "t", kind="identity", rows=5)
+        grown = Grown(source, config, "t", owners={"t"}, kind="identity", rows=5)
 
         assert torch.equal(grown.rows(name, 0, 5), torch.cat([table, torch.zeros(2, 4).half()]))

@@ -675,6 +675,18 @@ def test_what_is_damaged_is_set_aside_and_is_no_checkpoint_any_more(tmp_path: Pa
     assert checkpoints.sift() == []
 
 
+def test_a_checkpoint_of_a_later_version_is_refused_and_stays_where_it_is(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), keep=5, asynchronous=False)
+    for step in (1, 2):
+        save_and_wait(checkpoints, step)
+    (tmp_path / "step-0000002" / "checkpoint.json").write_text(sealed({"format": 9, "step": 2, "meta": {}}))
+
+    with pytest.raises(CheckpointError, match="format 9 is not known, this version reads 2") as refused:
+        checkpoints.sift()
+    assert not isinstance(refused.value, Damaged)
+    assert checkpoints.latest() == "step-0000002", "not set aside: the run would go back by a day"
+
+
 def test_a_checkpoint_from_before_digests_is_read_and_said_to_be_unverified(tmp_path: Path) -> None:
     checkpoints = saved(tmp_path)
     file = tmp_path / "step-0000001" / "checkpoint.json"

@@ -7,7 +7,8 @@ from torchrec import EmbeddingBagCollection, EmbeddingCollection, KeyedJaggedTen
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 
 from data.errors import GenctrError
-from pipeline.distributed.shard import Sharded, TableOptions, shard
+from pipeline.config.tables import TableConfig
+from pipeline.distributed.shard import Sharded, shard
 from tests.helpers import on_ranks
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -26,7 +27,7 @@ def events() -> nn.Module:
 
 
 def sharded(model: nn.Module, **said: object) -> Sharded:
-    return shard(model, tables={"t": TableOptions(clip=0.25, **said)}, device=CPU, batch_rows=1, seed=7)
+    return shard(model, tables={"t": TableConfig(clip=0.25, **said)}, device=CPU, batch_rows=1, seed=7)
 
 
 def first_rows(own: Sharded) -> Tensor:

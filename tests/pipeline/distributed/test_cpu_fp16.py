@@ -21,11 +21,11 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from data.errors import GenctrError
 from pipeline.checkpoint.manager import Checkpoints
+from pipeline.config.tables import InitConfig, TableConfig
 from pipeline.distributed.cpu_fp16 import FirstValues, Half, HalfTables, rounded, untouched
-from pipeline.distributed.initial_values import Init
 from pipeline.distributed.planner import TablePlan
 from pipeline.distributed.saved_plan import SavedPlan
-from pipeline.distributed.shard import Sharded, Spread, TableOptions, shard
+from pipeline.distributed.shard import Sharded, Spread, shard
 from tests.helpers import on_ranks
 
 LOTS = (torch.arange(65_536) + 0.5) / 65_536
@@ -257,7 +257,9 @@ class Net(nn.Module):
 
 
 def sharded(plan: Any, optimizer: Any = "sgd") -> Sharded:
-    options = TableOptions(optimizer=optimizer, lr=0.1, init=Init("normal", 0.5), sharding=plan, precision="fp16")
+    options = TableConfig(
+        optimizer=optimizer, lr=0.1, init=InitConfig(kind="normal", scale=0.5), sharding=plan, precision="fp16"
+    )
     return shard(Net(), tables={"a": options, "b": options}, device=torch.device("cpu"), batch_rows=8, seed=7)
 
 
@@ -342,7 +344,9 @@ def whole_and_halves(rank: int) -> list[dict[str, Tensor]]:
     for sharding, shards in (("table_wise", ((0, 0, 0, ROWS, 8),)), ("column_wise", halves)):
         own = TablePlan(ROWS, 8, "fp16", "sgd", sharding, "fused", None, False, shards)
         spread = Spread(saved=SavedPlan("cpu", "cpu", 1, 1, {"rank": {"a": own, "b": own}}), stage="rank")
-        options = TableOptions(optimizer="sgd", lr=0.1, init=Init("normal", 0.5), sharding=sharding, precision="fp16")
+        options = TableConfig(
+            optimizer="sgd", lr=0.1, init=InitConfig(kind="normal", scale=0.5), sharding=sharding, precision="fp16"
+        )
         cpu = torch.device("cpu")
         made = shard(Net(), tables={"a": options, "b": options}, device=cpu, batch_rows=8, seed=7, spread=spread)
         run(made, 0, STEPS)
@@ -360,7 +364,7 @@ def test_halves_of_a_tables_columns_may_be_on_one_rank() -> None:
 
 def refusal(rank: int, said: dict[str, Any]) -> str:
     with pytest.raises(GenctrError) as refused:
-        shard(Net(), tables=dict.fromkeys("ab", TableOptions(**said)), device=torch.device("cpu"), batch_rows=8, seed=7)
+        shard(Net(), tables=dict.fromkeys("ab", TableConfig(**said)), device=torch.device("cpu"), batch_rows=8, seed=7)
     return str(refused.value)
 
 

@@ -18,8 +18,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 import pipeline.distributed.shard
 from data.errors import GenctrError
-from pipeline.distributed.initial_values import Init
-from pipeline.distributed.shard import EVERYWHERE, Sharded, TableOptions, shard
+from pipeline.config.tables import InitConfig, TableConfig
+from pipeline.distributed.shard import EVERYWHERE, Sharded, shard
 from tests.helpers import on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please use DTensor:FutureWarning")  # DCP, of its own use of TorchRec's tensors
@@ -56,13 +56,13 @@ HIERARCHICAL = [(rule, "table_row_wise") for rule in RULES] + [
 ]
 
 
-def options_of(rule: str, plan: str) -> dict[str, TableOptions]:
-    said = {"sharding": plan, "init": Init("uniform", 0.5), **RULES[rule]}
+def options_of(rule: str, plan: str) -> dict[str, TableConfig]:
+    said = {"sharding": plan, "init": InitConfig(kind="uniform", scale=0.5), **RULES[rule]}
     undecayed = {**said, "weight_decay": 0.0, "decay": "touched"}
     return {
-        "users": TableOptions(lr=0.1, **undecayed),
-        "goods": TableOptions(lr=0.05, **said),
-        "events": TableOptions(lr=0.02, **undecayed | ({} if plan in EVERYWHERE else {"sharding": "row_wise"})),
+        "users": TableConfig(lr=0.1, **undecayed),
+        "goods": TableConfig(lr=0.05, **said),
+        "events": TableConfig(lr=0.02, **undecayed | ({} if plan in EVERYWHERE else {"sharding": "row_wise"})),
     }
 
 
@@ -261,7 +261,7 @@ def first_values() -> list[Tensor]:
     for plan in ("table_wise", "row_wise", "column_wise"):
         config = EmbeddingConfig(name="events", num_embeddings=rows, embedding_dim=8, feature_names=["history"])
         model = EmbeddingCollection(tables=[config], device=torch.device("meta"))
-        options = {"events": TableOptions(optimizer="sgd", sharding=plan, init=Init("normal", 2.0))}
+        options = {"events": TableConfig(optimizer="sgd", sharding=plan, init=InitConfig(kind="normal", scale=2.0))}
         tables.append(whole_tables(shard(nn.Sequential(model), tables=options, device=CPU, batch_rows=1, seed=7))["events"])
     return tables
 
@@ -302,7 +302,7 @@ def pooled(rows: Rows, field: str, table: Tensor) -> Tensor:
 class Mover:
     """Moves one whole table as its options say."""
 
-    def __init__(self, table: Tensor, options: TableOptions) -> None:
+    def __init__(self, table: Tensor, options: TableConfig) -> None:
         self.table, self.options, self.sums, self.steps = table, options, torch.zeros(len(table)), 0
         whole_decay = options.weight_decay if options.decay == "table" else 0.0
         self.torch = {
@@ -319,7 +319,7 @@ class Mover:
         with torch.no_grad(), torch.sparse.check_sparse_tensor_invariants():
             if options.optimizer == "lazy_adam":
                 # SparseAdam adds eps to the root before it corrects the bias, FBGEMM (and torch's Adam) after.
-                self.torch.param_groups[0]["eps"] = options.eps * (1 - options.betas[1] ** self.steps) ** 0.5
+                self.torch.param_groups[0]["eps"] = options.eps * (1 - options.beta2**self.steps) ** 0.5
                 table[touched] *= 1 - lr * options.weight_decay
                 table.grad = torch.sparse_coo_tensor(touched[None], table.grad[touched], table.shape)
             elif options.optimizer == "adam" and options.decay == "touched":
@@ -396,7 +396,7 @@ def test_first_values_depend_on_neither_plan_nor_ranks(worlds: Worlds) -> None:
 def events_only(**said: Any) -> Sharded:
     config = EmbeddingConfig(name="events", num_embeddings=5, embedding_dim=4, feature_names=["history"])
     model = nn.Sequential(EmbeddingCollection(tables=[config], device=torch.device("meta")))
-    return shard(model, tables={"events": TableOptions(**said)}, device=CPU, batch_rows=1, seed=7)
+    return shard(model, tables={"events": TableConfig(**said)}, device=CPU, batch_rows=1, seed=7)
 
 
 def test_auto_splits_a_table_on_cpu_only_if_it_does_not_fit_whole(worlds: Worlds) -> None:
@@ -447,7 +447,7 @@ def test_what_would_be_ignored_or_change_with_the_plan_is_refused(said: dict[str
 
 def without_settings(rank: int) -> str:
     with pytest.raises(GenctrError) as refused:
-        shard(Net(), tables={"users": TableOptions()}, device=CPU, batch_rows=1, seed=7)
+        shard(Net(), tables={"users": TableConfig()}, device=CPU, batch_rows=1, seed=7)
     return str(refused.value)
 
 

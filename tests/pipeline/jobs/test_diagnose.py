@@ -16,6 +16,7 @@ import pipeline.jobs.diagnose
 import pipeline.training.collapse_monitor
 from pipeline.builders.job import Job, build_checkpoints
 from pipeline.config.run import load
+from pipeline.distributed.shard import tables_in
 from pipeline.distributed.world import World, world
 from pipeline.jobs.diagnose import days_to_show
 from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
@@ -95,8 +96,8 @@ def health(*shards: tuple[int, int, int, int]) -> dict[str, float]:
         [Shard(torch.ones(*own.shard_sizes), own) for own in metas], whole
     )
     sharded: Any = SimpleNamespace(
-        model=SimpleNamespace(state_dict=lambda: {"model.sparse.t.weight": table}),
-        fused=SimpleNamespace(state_dict=lambda: {"state": {}}),
+        tables=lambda: tables_in({"model.embedding_bags.t.weight": table}),
+        moments=lambda: iter(()),
         seen=lambda name, part, rows, column: part,
     )
     return tables_told(sharded)["t"]

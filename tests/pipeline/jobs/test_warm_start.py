@@ -116,7 +116,7 @@ def test_a_stage_that_is_told_to_end_before_where_it_stands_is_taken_over_as_it_
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Schedule, "before", interrupted)
+        patched.setattr(Schedule, "on_step_begin", interrupted)
         assert train(config, tmp_path / "run", DENOISER).code == 130
     done = train(config, tmp_path / "run", DENOISER, "train.max_steps=5")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import GenctrError
-from pipeline.serving.bundle import Bundle, BundleError, bundles, read_current
+from pipeline.serving.bundle import FORMAT, Bundle, BundleError, bundles, read_current
 from pipeline.serving.publish import before, prune, switch
 from tests.integration.jobs import SERVER
 
@@ -17,13 +17,13 @@ def make(folder: Path, name: str) -> None:
     content = name.encode() * 1000
     (own / "dense.safetensors").write_bytes(content)
     manifest = {
-        "format": 1,
+        "format": FORMAT,
         "bundle": name,
         "day": name,
         "step": 1,
-        "tasks": ["click"],
+        "targets": ["click"],
         "schema": {"name": "s", "label": {"column": "y"}, "fields": [{"name": "a", "kind": "number"}]},
-        "model": {},
+        "model": {"family": "ranker"},
         "tables": {},
         "files": {"dense.safetensors": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}},
     }
