@@ -21,13 +21,12 @@ from torchrec import KeyedJaggedTensor
 
 sys.path.insert(0, str(ROOT))
 
-from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
-from models.encoders import ENCODERS
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat
 from models.ranker import Ranker
+from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table
 from pipeline.config.tables import TableConfig
 from pipeline.distributed.shard import shard

@@ -26,7 +26,7 @@ from grid import DATA, ROOT, paired, read, spread
 sys.path.insert(0, str(ROOT))
 
 from data.days import write_day
-from pipeline.builders.models import build_reader
+from pipeline.builders.days import build_reader
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.scorer import Scorer, score_file
 from pipeline.training.metrics import auc_by_group

@@ -133,7 +133,7 @@ class Days:
         self._around = prefix, suffix
         self._name = re.compile(re.escape(prefix) + "(?P<day>[^_.].*)" + re.escape(suffix))
         self._within = within.split("/") if within else []
-        self._reader = reader
+        self.reader = reader
         self._success = success
         self._bad_files = bad_files
 
@@ -163,7 +163,7 @@ class Days:
 
         def count(path: str) -> int:
             try:
-                return sum(self._reader.units(path)) if paths[path] >= 0 else -1
+                return sum(self.reader.units(path)) if paths[path] >= 0 else -1
             except BadInput:
                 return -1
 
@@ -284,7 +284,7 @@ class Days:
         try:
             if size < 0:
                 raise cannot_open(path)
-            units, schema = self._reader.units(path), self._reader.schema(path)
+            units, schema = self.reader.units(path), self.reader.schema(path)
             if accept:
                 accept(schema, path)
             for column in columns:
@@ -293,7 +293,7 @@ class Days:
                                    hint=nearest(column, schema.names))  # fmt: skip
             if full:
                 for unit, rows in enumerate(units):
-                    with closing(self._reader.read(path, unit, columns, 0)) as batches:
+                    with closing(self.reader.read(path, unit, columns, 0)) as batches:
                         read = sum(batch.num_rows for batch in batches)
                     if read != rows:
                         raise BadInput("wrong number of rows", file=path, row_group=unit, expected=f"{rows}, read {read}")

@@ -11,6 +11,7 @@ The `local_cwd` scheduler of TorchX never does: there, run the same line again.
 
 import shlex
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torchx import specs
 from torchx.components import dist
@@ -21,6 +22,25 @@ ENVIRONMENT = {
     # Python's -m looks into the job's folder first: a file `launch.py` there is not ours.
     "PYTHONSAFEPATH": "1",
 }
+
+
+class Resources(NamedTuple):
+    """What a component asks a scheduler for.
+
+    TorchX reads a component's arguments from its source, one by one: those stay in every signature, and meet here.
+
+    Args:
+        nodes: machines. ranks: processes on each. cpu, gpu: of each node. memory: [MB] of each node.
+        image: a container image. max_retries: how often the scheduler may start the job again.
+    """
+
+    nodes: int
+    ranks: int
+    cpu: int
+    gpu: int
+    memory: int
+    image: str
+    max_retries: int
 
 
 def train(
@@ -49,11 +69,8 @@ def train(
         image: a container image with this project installed, for schedulers that run containers
         max_retries: how often the scheduler may start the job again
     """
-    folder = ["--out", out] if out else []
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    words = ["train", config, *folder, *overrides]
-    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
-    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
+    words = ["train", config, *_folder(out), *_overrides(settings)]
+    return _job(words, Resources(nnodes, ranks, cpu, gpu, memMB, image, max_retries))
 
 
 def daily(
@@ -85,12 +102,9 @@ def daily(
         image: a container image with this project installed, for schedulers that run containers
         max_retries: how often the scheduler may start the job again
     """
-    folder = ["--out", out] if out else []
     last = ["--until", until] if until else []
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    words = ["daily", config, *folder, *last, *overrides]
-    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
-    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
+    words = ["daily", config, *_folder(out), *last, *_overrides(settings)]
+    return _job(words, Resources(nnodes, ranks, cpu, gpu, memMB, image, max_retries))
 
 
 def evaluate(
@@ -119,8 +133,7 @@ def evaluate(
         max_retries: how often the scheduler may start the job again
     """
     words = ["evaluate", run, "--days", days]
-    resource = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB)
-    return _job(words, (nnodes, ranks), resource, image=image, max_retries=max_retries)
+    return _job(words, Resources(nnodes, ranks, cpu, gpu, memMB, image, max_retries))
 
 
 def score(
@@ -145,32 +158,39 @@ def score(
         max_retries: how often the scheduler may start the job again
     """
     words = ["score", bundle, "--data", data, "--out", out]
-    resource = specs.resource(cpu=cpu, gpu=0, memMB=memMB)
-    return _job(words, (1, 1), resource, image=image, max_retries=max_retries)
+    return _job(words, Resources(1, 1, cpu, 0, memMB, image, max_retries))
 
 
-def _job(
-    words: Sequence[str], shape: tuple[int, int], resource: specs.Resource, *, image: str, max_retries: int
-) -> specs.AppDef:
+def _folder(out: str) -> list[str]:
+    return ["--out", out] if out else []
+
+
+def _overrides(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def _job(words: Sequence[str], asked: Resources) -> specs.AppDef:
     """The command `words`, on so many nodes and ranks of each.
 
     On one node our own launcher starts the ranks, and nothing listens on its network. On several torchrun does, and its
     TCPStore believes whoever reaches port 29500 of the first node: see docs/daily.md.
     """
-    (nodes, ranks), name = shape, words[0]
-    if nodes > 1:
-        app = dist.ddp(*words, m="launch", name=f"genctr/{name}", j=f"{nodes}x{ranks}", image=image, env=dict(ENVIRONMENT))
+    name = words[0]
+    resource = specs.resource(cpu=asked.cpu, gpu=asked.gpu, memMB=asked.memory)
+    if asked.nodes > 1:
+        shape = f"{asked.nodes}x{asked.ranks}"
+        app = dist.ddp(*words, m="launch", name=f"genctr/{name}", j=shape, image=asked.image, env=dict(ENVIRONMENT))
         (role,) = app.roles
-        role.resource, role.max_retries = resource, max_retries
+        role.resource, role.max_retries = resource, asked.max_retries
         return app
-    line = shlex.join(["python3", "-u", "-m", "launch.ranks", str(ranks), *words])
+    line = shlex.join(["python3", "-u", "-m", "launch.ranks", str(asked.ranks), *words])
     role = specs.Role(
         name="launch",
-        image=image,
+        image=asked.image,
         entrypoint="bash",
         args=["-c", f"exec {line}"],
         env=dict(ENVIRONMENT),
         resource=resource,
-        max_retries=max_retries,
+        max_retries=asked.max_retries,
     )
     return specs.AppDef(name=name, roles=[role])

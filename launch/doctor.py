@@ -3,6 +3,7 @@
 It runs where nothing else does, so it imports the standard library only and loads the rest in a child process.
 """
 
+import argparse
 import csv
 import ctypes
 import os
@@ -58,6 +59,12 @@ class Finding:
 
     what: str
     mend: str | None = None
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `doctor`."""
+    parser = commands.add_parser("doctor", help="check this environment and print what mends it")
+    parser.set_defaults(command=lambda _: run())
 
 
 def run() -> int:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import GenctrError
+from launch.tables import console, table
 from pipeline.distributed.planner import TablePlan
 from pipeline.planning.estimate import Paper, RankLine
 
@@ -34,76 +35,81 @@ def vocabulary_sizes(text: str) -> dict[str, int]:
 
 def show(papers: Sequence[Paper], *, usd_per_hour: float | None = None) -> None:
     """Print the plans of a run's stages."""
-    console = Console()
-    console = console if console.is_terminal else Console(width=150)
+    here = console()
     for paper in papers:
         ask = paper.ask
         named = f"stage {paper.stage}: " if len(papers) > 1 else ""
-        console.print(
+        here.print(
             f"{named}{ask.ranks} ranks of {ask.device.name} on {ask.hosts} {'host' if ask.hosts == 1 else 'hosts'}, "
             f"{paper.batch_rows:,} rows a step"
         )
-        console.print(
+        here.print(
             f"tables and their optimizers {_gib(paper.needed)}; a rank has {_gib(paper.budget)} for them, beside a network of "
             f"{paper.network.weights:,} weights, {_gib(paper.network.bytes)} with its optimizer"
         )
         if paper.fits:
-            _show_plan(console, paper, usd_per_hour)
+            _show_plan(here, paper, usd_per_hour)
         else:
-            _show_advice(console, paper)
+            _show_advice(here, paper)
         for warning in paper.warnings:
-            console.print(f"note: {warning}")
+            here.print(f"note: {warning}")
 
 
-def _show_plan(console: Console, paper: Paper, usd_per_hour: float | None) -> None:
-    table = _table("table", "rows", "width", "optimizer", "GiB", "sharding", "kernel", "ranks")
-    for name, own in sorted(paper.tables.items(), key=lambda item: -paper.bytes[item[0]]):
-        table.add_row(
-            *(name, f"{own.rows:,}", f"{own.width} {own.precision}", own.optimizer, f"{paper.bytes[name] / GIB:,.3f}"),
-            *(own.sharding, own.kernel, _held_by(own)),
-        )
-    console.print(table)
+def _show_plan(here: Console, paper: Paper, usd_per_hour: float | None) -> None:
+    here.print(_tables(paper))
+    here.print(_ranks(paper))
+    here.print(_times(paper))
+    if usd_per_hour is not None:
+        hosts = paper.ask.hosts
+        here.print(f"{paper.usd_per_billion(usd_per_hour):,.2f} USD a billion rows, at {usd_per_hour * hosts:,.2f} USD an hour")
 
+
+def _tables(paper: Paper) -> Table:
+    """Where every table is, the largest first."""
+    largest_first = sorted(paper.tables.items(), key=lambda item: -paper.bytes[item[0]])
+    return table(
+        ["table", "rows>", "width>", "optimizer", "GiB>", "sharding", "kernel", "ranks"],
+        (
+            (
+                *(name, f"{own.rows:,}", f"{own.width} {own.precision}", own.optimizer, f"{paper.bytes[name] / GIB:,.3f}"),
+                *(own.sharding, own.kernel, _held_by(own)),
+            )
+            for name, own in largest_first
+        ),
+    )
+
+
+def _ranks(paper: Paper) -> Table:
+    """What every rank holds."""
     cuda = paper.ask.device.kind == "cuda"
-    elsewhere = ["main memory GiB", "disk GiB"] if cuda else []
-    table = _table("ranks", "card GiB" if cuda else "memory GiB", "of", *elsewhere, "look-ups ms")
+    elsewhere = ["main memory GiB>", "disk GiB>"] if cuda else []
+    lines = []
     for alike in _alike(paper.ranks):
         line = paper.ranks[alike[0]]
         others = [f"{line.ddr / GIB:.2f}", f"{line.ssd / GIB:.2f}"] if cuda else []
         share = f"{line.memory / paper.budget:.0%}"
-        table.add_row(_numbers(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}")
-    console.print(table)
+        lines.append([_numbers(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}"])
+    return table(["ranks", "card GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"], lines)
 
+
+def _times(paper: Paper) -> Table:
+    """How long a step takes."""
     times = paper.times
     assert times is not None
     parts = {**times.__dict__, "a step": times.step}
-    table = _table(*(f"{'look-ups' if name == 'lookup' else name} ms" for name in parts), "rows/s")
-    table.add_row(*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}")
-    console.print(table)
-    if usd_per_hour is not None:
-        hosts = paper.ask.hosts
-        console.print(
-            f"{paper.usd_per_billion(usd_per_hour):,.2f} USD a billion rows, at {usd_per_hour * hosts:,.2f} USD an hour"
-        )
+    headings = [f"{'look-ups' if name == 'lookup' else name} ms>" for name in parts]
+    return table([*headings, "rows/s>"], [[*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}"]])
 
 
-def _show_advice(console: Console, paper: Paper) -> None:
-    console.print("[bold]it does not fit[/bold]; each of these by itself:")
-    table = _table("what", "fits", "fullest rank GiB", "a step ms", "how")
+def _show_advice(here: Console, paper: Paper) -> None:
+    here.print("[bold]it does not fit[/bold]; each of these by itself:")
+    lines = []
     for own in paper.advice:
         figures = (f"{own.most / GIB:.1f}", f"{own.step:.1f}") if own.fits else ("", "")
-        table.add_row(own.what, "yes" if own.fits else "no", *figures, own.settings)
-    console.print(table)
+        lines.append([own.what, "yes" if own.fits else "no", *figures, own.settings])
+    here.print(table(["what", "fits", "fullest rank GiB>", "a step ms>", "how"], lines))
     if not any(own.fits for own in paper.advice):
-        console.print("none is enough: take fewer rows, narrower tables or larger cards, or several of these together")
-
-
-def _table(*headings: str) -> Table:
-    table = Table()
-    for heading in headings:
-        left = heading in ("table", "optimizer", "sharding", "kernel", "ranks", "what", "fits", "how")
-        table.add_column(heading, justify="left" if left else "right")
-    return table
+        here.print("none is enough: take fewer rows, narrower tables or larger cards, or several of these together")
 
 
 def _held_by(own: TablePlan) -> str:

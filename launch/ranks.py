@@ -30,7 +30,7 @@ def on_ranks(ranks: int, words: Sequence[str], variables: Mapping[str, str]) -> 
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    from pipeline.distributed.world import STORE
+    from pipeline.run_folder.launcher import STORE
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Python's -m looks into this folder first, as the command that was asked for may not: `data` or `models` there is not ours.

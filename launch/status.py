@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from launch.tables import print_table
 from pipeline.daily.ledger import DayRecord, History
 
 
@@ -18,44 +16,43 @@ def metric_names(scores: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def show(history: History, log: Sequence[Mapping[str, Any]], *, gates: bool) -> None:
     """Print what happened to each day; scores are of the target that gates look at."""
-    table = Table()
     names = metric_names(own.scored for own in history.days.values() if own.scored is not None)
-    for heading in ("day", "state", "rows", *names, "held by", "bundle", "scored in", "trained in"):
-        table.add_column(heading, justify="left" if heading in ("day", "state", "held by", "bundle") else "right")
     seconds = {(event["event"], event.get("day")): event.get("seconds") for event in log}
-    for name, own in history.days.items():
-        scored, trained, judged = own.scored or {}, own.trained or {}, own.judged or {}
-        scores: Mapping[str, float] = scored["metrics"][scored["headline"][0]] if scored else {}
-        failed = [answer["gate"] for answer in judged.get("answers", []) if not answer["ok"]]
-        serving = " (serves)" if judged and judged["bundle"] == history.serving else ""
-        table.add_row(
-            name,
-            own.state,
-            f"{trained['rows']:,}" if trained else "",
-            *(_number(scores.get(metric)) for metric in names),
-            ", ".join(failed) or (own.skipped or ""),
-            judged.get("bundle", "") + serving,
-            *(_seconds(seconds.get((event, name))) for event in ("scored", "trained")),
-        )
-    console = Console()
-    console = console if console.is_terminal else Console(width=170)
-    console.print(table)
+    lines = [_line(own, history, names, seconds) for own in history.days.values()]
+    headings = ("day", "state", "rows>", *(f"{name}>" for name in names), "held by", "bundle", "scored in>", "trained in>")
+    print_table(headings, lines)
     if gates:
         for own in history.days.values():
-            _show_gates(console, own)
+            _show_gates(own)
 
 
-def _show_gates(console: Console, own: DayRecord) -> None:
+def _line(
+    own: DayRecord, history: History, names: Sequence[str], seconds: Mapping[tuple[str, str | None], float | None]
+) -> list[str]:
+    scored, trained, judged = own.scored or {}, own.trained or {}, own.judged or {}
+    scores: Mapping[str, float] = scored["metrics"][scored["headline"][0]] if scored else {}
+    failed = [answer["gate"] for answer in judged.get("answers", []) if not answer["ok"]]
+    serving = " (serves)" if judged and judged["bundle"] == history.serving else ""
+    return [
+        own.name,
+        own.state,
+        f"{trained['rows']:,}" if trained else "",
+        *(_number(scores.get(metric)) for metric in names),
+        ", ".join(failed) or (own.skipped or ""),
+        judged.get("bundle", "") + serving,
+        *(_seconds(seconds.get((event, own.name))) for event in ("scored", "trained")),
+    ]
+
+
+def _show_gates(own: DayRecord) -> None:
     if own.judged is None:
         return
-    console.print(f"{own.name}: {own.state}")
+    print(f"{own.name}: {own.state}")
     for answer in own.judged["answers"]:
         limits = " … ".join("" if answer[side] is None else f"{answer[side]:g}" for side in ("low", "high"))
         missing = "not asked" if answer["ok"] else "no number"
         number = missing if answer["number"] is None else f"{answer['number']:.6g}"
-        console.print(
-            f"  {'yes' if answer['ok'] else 'NO ':3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}"
-        )
+        print(f"  {'yes' if answer['ok'] else 'NO ':3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}")
 
 
 def _number(value: float | None) -> str:

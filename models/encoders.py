@@ -167,9 +167,6 @@ TRANSFORMS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
     {"field_wise": FieldWise, "deep": Deep, "field_shared": FieldShared, "attention": Attention, "senet": SENet}
 )
 SOURCES: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType({"all": FieldWise, "self": Self, "others": Others})
-
-
-ENCODERS: Mapping[str, type[nn.Module]] = MappingProxyType({"none": Identity, "sfg": FeatureGenerator})
 """By kind; every one is made with `fields` and `width`, the number of fields and the width of their vectors."""
 
 

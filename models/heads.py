@@ -4,8 +4,7 @@ B rows, H features of the decoder, T targets.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -160,9 +159,6 @@ class TwinFocusHead(Head):
             gate_BT2, score_BT2 = (mix(joint_BX).unflatten(1, (-1, 2)) for mix in self.mixed)
             both_BT2 = gate_BT2.softmax(2) * score_BT2
         return both_BT2.sum(2)
-
-
-HEADS: Mapping[str, type[Head]] = MappingProxyType({"linear": LinearHead, "twin_focus": TwinFocusHead})
 
 
 def by_target(logits_BT: Tensor, targets: Sequence[str]) -> dict[str, Tensor]:

@@ -7,9 +7,8 @@ B rows of this rank, T targets.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
@@ -111,9 +110,6 @@ class TwinFocus(BCE):
             losses[name] = self._of(output, targets, at)
             losses |= {f"{name}/easy": self.alpha * easy, f"{name}/hard": (1 - self.alpha) * hard}
         return losses
-
-
-LOSSES: Mapping[str, type[Loss]] = MappingProxyType({"bce": BCE, "tf": TwinFocus})
 
 
 @dataclass(frozen=True)

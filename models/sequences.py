@@ -5,8 +5,6 @@ B rows, D width of an event's vector, N events of a field in the whole batch.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +65,6 @@ class TargetAttention(SequenceEncoder):
         """Return one vector per row, (B, D)."""
         assert query_BD is not None
         return attend(query_BD, events)
-
-
-SEQUENCE_ENCODERS: Mapping[str, type[SequenceEncoder]] = MappingProxyType(
-    {"mean": Mean, "sum": Sum, "target_attention": TargetAttention}
-)
 
 
 def pool(events: Events, *, mean: bool) -> Tensor:

@@ -93,9 +93,26 @@ def test_make_demo_trains_every_day_and_says_where_the_run_is(tmp_path: Path) ->
 
     for day in ("2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05"):  # nothing is trained before the first one
         assert day in told
-    assert "best AUC" in told
+    assert "best auc" in told
     assert "runs/demo" in told
     assert (copy / "runs" / "demo" / "log.jsonl").is_file()
+
+
+def test_make_test_all_runs_the_slow_tests_too(tmp_path: Path) -> None:
+    copy = clean_copy(tmp_path / "genctr")
+
+    told = run(f"make --dry-run test-all VENV={sys.prefix}", copy)
+
+    assert "-m 'not gpu'" in told
+    assert "pip" not in told, "nothing is installed into an environment of one's own"
+
+
+def test_the_demo_installs_the_runtime_alone(tmp_path: Path) -> None:
+    copy = clean_copy(tmp_path / "genctr")
+
+    assert ".[dev]" not in run("make --dry-run demo", copy)
+    for target in ("setup", "test", "test-all", "lint"):
+        assert ".[dev]" in run(f"make --dry-run {target}", copy), target
 
 
 def test_make_test_runs_the_default_suite(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """From config to parts: the one place where a name in a file becomes an object.
 
+days.py        From config to the days of a log: what is listed and opened before anything is built for training.
 families.py    Our own families of models: what a run file may say of each, what it reads, and how its parts are built.
 fit.py         What is counted in the log before a stage trains: vocabularies, statistics, frequencies. Once, for all ranks.
 job.py         From config to parts: the one place where a name in a file becomes an object.
-models.py      From config to model and reader: what training and serving build alike, and nothing that only training needs.
+models.py      From config to model: what training and serving build alike, and nothing that only training needs.
 objectives.py  From a stage's config to what one of its steps computes.
 optimizers.py  From config to the optimizers of everything but the tables.
 source.py      The log as a run reads it: days in, batches out.

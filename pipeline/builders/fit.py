@@ -13,9 +13,10 @@ from data.paths import PATHS
 from data.readers import Reader
 from data.schema import Schema
 from data.statistics import Statistics, fit, id_columns, id_kinds
-from pipeline.builders.models import build_reader
-from pipeline.builders.objectives import build_objective, objective_kind
-from pipeline.builders.source import Source, build_days, build_source
+from pipeline.builders.days import build_days
+from pipeline.builders.objectives import build_objective
+from pipeline.builders.source import Source, build_source
+from pipeline.config.objective import objective_kind
 from pipeline.config.run import RunConfig, fit_days
 from pipeline.distributed.world import World
 from pipeline.run_folder.claim import STATISTICS, bucketed, frequencies_file, stage_schema
@@ -23,10 +24,9 @@ from pipeline.run_folder.claim import STATISTICS, bucketed, frequencies_file, st
 
 def _fit(config: RunConfig, schema: Schema, names: Sequence[str]) -> Statistics:
     """What has to be known of the log before training, from these days; what kind of ids a table has, from the first."""
-    reader = build_reader(config.data.format, config.data.reader_options)
-    days = build_days(config.data, reader)
+    days = build_days(config.data)
     kinds = id_kinds(schema, days.open(names[0], id_columns(schema), accept=schema.check).schema)
-    return replace(fit(schema, _batches(days, reader, names, schema), seed=config.seed), kinds=kinds)
+    return replace(fit(schema, _batches(days, days.reader, names, schema), seed=config.seed), kinds=kinds)
 
 
 def _batches(days: Days, reader: Reader, names: Sequence[str], schema: Schema) -> Iterator[pa.RecordBatch]:
@@ -75,7 +75,7 @@ def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:
     known = Statistics.load(f"{folder}/statistics")
     if known.are_enough_for(schema):
         return
-    days = build_days(config.data, build_reader(config.data.format, config.data.reader_options)).list()
+    days = build_days(config.data).list()
     if not days:
         raise GenctrError(
             f"{config.data.root} has no complete day, and what is new in the schema has to be fitted on one\n"

@@ -77,7 +77,7 @@ class Job:
         self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
         self.interrupt = Interrupt()
         self.checkpoints = checkpoints
-        self.log = log or RunLog(folder)
+        self.log = log or RunLog(folder, silent=not world.first)
         self.enter(at)
 
     @property
@@ -239,7 +239,7 @@ def build(
     here = _under_way(checkpoints) if at is None else at
     if not looks:
         world.agree(lambda: prepare(folder, config, schema, world, here), None)
-    log = RunLog(folder, Lease(folder, seconds=config.daily.lease_seconds) if looks else None)
+    log = RunLog(folder, Lease(folder, seconds=config.daily.lease_seconds) if looks else None, silent=not world.first)
     return Job(config, schema, folder, world, checkpoints, here, planned=planned, log=log)
 
 

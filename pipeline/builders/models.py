@@ -1,8 +1,7 @@
-"""From config to model and reader: what training and serving build alike, and nothing that only training needs."""
+"""From config to model: what training and serving build alike, and nothing that only training needs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +9,6 @@ from torch import nn
 from data.errors import GenctrError
 from data.features import Features, Pool
 from data.ids import AdmittedIds
-from data.readers import READERS, Reader
 from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import Decoder
@@ -236,9 +234,3 @@ def build_field_infos(features: Features, width: int) -> tuple[FieldInfo, ...]:
         FieldInfo(name, features.roles[name], features.kinds[name], features.cardinality(name), widths.get(name, 1))
         for name in features.fields
     )
-
-
-def build_reader(name: str, options: Mapping[str, Any]) -> Reader:
-    """How the files of a log are read."""
-    reader: Reader = bind(f"reader {name}", find("genctr.readers", name, READERS), options)
-    return reader

@@ -1,7 +1,6 @@
 """From a stage's config to what one of its steps computes."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 
@@ -14,6 +13,7 @@ from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
 from pipeline.config.family import Given
 from pipeline.config.model import DenoiserConfig, LossConfig
+from pipeline.config.objective import objective_kind
 from pipeline.config.registry import bind, find
 from pipeline.config.run import RunConfig, Stage
 from pipeline.distributed.comm_codecs import check_communication
@@ -25,15 +25,6 @@ from pipeline.training.objective import Objective
 from pipeline.training.rank import RankObjective
 
 META = torch.device("meta")
-
-OBJECTIVES: Mapping[str, type[Objective]] = MappingProxyType({"rank": RankObjective, "denoise": DenoiseObjective})
-"""What a step can compute: what is known of it before it is built. Outside packages add to `genctr.objectives`."""
-
-
-def objective_kind(stage: Stage) -> type[Objective]:
-    """What is known of a stage's objective before it is built."""
-    kind: type[Objective] = find("genctr.objectives", stage.objective)
-    return kind
 
 
 def check_stage(stage: Stage, device: torch.device) -> None:

@@ -10,8 +10,8 @@ from data.readers import Reader
 from data.schema import Schema
 from data.statistics import Statistics
 from data.stream import DayStream
-from pipeline.builders.models import build_features, build_reader
-from pipeline.config.data import DataConfig
+from pipeline.builders.days import build_days
+from pipeline.builders.models import build_features
 from pipeline.config.run import RunConfig
 
 
@@ -74,13 +74,7 @@ class Source:
 
 def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, ranks: int = 1) -> Source:
     """The log, with the vocabularies and statistics stored in the run folder."""
-    reader = build_reader(config.data.format, config.data.reader_options)
-    days = build_days(config.data, reader)
+    days = build_days(config.data)
     features = build_features(config.model, schema, Statistics.load(f"{folder}/statistics"))
     collate = Collate(features, bad_rows=config.data.bad_rows)
-    return Source(config, schema, days, reader, features, collate, rank, ranks)
-
-
-def build_days(config: DataConfig, reader: Reader) -> Days:
-    """The days of the log."""
-    return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
+    return Source(config, schema, days, days.reader, features, collate, rank, ranks)

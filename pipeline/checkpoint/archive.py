@@ -7,14 +7,27 @@ The archive is a ZIP file with a CRC-32 for each record, stored when it was writ
 import io
 import zipfile
 import zlib
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
-import torch
-from torch import Tensor
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SMALL = 2**20
 """[bytes] of an archive that is read at once: a store is asked once, not six times."""
+
+
+class Place(Protocol):
+    """Where in a file an archive lies, as DCP's metadata has it."""
+
+    @property
+    def offset(self) -> int:
+        """[bytes] before it."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """[bytes] of it."""
+        ...
 
 
 class Altered(ValueError):
@@ -24,7 +37,7 @@ class Altered(ValueError):
 class _View(io.RawIOBase):
     """Some bytes of an open file as a file of their own. Ours, because DCP's does not count from the end as files do."""
 
-    def __init__(self, file: IO[bytes], info: _StorageInfo) -> None:
+    def __init__(self, file: IO[bytes], info: Place) -> None:
         self._file, self._from, self._length, self._at = file, info.offset, info.length, 0
 
     def readable(self) -> bool:
@@ -51,7 +64,7 @@ class _View(io.RawIOBase):
         return count
 
 
-def view(file: IO[bytes], info: _StorageInfo) -> IO[bytes]:
+def view(file: IO[bytes], info: Place) -> IO[bytes]:
     """One archive in an open file, as a file."""
     if info.length > SMALL:
         return cast(IO[bytes], io.BufferedReader(_View(file, info)))
@@ -96,8 +109,10 @@ def check_value(archive: IO[bytes]) -> None:
         raise Altered(f"it is not the archive that was written ({_line(error)})") from error
 
 
-def crc_of(tensor: Tensor, before: int = 0) -> int:
+def crc_of(tensor: "Tensor", before: int = 0) -> int:
     """The CRC-32 of a tensor's numbers, going on from that of what came before them. Other threads run meanwhile."""
+    import torch  # records are read without it
+
     return zlib.crc32(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()), before)  # type: ignore[arg-type]
 
 

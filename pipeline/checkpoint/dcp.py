@@ -34,10 +34,11 @@ from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future as TorchFuture
 
-from data.paths import PATHS, token_of, turn
+from data.paths import PATHS, token_of
 from pipeline.checkpoint.archive import Altered, check_value, crc_of, stored_crc, view
 from pipeline.checkpoint.errors import one_line
-from pipeline.checkpoint.markers import MARKER, read_marker
+from pipeline.checkpoint.markers import metadata_of
+from pipeline.checkpoint.store import rename
 
 PIECE_BYTES = 1 << 26
 """[bytes] of a shard that are written and read at a time: DCP copies each of them, and would copy a shard as a whole."""
@@ -164,14 +165,7 @@ class _Files(FileSystemBase):
         return f"{os.fspath(path)}/{suffix}"
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        old, new = os.fspath(path), os.fspath(new_path)
-        if "://" not in old:
-            with turn(new):
-                os.replace(old, new)
-            return
-        if not PATHS.copy(old, new, overwrite=True):  # object stores have no rename
-            raise OSError(f"could not copy {old} to {new}")
-        PATHS.rm(old)
+        rename(os.fspath(path), os.fspath(new_path))
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
         return os.fspath(path)
@@ -233,11 +227,7 @@ class Reader(FileSystemReader):
             OSError: it cannot be read. ValueError, UnpicklingError: it is not what was written.
         """
         if self._known is None:
-            digest = read_marker(f"{self.path}/{MARKER}").get("metadata")
-            with self.fs.create_stream(f"{self.path}/.metadata", "rb") as stream:
-                content = stream.read()
-            if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-                raise ValueError(f"it is not what was written: its content and its SHA-256 in {MARKER} disagree")
+            content = metadata_of(os.fspath(self.path))
             self._known = _read_metadata(content)
             self._known.storage_meta = StorageMeta(load_id=self.load_id)
         return self._known

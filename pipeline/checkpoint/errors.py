@@ -1,10 +1,12 @@
 """What can be wrong with a checkpoint, and what to do about it."""
 
 import errno
-
-from torch.distributed.checkpoint.api import CheckpointException
+from typing import TYPE_CHECKING
 
 from data.errors import GenctrError
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.api import CheckpointException
 
 MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
 AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {MEND}"
@@ -29,7 +31,7 @@ class Damaged(CheckpointError):
     """A checkpoint with a file that is missing or not what was written. Another one may be good."""
 
 
-def first_failure(error: CheckpointException) -> tuple[int, BaseException]:
+def first_failure(error: "CheckpointException") -> tuple[int, BaseException]:
     """The lowest rank that failed, and its error."""
     rank = min(error.failures)
     return rank, error.failures[rank][0]

@@ -32,22 +32,21 @@ from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_asyn
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from data.errors import GenctrError
-from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
-from data.seal import sealed
+from data.paths import write_whole
 from pipeline.checkpoint.archive import Altered
 from pipeline.checkpoint.dcp import (
     LocalCopies,
     Reader,
     SafeLoadPlanner,
     Writer,
-    _Files,
     in_pieces,
     saved_sizes,
     tensor_bytes,
     wanted_sizes,
 )
 from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_full, is_of_store, one_line
-from pipeline.checkpoint.markers import FOLDER, MARKER, SET_ASIDE, UNSEALED, marker_of, order, read_marker
+from pipeline.checkpoint.markers import MARKER, marker_of
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.distributed.hardware import free_memory
 from pipeline.distributed.world import PATIENCE, gather
 
@@ -69,6 +68,9 @@ class Checkpoints:
     memory, that is told and training waits. Reading and writing take PIECE_BYTES beside the shards, and what was zero and is
     zero in the file stays untouched memory.
 
+    Attributes:
+        store: the folder, for one process alone.
+
     Args:
         root: folder or URI, through `data.paths.PATHS`. A store behind a scheme (`s3://`) must put an object whole when it is
             closed, as object stores do.
@@ -81,8 +83,8 @@ class Checkpoints:
 
     def __init__(self, root: str, *, keep: int, asynchronous: bool) -> None:
         assert keep >= 1, f"a run needs its newest checkpoint, keep={keep}"
-        self.root = plain(root)
-        self._keep, self._asynchronous = keep, asynchronous
+        self.store = CheckpointStore(root, keep=keep)
+        self.root, self._asynchronous = self.store.root, asynchronous
         # A save in the background talks to the other ranks at times of its own: on the group of the training its messages
         # would mix with the batches. DCP needs a CPU group anyway. It is as patient as that one: who has written waits for the
         # slowest rank, and all of them for the first to remove the oldest checkpoint.
@@ -102,8 +104,10 @@ class Checkpoints:
         """
         assert self._group is not None, "saving needs a process group"
         self.wait()
-        mark = self._on_rank_0(lambda: self._new_folder(step), str)
-        writer = Writer(f"{self.root}/{mark}", lambda digest: self._complete(mark, marker_of(step, meta, digest, pin), pin))
+        mark = self._on_rank_0(lambda: self.store.new_folder(step), str)
+        writer = Writer(
+            f"{self.root}/{mark}", lambda digest: self.store.complete(mark, marker_of(step, meta, digest, pin), pin)
+        )
         tensors = in_pieces(tensors)
         with self._told(mark):
             if self._asynchronous and self._has_room(tensors):
@@ -118,13 +122,13 @@ class Checkpoints:
 
         Nothing else is touched, no leftover and no older checkpoint. Not collective: one process, without the others.
         """
-        mark = self._free_name(step)
+        mark = self.store.free_name(step)
         file = f"{self.root}/{mark}/{MARKER}"
         return mark, Writer(f"{self.root}/{mark}", lambda digest: write_whole(file, marker_of(step, meta, digest)))
 
     def pin(self, name: str, mark: str) -> None:
         """Keep a checkpoint under this name, until another one takes it. Not collective."""
-        write_whole(f"{self.root}/{name}.json", sealed({"mark": mark}))
+        self.store.pin(name, mark)
 
     def wait(self) -> None:
         """Return when nothing is being saved any more; raise if the save in the background failed."""
@@ -136,7 +140,7 @@ class Checkpoints:
     def marks(self) -> list[str]:
         """The names of all complete checkpoints, oldest first."""
         self.wait()
-        return self._on_rank_0(self._complete_marks, list[str])
+        return self._on_rank_0(self.store.marks, list[str])
 
     def latest(self) -> str | None:
         """The newest complete checkpoint, or None."""
@@ -145,90 +149,44 @@ class Checkpoints:
     def pinned(self, name: str) -> str | None:
         """The checkpoint pinned under `name`, or None."""
         self.wait()
-        return self._on_rank_0(lambda: self._pins().get(name), str)
+        return self._on_rank_0(lambda: self.store.pins().get(name), str)
 
     def pins(self) -> dict[str, str]:
         """The pinned checkpoints by the names they are pinned under."""
         self.wait()
-        return self._on_rank_0(self._pins, dict[str, str])
+        return self._on_rank_0(self.store.pins, dict[str, str])
 
     def unpin(self, names: Iterable[str]) -> None:
         """Let go of pins, but for the newest checkpoint's; the checkpoints go with the next save, unless they are among the
         newest."""
         self.wait()
-        self._on_rank_0(lambda: self._unpin(names), None)
+        self._on_rank_0(lambda: self.store.unpin(names), None)
 
     def drop(self, marks: Iterable[str]) -> None:
         """Remove checkpoints, and the pins on them."""
         self.wait()
-        self._on_rank_0(lambda: self._drop(list(marks)), None)
+        self._on_rank_0(lambda: self.store.drop(list(marks)), None)
 
     def sift(self) -> list[str]:
         """Set aside every checkpoint whose checkpoint.json or .metadata is damaged, and every pin that is; return a message
         for each. The pieces of tensors are verified when they are read."""
         self.wait()
-        return self._on_rank_0(self._sift, list[str])
+        return self._on_rank_0(lambda: self.store.sift(self.metadata), list[str])
 
     def set_aside(self, mark: str) -> None:
         """Make a damaged checkpoint none, without removing it: its marker is renamed, its pins go."""
         self.wait()
-        self._on_rank_0(lambda: self._set_aside(mark), None)
+        self._on_rank_0(lambda: self.store.set_aside(mark), None)
 
     def damaged(self) -> list[str]:
         """The checkpoints that were set aside, oldest first."""
         self.wait()
-        return self._on_rank_0(lambda: [mark for mark in self._folders() if self._is_set_aside(mark)], list[str])
-
-    def _sift(self) -> list[str]:
-        messages, unsealed = [], []
-        for mark in self._complete_marks():
-            try:
-                self._read_marker(mark)
-                self.metadata(mark)
-                unsealed += [mark] if self._read_json(f"{self.root}/{mark}/{MARKER}")["format"] == UNSEALED else []
-            except Damaged as error:
-                messages.append(f"{error.what}\n  where: {error.where}\n  it is set aside: {SET_ASIDE} is its marker now")
-                self._set_aside(mark)
-        for name in self._pin_names():
-            try:
-                self._read_pin(name)
-            except Damaged as error:
-                file = f"{self.root}/{name}.json"
-                _Files().rename(file, f"{file}.damaged")
-                messages.append(f"the pin {name} is damaged, and set aside: {error.what}\n  where: {file}.damaged")
-                for mark in self._complete_marks():  # the newest one that was saved under this name has it again
-                    if self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin") == name:
-                        self.pin(name, mark)
-        if unsealed:
-            messages.append(
-                f"{', '.join(unsealed)} {'was' if len(unsealed) == 1 else 'were'} saved before checkpoints carried digests: "
-                f"{MARKER} and .metadata are read unverified"
-            )
-        return messages
-
-    def _set_aside(self, mark: str) -> None:
-        named = {name for name in self._pin_names() if self._read_pin(name, strict=False) == mark}
-        _Files().rename(f"{self.root}/{mark}/{MARKER}", f"{self.root}/{mark}/{SET_ASIDE}")
-        self._unpin(named)
-
-    def _is_set_aside(self, mark: str) -> bool:
-        return bool(PATHS.exists(f"{self.root}/{mark}/{SET_ASIDE}"))
-
-    def _unpin(self, names: Iterable[str]) -> None:
-        for name in names:
-            if PATHS.exists(f"{self.root}/{name}.json"):
-                PATHS.rm(f"{self.root}/{name}.json")
-
-    def _drop(self, marks: Sequence[str]) -> None:
-        self._unpin([name for name, mark in self._pins().items() if mark in marks])
-        for mark in marks:
-            PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
-            remove_folder(f"{self.root}/{mark}")
+        return self._on_rank_0(self.store.damaged, list[str])
 
     def read_meta(self, mark: str) -> dict[str, Any]:
         """The `meta` that was saved with a checkpoint, and its `step`."""
         self.wait()
-        return self._on_rank_0(lambda: self._read_marker(mark), dict[str, Any])
+        return self._on_rank_0(lambda: self.store.read_meta(mark), dict[str, Any])
 
     def sizes(self, mark: str, part: str) -> dict[str, torch.Size]:
         """The tensors in one part (top-level key) of a checkpoint, and their sizes."""
@@ -289,102 +247,6 @@ class Checkpoints:
         self._told_to_wait |= not fits
         return fits
 
-    # Rank 0, alone.
-
-    def _complete_marks(self) -> list[str]:
-        return [mark for mark in self._folders() if PATHS.exists(f"{self.root}/{mark}/{MARKER}")]
-
-    def _folders(self) -> list[str]:
-        return sorted(filter(FOLDER.fullmatch, self._names()), key=order)
-
-    def _names(self) -> list[str]:
-        try:
-            return list_folder(self.root)
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint folder cannot be read: {one_line(error)}",
-                self.root,
-                "give the run a folder that this user may read and write",
-            ) from error
-
-    def _pins(self) -> dict[str, str]:
-        return {name: str(self._read_pin(name)) for name in self._pin_names()} | self._last_pin()
-
-    def _pin_names(self) -> list[str]:
-        return [name.removesuffix(".json") for name in self._names() if name.endswith(".json")]
-
-    def _read_pin(self, name: str, *, strict: bool = True) -> str | None:
-        file = f"{self.root}/{name}.json"
-        try:
-            mark = self._read_json(file).get("mark")
-            if not isinstance(mark, str):
-                raise Damaged("the pin names no checkpoint", file, "remove it: what it kept goes with the next save")
-        except Damaged:
-            if strict:
-                raise
-            return None
-        return mark
-
-    def _last_pin(self) -> dict[str, str]:
-        """What the newest checkpoint says it is pinned as: a kill may have come before the pin."""
-        for mark in self._complete_marks()[-1:]:
-            with suppress(CheckpointError):  # who reads the checkpoint is told
-                pin = self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin")
-                return {pin: mark} if pin is not None else {}
-        return {}
-
-    def _read_marker(self, mark: str) -> dict[str, Any]:
-        file = f"{self.root}/{mark}/{MARKER}"
-        values = self._read_json(file)
-        try:
-            return {**values["meta"], "step": values["step"]}
-        except (KeyError, TypeError) as error:
-            raise Damaged(f"checkpoint {mark} is damaged: {MARKER} lacks {error}", file, MEND) from error
-
-    def _read_json(self, file: str) -> dict[str, Any]:
-        try:
-            return read_marker(file)
-        except CheckpointError:  # another version's: it is no damage, and nothing is to be set aside
-            raise
-        except (OSError, ValueError) as error:
-            raise (CheckpointError if is_of_store(error) else Damaged)(
-                f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND
-            ) from error
-
-    def _new_folder(self, step: int) -> str:
-        """Finish or clear away what a killed save left behind and choose a folder that is not there."""
-        try:
-            PATHS.mkdirs(f"{self.root}/")
-            self._remove_leftovers()
-            for name, mark in self._last_pin().items():
-                self.pin(name, mark)
-        except OSError as error:
-            full = is_full(error)
-            raise CheckpointError(
-                f"the checkpoint folder cannot be written: {'the disk is full' if full else one_line(error)}",
-                self.root,
-                "make room and start the run again" if full else "give the run a folder that this user may read and write",
-            ) from error
-        return self._free_name(step)
-
-    def _free_name(self, step: int) -> str:
-        taken = [time for name in self._folders() for at, time in [order(name)] if at == step]
-        return f"step-{step:07d}-{taken[-1] + 1}" if taken else f"step-{step:07d}"
-
-    def _remove_leftovers(self) -> None:
-        for name in set(self._folders()) - set(self._complete_marks()):
-            if not self._is_set_aside(name):
-                remove_folder(f"{self.root}/{name}")
-
-    def _complete(self, mark: str, marker: str, pin: str | None) -> None:
-        """Make the folder a checkpoint, then let go of the ones too many. All ranks have written by now."""
-        write_whole(f"{self.root}/{mark}/{MARKER}", marker)
-        if pin is not None:
-            self.pin(pin, mark)
-        for old in set(self._complete_marks()[: -self._keep]) - set(self._pins().values()):
-            PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
-            remove_folder(f"{self.root}/{old}")
-
     # All ranks, together.
 
     def _on_rank_0(self, work: Callable[[], Anything], kind: Any) -> Anything:
@@ -439,7 +301,7 @@ class Checkpoints:
             rank, failure = first_failure(error)
             if self._rank == 0:
                 with suppress(OSError, GenctrError):
-                    self._remove_leftovers()
+                    self.store.remove_leftovers()
             if not isinstance(failure, OSError):
                 raise failure from error
             full = is_full(failure)

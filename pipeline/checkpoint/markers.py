@@ -1,9 +1,8 @@
 """What makes a folder a checkpoint: its name and its marker, checkpoint.json, which is written last."""
 
+import hashlib
 import re
 from typing import Any
-
-import torch
 
 from data.paths import PATHS
 from data.seal import is_sealed, sealed, unsealed
@@ -20,6 +19,8 @@ FOLDER = re.compile(r"step-\d{7,}(-\d+)?")
 
 def marker_of(step: int, meta: dict[str, Any], metadata: str, pin: str | None = None) -> str:
     """The text of a marker; `metadata`: the digest of the checkpoint's `.metadata`."""
+    import torch  # who only looks needs none
+
     values = {"format": FORMAT, "step": step, "torch": torch.__version__, "pin": pin, "metadata": metadata, "meta": meta}
     return sealed(values)
 
@@ -44,6 +45,20 @@ def read_marker(file: str) -> dict[str, Any]:
     if is_sealed(content) != (values["format"] == FORMAT):
         raise ValueError("its format and its SHA-256 do not fit together")
     return values
+
+
+def metadata_of(folder: str) -> bytes:
+    """The content of a checkpoint's `.metadata`.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it, or the marker, is not what was written.
+    """
+    digest = read_marker(f"{folder}/{MARKER}").get("metadata")
+    with PATHS.open(f"{folder}/.metadata", "rb") as stream:
+        content = bytes(stream.read())
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"it is not what was written: its content and its SHA-256 in {MARKER} disagree")
+    return content
 
 
 def order(folder: str) -> tuple[int, int]:

@@ -18,12 +18,12 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 REGISTRIES: Mapping[str, str] = MappingProxyType(
     {
         "genctr.families": "pipeline.builders.families:FAMILIES",
-        "genctr.objectives": "pipeline.builders.objectives:OBJECTIVES",
-        "genctr.decoders": "models.decoders:DECODERS",
-        "genctr.encoders": "models.encoders:ENCODERS",
-        "genctr.heads": "models.heads:HEADS",
-        "genctr.sequence_encoders": "models.sequences:SEQUENCE_ENCODERS",
-        "genctr.losses": "models.losses:LOSSES",
+        "genctr.objectives": "pipeline.config.objective:OBJECTIVES",
+        "genctr.decoders": "models.registries:DECODERS",
+        "genctr.encoders": "models.registries:ENCODERS",
+        "genctr.heads": "models.registries:HEADS",
+        "genctr.sequence_encoders": "models.registries:SEQUENCE_ENCODERS",
+        "genctr.losses": "models.registries:LOSSES",
         "genctr.readers": "data.readers:READERS",
         "genctr.gates": "pipeline.daily.gates:GATES",
     }

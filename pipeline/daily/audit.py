@@ -2,16 +2,22 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from data.batch import Tally
 from data.days import Day
+from data.document import read_document
 from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
-from pipeline.builders.source import Source
+from data.schema import Schema
+from pipeline.builders.source import Source, build_source
+from pipeline.checkpoint.store import CheckpointStore
 from pipeline.daily.ledger import History, Ledger, LedgerError, base_of
+from pipeline.run_folder.claim import load_run, stage_schema
 from pipeline.serving.bundle import Bundle, BundleError
+from pipeline.serving.publish import publish_folder
 
 
 @dataclass
@@ -28,6 +34,32 @@ class Proof:
     seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
     uncounted: int = 0
+
+
+def verify_run(run: str, *, say: Callable[[str], None]) -> Proof:
+    """Read every trained day of a run folder again, and what serves; `say` hears of each day when done.
+
+    Raises:
+        GenctrError: the folder holds no run, or one without a ledger.
+    """
+    config, _ = load_run(run)
+    stages = config.resolved()
+    # What it read is stored; which fields it reads, and what it makes of bad files and rows, may have changed since.
+    last = replace(stages[-1], fields=())
+
+    @cache
+    def source_of(digest: str, bad_files: str) -> Source:
+        schema = read_document(f"{run}/schemas/{digest}.yaml", Schema)
+        data = last.config.data.model_copy(update={"bad_files": bad_files, "bad_rows": "skip"})
+        return build_source(last.config.model_copy(update={"data": data}), stage_schema(schema, last, stages), run)
+
+    checkpoints = CheckpointStore(f"{run}/checkpoints")
+    mark = checkpoints.latest()
+    newest = checkpoints.read_meta(mark) if mark is not None else None
+    ledger, folder = Ledger(run, mend=False), publish_folder(config.daily.publish, run)
+    if not ledger.entries and "ledger" not in (newest or {}):
+        raise GenctrError(f"{run} has no ledger, so nothing can be proven\n  next: `genctr daily` keeps one")
+    return verify(source_of, ledger, newest, folder, say=say)
 
 
 def verify(

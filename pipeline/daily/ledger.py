@@ -23,16 +23,21 @@ A day with late files that were trained has a second name, `2026-11-20+1`.
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import count, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
 from data.seal import is_sealed, sealed, unsealed
+
+if TYPE_CHECKING:
+    from pipeline.distributed.world import World
+    from pipeline.run_folder.lease import Lease
 
 FILE = "ledger.jsonl"
 
@@ -254,6 +259,67 @@ class Ledger:
             else:
                 good.append(line)
         return good
+
+
+class SharedLedger:
+    """The ledger of a run as all ranks of a job have it: rank 0 reads and writes it, under its lease. Collective.
+
+    Args:
+        folder: the run folder. lease: held by rank 0, None elsewhere.
+    """
+
+    def __init__(self, folder: str, world: "World", lease: "Lease | None") -> None:
+        self._folder, self._world, self._lease = folder, world, lease
+        self._ledger: Ledger | None = None
+        self._history: History | None = None
+        world.agree(self._read, None)
+
+    def _read(self) -> None:
+        self._ledger = Ledger(self._folder)
+        if self._ledger.mended:
+            sys.stderr.write(f"genctr: {self._ledger.mended}\n")
+
+    @property
+    def own(self) -> Ledger:
+        """The ledger itself; of rank 0 alone."""
+        assert self._ledger is not None, "only rank 0 has the ledger"
+        return self._ledger
+
+    @property
+    def history(self) -> History:
+        """What the ledger says, folded once for every entry."""
+        if self._history is None:
+            self._history = self._world.agree(lambda: self.own.history(), History)
+        return self._history
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """All entries, in order."""
+        return self._world.agree(lambda: self.own.entries, list[dict[str, Any]])
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Where the ledger stands, for a checkpoint to remember."""
+        return self._world.agree(lambda: self.own.mark, dict[str, Any])
+
+    def before(self, number: int) -> History:
+        """What its first entries amount to."""
+        return self._world.agree(lambda: fold(self.own.entries[:number]), History)
+
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """See that it agrees with a checkpoint: see `Ledger.check`."""
+        self._world.agree(lambda: self.own.check(saved), None)
+
+    def append(self, event: str, values: Mapping[str, Any], step: int) -> None:
+        """Add an entry, if the job still holds the lease."""
+
+        def append() -> None:
+            if self._lease is not None:
+                self._lease.check()
+            self.own.append(event, {"step": step, **values})
+
+        self._world.agree(append, None)
+        self._history = None
 
 
 def _disagreement(before: History, now: History, saved: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Literal
 
 from pipeline.config.daily import HooksConfig
-from pipeline.distributed.world import STORE
+from pipeline.run_folder.launcher import STORE
 
 SECONDS = 10.0
 """[s] a hook may take."""

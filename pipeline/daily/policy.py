@@ -1,12 +1,23 @@
-"""What the daily job does next, and why: a pure function of the ledger, the log and the policies."""
+"""What the daily job does next, and why: decided by the ledger, the log and the policies alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Literal
 
+from data.days import Days, open_end, parse_days
+from data.errors import GenctrError
 from pipeline.config.daily import DailyConfig
+from pipeline.config.run import RunConfig
+from pipeline.daily.gates import Evidence, judge
 from pipeline.daily.ledger import History, next_date
+
+
+class NeedsPerson(GenctrError):
+    """Somebody has to decide: the log is not what it was, or a day is missing."""
+
+    exit_code = 4
 
 
 @dataclass(frozen=True)
@@ -116,3 +127,50 @@ def _next(
 
 def _end(day: str) -> datetime:
     return datetime.combine(date.fromisoformat(day) + timedelta(days=1), datetime.min.time(), UTC)
+
+
+def last_day(config: RunConfig, until: str | None) -> str | None:
+    """The last day to take up; None for all there are.
+
+    Raises:
+        GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
+    """
+    dates = next_date(parse_days(config.data.days)[0]) is not None
+    if until is not None and dates and next_date(until) is None and until != str(date.max):
+        raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
+    return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
+
+
+def next_action(history: History, config: RunConfig, days: Days, until: str | None) -> Action:
+    """What a daily job of this config does next."""
+    names, found = parse_days(config.data.days), days.list()
+    named, last = set(names), names[-1] if open_end(config.data.days) else None
+    sizes = days.sizes_of(day for day in found if history.was_taken_up(day))
+    return decide(
+        history,
+        found,
+        lambda day: sizes[day],
+        config.daily,
+        rows=days.rows if config.daily.compare == "rows" else lambda day: {},
+        first=names[0],
+        until=until,
+        asked=lambda day: day in named or (last is not None and day > last),
+        now=datetime.now(UTC),
+    )
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what no night can do, before a day is trained; `config`: of the last stage.
+
+    Raises:
+        GenctrError: days would not be trained once each, or are not named in their order, or nobody knows a gate.
+    """
+    if config.train.epochs != 1 or config.train.early_stop is not None or config.train.max_steps is not None:
+        raise GenctrError("a daily job trains every day once: set train.epochs to 1, and early_stop and max_steps to null")
+    names = parse_days(config.data.days)
+    if moved := [name for before, name in pairwise(names) if name < before]:
+        raise GenctrError(
+            f"data.days: a daily job takes days up in the order of their names, and {moved[0]} is named after a later one: it "
+            "would never be trained\n  next: name the days in their order"
+        )
+    judge(Evidence(), config.daily.gates)

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from data.paths import write_whole
+from pipeline.config.registry import NOTHING
 from pipeline.daily.ledger import DayRecord, History, base_of
-from pipeline.training.callbacks import NOTHING
 
 FILE = "metrics.prom"
 

@@ -21,12 +21,10 @@ from pydantic_core import to_jsonable_python
 from torch._C._distributed_c10d import FileStore, HashStore
 
 from data.errors import GenctrError
+from pipeline.run_folder.launcher import STORE, launched
 from pipeline.run_folder.lease import Lease
 
 T = TypeVar("T")
-
-STORE = "GENCTR_STORE"
-"""The file in which the ranks of one machine meet, if a launcher of ours started them."""
 
 PATIENCE = timedelta(hours=6)  # ranks wait for rank 0 while it builds vocabularies or checks a day
 
@@ -54,11 +52,6 @@ class World:
         total = tensor.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.cpu()
-
-
-def launched() -> bool:
-    """Whether a launcher (torchrun, TorchX) already started one process per rank."""
-    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torchrec.distributed.planner.stats import _calculate_critical_path
 
-from data.document import nearest
 from data.errors import GenctrError
-from data.schema import AnyIds, Schema
+from data.schema import Schema
 from pipeline.builders.models import META
 from pipeline.builders.objectives import check_stage
 from pipeline.builders.tables import build_spread, build_table_configs
@@ -31,6 +30,7 @@ from pipeline.distributed.planner import (
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.shard import HALF_OPTIMIZERS, MEMORY_SHARE, prepare
 from pipeline.planning.dense_cost import Network, features_of, measure, objective_of
+from pipeline.planning.vocabularies import check_guesses, sized
 from pipeline.run_folder.claim import stage_schema
 from pipeline.training.objective import Objective
 
@@ -192,13 +192,13 @@ def on_paper(
         GenctrError: ranks that no job could have, settings that the device cannot keep, or tables whose size nobody has said.
     """
     _check_ranks(config, ask)
-    _check_guesses(schema, ask)
+    check_guesses(schema, ask.vocabularies)
     stages = config.resolved()
     papers = []
     for stage in stages:
         check_stage(stage, torch.device(ask.device.kind))
-        sized = _sized(stage_schema(schema, stage, stages), known, ask.vocabularies)
-        papers.append(_Planner(config, stage, sized, ask, network or measure(stage, sized)).paper())
+        own = sized(stage_schema(schema, stage, stages), known, ask.vocabularies)
+        papers.append(_Planner(config, stage, own, ask, network or measure(stage, own)).paper())
     return papers
 
 
@@ -221,32 +221,6 @@ def _check_ranks(config: RunConfig, ask: Ask) -> None:
                 f"{ask.ranks} ranks cannot share {stage.config.data.lanes} lanes: some would never have a row\n"
                 f"  next: --set data.lanes={ask.ranks}, and train.batch_rows a multiple of it"
             )
-
-
-def _check_guesses(schema: Schema, ask: Ask) -> None:
-    vocabularies = [own.name for own in schema.fields if isinstance(own, AnyIds) and own.ids == "vocab"]
-    for name in filter(None, ask.vocabularies):
-        if name not in vocabularies:
-            raise GenctrError(f"--vocab-rows {name}: no vocabulary is called so; {nearest(name, vocabularies)}")
-
-
-def _sized(schema: Schema, known: Mapping[str, int], guessed: Mapping[str, int]) -> Schema:
-    """The schema with vocabularies as tables of so many rows."""
-    tables = [own.name for own in schema.fields if isinstance(own, AnyIds) and own.table is None and own.ids == "vocab"]
-    sizes = {name: known.get(name, guessed.get(name, guessed.get(""))) for name in tables}
-    if missing := [name for name, size in sizes.items() if size is None]:
-        raise GenctrError(
-            f"{', '.join(missing)}: a vocabulary has no size before it is fitted\n"
-            f"  next: give the run folder of a job that has begun (--out DIR), or guess (--vocab-rows {missing[0]}=1000000)"
-        )
-    reserved = 2  # missing, and not in the vocabulary
-    fields = [
-        own.model_copy(update={"ids": "hash", "rows": size + reserved, "min_count": None})
-        if (size := sizes.get(own.name)) is not None
-        else own
-        for own in schema.fields
-    ]
-    return schema.model_copy(update={"fields": tuple(fields)})
 
 
 class _Planner:

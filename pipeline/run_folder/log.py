@@ -35,21 +35,21 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
-
-import torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from data.document import finite
 from data.paths import PATHS, plain, write_whole
 from pipeline.run_folder.lease import Busy, Lease
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FILE = "log.jsonl"
 REWRITE_SECONDS = 30.0
 
 
 class RunLog:
-    """Appends events to the log of a run folder. Ranks other than 0 write nothing.
+    """Appends events to the log of a run folder.
 
     Each line is in the file when `write` returns. A line that a kill cut short is taken away when the log is opened again. A
     store that cannot append (S3) gets the whole file again, at most every 30 seconds and on `close`.
@@ -61,14 +61,15 @@ class RunLog:
         folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
         lease: for who only looks at the run: events are held back, and `close` writes them under this lease, or says that
             another job is writing there. None: the process holds the run folder, and writes at once.
+        silent: writes nothing, as ranks other than 0.
     """
 
-    def __init__(self, folder: str, lease: Lease | None = None) -> None:
+    def __init__(self, folder: str, lease: Lease | None = None, *, silent: bool = False) -> None:
         self._lease = lease
         self._held_back: list[tuple[str, str, int, Mapping[str, Any]]] = []
         self._folder = plain(folder)
         self._path = f"{self._folder}/{FILE}"
-        self._silent = dist.is_initialized() and dist.get_rank() != 0
+        self._silent = silent
         self._local = "://" not in self._folder
         self._text: str | None = None
         self._last_put = -math.inf
@@ -95,7 +96,6 @@ class RunLog:
             PATHS.mkdirs(f"{self._folder}/")
             whole = _repaired(self._path)
             self._text = "" if self._local else whole
-            self._board = SummaryWriter(f"{self._folder}/tensorboard") if self._local else None
         line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
         if self._local:
             with PATHS.open(self._path, "a") as stream:
@@ -104,10 +104,19 @@ class RunLog:
             self._text += line
             if time.monotonic() - self._last_put >= REWRITE_SECONDS:
                 self._put()
-        if self._board is not None:
-            for name, number in _numbers(event, values):
-                self._board.add_scalar(name, number, step)
-            self._board.flush()
+        if self._local:
+            self._draw(step, dict(_numbers(event, values)))
+
+    def _draw(self, step: int, numbers: Mapping[str, float]) -> None:
+        if not numbers:
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # seconds, and an event may have no numbers
+
+            self._board = SummaryWriter(f"{self._folder}/tensorboard")
+        for name, number in numbers.items():
+            self._board.add_scalar(name, number, step)
+        self._board.flush()
 
     def close(self) -> None:
         """Write what is held back. The log may be written to again, but not by who only looked."""

@@ -13,6 +13,8 @@
 The manifest names every file with its SHA-256, the schema, the model's settings, the days, the scores and the bundle before;
 its last key is the SHA-256 of itself.
 A table's rows are float32, or int8: a byte a number with a scale and a bias per row, as FBGEMM quantises.
+
+torch is imported by what makes tensors of them: who switches, lists or verifies bundles needs none.
 """
 
 import hashlib
@@ -21,16 +23,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fbgemm_gpu  # noqa: F401 - registers torch.ops.fbgemm
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
-import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from torch import Tensor
 
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder
@@ -38,6 +35,9 @@ from data.schema import Schema
 from data.seal import unsealed
 from pipeline.config.family import Family
 from pipeline.config.registry import find
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 2
 MANIFEST, CURRENT, DENSE, SAMPLE = "manifest.json", "current.json", "dense.safetensors", "sample.parquet"
@@ -153,17 +153,20 @@ class Bundle:
         """Read every file against its hash. Returns: [bytes] read."""
         return sum(len(self.read(name)) for name in self.files)
 
-    def dense(self) -> dict[str, Tensor]:
+    def dense(self) -> dict[str, "Tensor"]:
         """Everything but the tables, by the model's own names."""
         return self._tensors(DENSE)
 
-    @torch.no_grad()
-    def fill(self, name: str, table: Tensor, row: int = 0, column: int = 0) -> None:
+    def fill(self, name: str, table: "Tensor", row: int = 0, column: int = 0) -> None:
         """Copy into `table` what the bundle has of a table's rows and columns, from `row` and `column` on.
 
         Raises:
             BundleError: a file is not what was written, or some of these numbers are in none.
         """
+        import torch
+
+        from pipeline.serving.int8 import dequantised
+
         filled = 0
         for piece in self.tables[name]:
             top, left = max(row, piece.rows[0]), max(column, piece.columns[0])
@@ -172,25 +175,32 @@ class Bundle:
             if top < bottom and left < right:
                 values = self._tensors(piece.file)["rows"]
                 if values.dtype == torch.uint8:
-                    values = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(values)
+                    values = dequantised(values)
                 own = values[top - piece.rows[0] : bottom - piece.rows[0], left - piece.columns[0] : right - piece.columns[0]]
-                table[top - row : bottom - row, left - column : right - column].copy_(own)
+                with torch.no_grad():
+                    table[top - row : bottom - row, left - column : right - column].copy_(own)
                 filled += own.numel()
         if filled != table.numel():
             raise BundleError(f"table {name} has {table.numel()} numbers here, the files of the bundle {filled}", self.path)
 
-    def held(self, table: str) -> tuple[Tensor, Tensor]:
+    def held(self, table: str) -> tuple["Tensor", "Tensor"]:
         """The ids that have a row of a managed table, 64 bits each as `data.ids.RawIds` has them, and their rows."""
+        import torch
+
         found = [self._columns(name, "id", "row") for name in self.ids[table]]
         return torch.cat([ids for ids, _ in found]), torch.cat([rows for _, rows in found])
 
-    def left(self, table: str) -> Tensor:
+    def left(self, table: str) -> "Tensor":
         """The ids that had a row in the bundle before, and have none in this one."""
+        import torch
+
         return torch.cat(
             [torch.empty(0, dtype=torch.int64), *(self._columns(name, "id")[0] for name in self.gone.get(table, ()))]
         )
 
-    def _columns(self, name: str, *columns: str) -> list[Tensor]:
+    def _columns(self, name: str, *columns: str) -> list["Tensor"]:
+        import torch
+
         content = io.BytesIO(self.read(name))
         try:
             found = pq.read_table(content, columns=list(columns), schema=pa.schema([(own, pa.int64()) for own in columns]))
@@ -198,17 +208,13 @@ class Bundle:
             raise BundleError(f"these are no ids and rows: {_line(error)}", f"{self.path}/{name}") from error
         return [torch.from_numpy(found[own].to_numpy().copy()) for own in columns]
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
+    def _tensors(self, name: str) -> dict[str, "Tensor"]:
+        import safetensors.torch
+
         try:
             return safetensors.torch.load(self.read(name))
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             raise BundleError(f"this is no safetensors file: {_line(error)}", f"{self.path}/{name}") from error
-
-
-def quantised(rows: Tensor) -> Tensor:
-    """Rows of float32 as bytes: uint8 (V, D + 8), the last eight bytes of a row its scale and bias. FBGEMM's kernel."""
-    bytes_VX: Tensor = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(rows.float().contiguous())
-    return bytes_VX
 
 
 def read_current(folder: str) -> Mapping[str, str] | None:

@@ -25,7 +25,8 @@ from data.stream import ROW
 from pipeline.builders.job import Job
 from pipeline.distributed.shard import ShardedTable
 from pipeline.distributed.world import World, gather
-from pipeline.serving.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces, quantised
+from pipeline.serving.bundle import DENSE, FORMAT, MANIFEST, SAMPLE, Bundle, BundleError, described, pieces
+from pipeline.serving.int8 import dequantised, quantised
 
 SAMPLE_ROWS = 256
 """[rows] of the day that travel with the bundle."""
@@ -92,7 +93,7 @@ def _differs(job: Job, bundle: Bundle) -> bool:
                     there = torch.zeros_like(own)
                     bundle.fill(name, there, row, column)
                     if as_bytes:
-                        own = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(own))
+                        own = dequantised(quantised(own))
                     if not _same(own, there):
                         return True
             elif isinstance(value, Tensor) and key.startswith(INSIDE) and not _same(value.detach().cpu(), dense[name]):

@@ -4,8 +4,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 
 from data.errors import GenctrError
-from data.paths import PATHS, list_folder, remove_folder, write_whole
+from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
 from pipeline.serving.bundle import CURRENT, MANIFEST, Bundle, BundleError, bundles, read_current
+
+
+def publish_folder(publish: str | None, run: str) -> str:
+    """Where the bundles of a run go: as its config says, or into its folder."""
+    return plain(publish or f"{run}/published")
 
 
 def switch(folder: str, name: str) -> None:

@@ -23,7 +23,8 @@ from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
-from pipeline.builders.models import build_features, build_model, build_reader
+from pipeline.builders.days import build_reader
+from pipeline.builders.models import build_features, build_model
 from pipeline.serving.bundle import SAMPLE, Bundle, BundleError
 from pipeline.training.inputs import inputs_of
 

@@ -1,7 +1,6 @@
 """What one step of pre-training computes: hide values, restore them, and weigh the fields; and the losses per field."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -14,11 +13,12 @@ from models.diffusion.denoiser import Denoiser, Restored
 from models.diffusion.noise import Noise, thinned
 from models.diffusion.slots import Ids, ids_of
 from models.diffusion.softmax import LogQ, losses
+from pipeline.config.objective import DenoiseKind
 from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.objective import MetricSpec, Objective, StepOutput
 
 
-class DenoiseObjective(Objective):
+class DenoiseObjective(DenoiseKind, Objective):
     """Hide values of every row, restore them, and sum up what that cost.
 
     loss = ranks * sum over local rows b of w_b * sum over restored slots s of weight_f(s) * CE_bs / rows of the step
@@ -38,11 +38,6 @@ class DenoiseObjective(Objective):
     """
 
     model: Denoiser
-    higher_is_better = MappingProxyType({"loss": False})
-    scores_rows = False
-    counts_values = True
-    precisions = ("fp32",)
-    generates = True
 
     def __init__(
         self,

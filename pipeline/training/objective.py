@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from data.batch import Batch
+from pipeline.config.objective import ObjectiveKind
 
 
 @dataclass(frozen=True)
@@ -76,27 +76,17 @@ class StepMetrics(DayMetrics, Protocol):
         ...
 
 
-class Objective(nn.Module, ABC):
+class Objective(ObjectiveKind, nn.Module, ABC):
     """What one step computes. It is sharded whole, so all that a step needs is inside.
 
     Attributes:
         model: what is trained, published and scored.
-        higher_is_better: of the metrics that training can be judged by.
-        scores_rows: whether what a step leaves behind has the logits of every target.
-        counts_values: whether it is built from how often every value occurs in its days, which are counted first.
-        precisions: what matrix products may be computed in.
-        generates: whether rows can be drawn from its model, see `pipeline.jobs.sample`.
         headline: the one that early stopping takes, that gates look at and tables show first, unless a config names another.
         ids: maps the ids of managed tables; None if there are none. It is set once the tables are sharded.
     """
 
     model: nn.Module
     headline: MetricSpec
-    higher_is_better: ClassVar[Mapping[str, bool]] = MappingProxyType({})
-    scores_rows: ClassVar[bool] = True
-    counts_values: ClassVar[bool] = False
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
-    generates: ClassVar[bool] = False
     ids: MapsIds | None = None
 
     @abstractmethod

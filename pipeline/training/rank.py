@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
 from models.losses import LossTerm, Targets, losses_of
+from pipeline.config.objective import RankKind
 from pipeline.training.inputs import inputs_of
 from pipeline.training.metrics import Meters, RunningMeters
 from pipeline.training.objective import MetricSpec, Objective, StepOutput
 
 
-class RankObjective(Objective):
+class RankObjective(RankKind, Objective):
     """Click prediction: the sum of the losses on this rank's rows, and what the model adds of its own.
 
     loss = ranks * (sum over losses of weight * loss(output, targets)
@@ -31,8 +31,6 @@ class RankObjective(Objective):
         bf16: the kind of device on which the model's matrix products are computed in that, by torch's autocast; None: in fp32.
             Weights and losses stay fp32.
     """
-
-    higher_is_better = MappingProxyType({"auc": True, "gauc": True, "logloss": False, "ne": False})
 
     def __init__(
         self, model: nn.Module, *, targets: tuple[str, ...], losses: Sequence[LossTerm], ranks: int, bf16: str | None = None

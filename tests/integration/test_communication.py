@@ -13,8 +13,8 @@ from torchrec.distributed import comm_ops
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from data.errors import GenctrError
-from models.decoders import DECODERS
 from models.inputs import Payload
+from models.registries import DECODERS
 from models.sparse import Events
 from pipeline.builders.job import build
 from pipeline.config.run import load

@@ -315,7 +315,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(config: Path, tmp_pa
 
 def launched(*words: str, cwd: Path, **variables: str) -> Done:
     """A rank of its own for the command, as the installed `genctr` starts it: without this folder among Python's."""
-    line = "import sys; from launch.cli import _on_ranks; sys.exit(_on_ranks(1, sys.argv[1:]))"
+    line = "import sys; from launch.ranks import on_ranks; sys.exit(on_ranks(1, sys.argv[1:], {}))"
     command = [sys.executable, "-P", "-c", line, *words]
     done = subprocess.run(
         command, cwd=cwd, env=ENVIRONMENT | variables, capture_output=True, text=True, check=False, timeout=300

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders import CIN, DECODERS, FM, Decoder, pair_sum
+from models.decoders import CIN, FM, Decoder, pair_sum
 from models.decoders.cross import DCNV2, CrossNet
 from models.decoders.networks import MLPDecoder
 from models.decoders.pairs import DeepFM
-from models.encoders import ENCODERS, FeatureGenerator, Identity
-from models.heads import HEADS
+from models.encoders import FeatureGenerator, Identity
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import MLP, Flat, Tokens, flat
+from models.registries import DECODERS, ENCODERS, HEADS
 
 F, D, B = 4, 4, 5
 FIELDS = [FieldInfo(name) for name in ("user", "item", "tab", "hour")]

@@ -7,7 +7,8 @@ import torch
 
 from models.embed import Field, FieldEmbedding
 from models.inputs import Inputs, Payload
-from models.sequences import SEQUENCE_ENCODERS, SequenceEncoder, attend, pool
+from models.registries import SEQUENCE_ENCODERS
+from models.sequences import SequenceEncoder, attend, pool
 from models.sparse import Events, Looked
 
 NOTHING = torch.zeros(2, 0)

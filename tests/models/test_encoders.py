@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.encoders import ACTIVATIONS, ENCODERS, TRANSFORMS, FeatureGenerator, Identity
+from models.encoders import ACTIVATIONS, TRANSFORMS, FeatureGenerator, Identity
+from models.registries import ENCODERS
 from tests.helpers import on_ranks
 
 

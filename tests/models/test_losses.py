@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from models.losses import BCE, LOSSES, Targets, TwinFocus
+from models.losses import BCE, Targets, TwinFocus
 from models.output import Output
+from models.registries import LOSSES
 
 
 def answer(logits_B, easy_B=None, hard_B=None):

@@ -7,13 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
-from models.encoders import ENCODERS
-from models.heads import HEADS
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat
 from models.ranker import Ranker
+from models.registries import DECODERS, ENCODERS, HEADS
 from models.sparse import SparseArch, Table
 from tests.models.test_sparse import CPU, ids
 

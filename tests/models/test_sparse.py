@@ -7,14 +7,13 @@ import torch
 from torch import distributed, nn
 from torchrec import KeyedJaggedTensor
 
-from models.decoders import DECODERS
 from models.embed import Field, FieldEmbedding
-from models.encoders import ENCODERS
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat
 from models.losses import BCE, Targets
 from models.ranker import Ranker
+from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table
 from pipeline.config.tables import InitConfig, TableConfig
 from pipeline.distributed.shard import shard

@@ -19,9 +19,9 @@ from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.schema import Schema
 from data.statistics import Statistics
-from models.decoders import DECODERS
 from models.encoders import FeatureGenerator
 from models.ranker import Ranker
+from models.registries import DECODERS
 from pipeline.builders.models import build_fields, build_ranker, pools_of
 from pipeline.builders.optimizers import build_dense_optimizer
 from pipeline.builders.source import build_source

@@ -16,8 +16,9 @@ from data.seal import sealed, unsealed
 from pipeline.checkpoint import inspect as ckpt
 from pipeline.checkpoint import reader
 from pipeline.checkpoint import writer as writing
+from pipeline.checkpoint.coverage import gaps
 from pipeline.checkpoint.errors import CheckpointError
-from pipeline.checkpoint.inspect import Difference, compare, find, gaps, listed, open_named, unfinished, verify, verify_pins
+from pipeline.checkpoint.inspect import Difference, compare, find, listed, open_named, unfinished, verify, verify_pins
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.markers import MARKER
 from pipeline.checkpoint.reader import Pieces

@@ -1,7 +1,6 @@
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.collate import NO_GROUP
 from pipeline.config.daily import DailyConfig
 from pipeline.daily.challenger import borrowed, take_over
-from pipeline.daily.job import Daily
+from pipeline.daily.day import renew
 from pipeline.distributed.cpu_kernels import PooledKernel
 from pipeline.serving.bundle import Bundle
 from pipeline.training.paired_bootstrap import compare, population_stability
@@ -167,8 +166,7 @@ def test_what_a_card_keeps_of_a_table_is_dropped_once_the_table_was_written(
         assert "written" not in told[told.index("dropped") :]
 
         told.clear()
-        night: Any = SimpleNamespace(_job=job, _config=DailyConfig(row_decay={"user_id": 0.5}))
-        Daily._renew(night)
+        renew(job, DailyConfig(row_decay={"user_id": 0.5}))
         assert told.count("dropped") > 0
         tables = {key.split(".")[-2]: own for key, own in job.sharded.model.state_dict().items() if "embedding_bags" in key}
         values = {name: table.local_shards()[0].tensor.unique().tolist() for name, table in tables.items()}

@@ -15,7 +15,7 @@ from data.features import Features
 from data.schema import Schema
 from pipeline.builders.models import build_ranker
 from pipeline.config.model import RankerConfig
-from pipeline.serving.bundle import quantised
+from pipeline.serving.int8 import dequantised, quantised
 from pipeline.serving.parity import parity_bound
 from pipeline.training.inputs import inputs_of
 
@@ -112,7 +112,7 @@ def test_bytes_pass_within_the_step_they_are_kept_in() -> None:
     said = own.logits()
     with torch.no_grad():
         for table in own.model.sparse.bags.embedding_bags.values():
-            table.weight.copy_(torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(quantised(table.weight)))
+            table.weight.copy_(dequantised(quantised(table.weight)))
     apart = (own.logits() - said).abs().max()
     assert apart > parity_bound(own)  # type: ignore[arg-type]
     own.bundle.manifest["tables_kept"] = "int8"

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from data.errors import GenctrError
+from launch.arguments import add_quiet
 
 if TYPE_CHECKING:
     from pipeline.checkpoint.inspect import Compared
@@ -32,14 +33,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
     verify = words.add_parser("verify", help="read every byte: is it all there, once, and as it was written?")
     _add_checkpoint(verify, several="or all", default="all")
-    verify.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    add_quiet(verify)
     verify.set_defaults(command=_verify)
 
     diff = words.add_parser("diff", help="compare two checkpoints, number by number; exit code 1 if they differ")
     for side in ("left", "right"):
         diff.add_argument(side, metavar="CHECKPOINT", help="RUN_DIR/checkpoints/MARK, or RUN_DIR for its newest")
     diff.add_argument("--all", action="store_true", help=f"every line, not the first {SHOWN}")
-    diff.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    add_quiet(diff)
     diff.set_defaults(command=_diff)
 
     drop = words.add_parser("drop", help="remove a checkpoint and all later ones: `genctr train` resumes from the one before")
@@ -64,14 +65,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     _add_checkpoint(export)
     export.add_argument("--table", required=True, metavar="T")
     export.add_argument("--out", required=True, metavar="FILE.parquet")
-    export.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    add_quiet(export)
     export.set_defaults(command=_export)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     text = "a new run folder, with everything else of the run too; default: beside the others, as the newest of its step"
     parser.add_argument("--out", metavar="DIR", help=text)
-    parser.add_argument("--quiet", action="store_true", help="plain lines instead of a progress bar")
+    add_quiet(parser)
 
 
 def _count(word: str) -> int:
@@ -87,6 +88,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser, *, several: str = "", defau
 
 
 def _ls(arguments: argparse.Namespace) -> int:
+    from launch.tables import print_table
     from pipeline.checkpoint.inspect import checkpoints_of, listed, unfinished
 
     checkpoints = checkpoints_of(arguments.run)
@@ -104,7 +106,7 @@ def _ls(arguments: argparse.Namespace) -> int:
         ]
         for own in listed(checkpoints)
     ]
-    _table(["mark", "step>", "day", "row>", "ranks>", "files>", "MiB>", "saved", "pins"], lines)
+    print_table(["mark", "step>", "day", "row>", "ranks>", "files>", "MiB>", "saved", "pins"], lines)
     for name in unfinished(checkpoints):
         print(f"{name}: not finished, no checkpoint; it goes with the next save")
     for name in checkpoints.damaged():
@@ -113,6 +115,7 @@ def _ls(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from launch.tables import print_table
     from pipeline.checkpoint.inspect import checkpoints_of, find
     from pipeline.checkpoint.reader import Pieces, size_bytes
 
@@ -120,7 +123,7 @@ def _show(arguments: argparse.Namespace) -> int:
     mark = find(checkpoints, arguments.mark)
     meta = checkpoints.read_meta(mark)
     with Pieces(checkpoints, mark) as pieces:
-        _table(
+        print_table(
             ["tensor", "size>", "type", "pieces>", "MiB>"],
             [
                 [
@@ -258,6 +261,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _print_difference(told: "Compared", left: str, right: str, *, limit: int) -> None:
+    from launch.tables import print_table
+
     def lines(title: str, own: list[str]) -> None:
         for line in own[:limit]:
             print(f"{title}: {line}")
@@ -273,25 +278,11 @@ def _print_difference(told: "Compared", left: str, right: str, *, limit: int) ->
             [own.name, f"{own.rows:,}", f"{own.differ:,}", f"{own.largest:.3g}", f"{own.rms:.3g}"]
             for own in told.differences[:limit]
         ]
-        _table(["tensor", "rows>", "rows that differ>", "largest>", "RMS>"], shown)
+        print_table(["tensor", "rows>", "rows that differ>", "largest>", "RMS>"], shown)
         if len(told.differences) > limit:
             print(f"… and {len(told.differences) - limit} more tensors differ")
     lines("saved beside the tensors", told.facts)
     print(f"{told.same} tensors are the same{'' if told.equal else ', ' + str(len(told.differences)) + ' differ'}")
-
-
-def _table(headings: list[str], lines: list[list[str]]) -> None:
-    """Print a table; a heading that ends in `>` stands over numbers, which go to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for heading in headings:
-        table.add_column(heading.rstrip(">"), justify="right" if heading.endswith(">") else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*line)
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=200).print(table)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
