@@ -1,10 +1,12 @@
 """Find a component by name: the project's own first, then installed packages."""
 
 import difflib
+import functools
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -87,7 +89,13 @@ def _own(group: str, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _outside(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+    return {point.name: point for point in _installed(tuple(sys.path)).select(group=group)}
+
+
+@functools.cache
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    """All entry points on a search path. Reading them opens a file of every installed package: too slow for every name."""
+    return entry_points()
 
 
 def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) -> Any:
