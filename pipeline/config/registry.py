@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
 
@@ -88,14 +88,15 @@ def _own(group: str, own: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return registry
 
 
-def _outside(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in _installed(tuple(sys.path)).select(group=group)}
+def _outside(group: str) -> Mapping[str, EntryPoint]:
+    return _installed(tuple(sys.path)).get(group, {})
 
 
 @functools.cache
-def _installed(path: tuple[str, ...]) -> EntryPoints:
-    """All entry points on a search path. Reading them opens a file of every installed package: too slow for every name."""
-    return entry_points()
+def _installed(path: tuple[str, ...]) -> dict[str, dict[str, EntryPoint]]:
+    """The entry points on a search path, by group. Reading them opens a file of every package: too slow for every name."""
+    found = entry_points()
+    return {group: {point.name: point for point in found.select(group=group)} for group in found.groups}
 
 
 def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given: Mapping[str, Any] = NOTHING) -> Any:
