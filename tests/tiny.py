@@ -15,7 +15,7 @@ from launch.cli import main
 from pipeline.builders.job import Job, build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
-from tests.integration.jobs import SERVER
+from tests.helpers import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "launch" / "configs" / "demo.schema.yaml"

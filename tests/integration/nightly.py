@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from data.synthetic import write
-from tests.integration.jobs import SERVER, free_port
+from tests.helpers import SERVER
+from tests.jobs import free_port
 from tests.tiny import SCHEMA
 
 LENIENT = {"auc": -0.5, "calibration": [0.2, 5.0]}

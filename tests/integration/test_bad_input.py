@@ -16,7 +16,7 @@ import pytest
 from data.document import read_document
 from data.schema import Schema
 from pipeline.config.run import load
-from tests.integration.jobs import assert_every_row_once, assert_same_bits, events, start
+from tests.jobs import assert_every_row_once, assert_same_bits, events, start
 from tests.tiny import DAYS, SCHEMA, Done, process, train, write_log
 
 FIRST, SECOND = DAYS[:2]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.jobs import finish, start
+from tests.jobs import finish, start
 from tests.tiny import ROOT, genctr
 
 PAGE = (ROOT / "docs" / "checkpoints.md").read_text()

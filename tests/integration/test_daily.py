@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import assert_same_bits, final_tensors, flat
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
+from tests.jobs import assert_same_bits, final_tensors, flat
 from tests.tiny import genctr
 
 DAYS = 10

@@ -20,8 +20,8 @@ from data.seal import sealed
 from pipeline.daily.ledger import Ledger
 from pipeline.run_folder.lease import Lease, _locked
 from pipeline.training.callbacks import Tallies
-from tests.integration.jobs import assert_same_bits, events
 from tests.integration.nightly import Nightly, assert_same_outcome, ledger, states, write_daily
+from tests.jobs import assert_same_bits, events
 from tests.tiny import Done, genctr
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))

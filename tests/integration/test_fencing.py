@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from pipeline.run_folder import lease
+from tests.helpers import SERVER
 from tests.integration import nightly
-from tests.integration.jobs import SERVER, events
 from tests.integration.nightly import Nightly, write_daily
+from tests.jobs import events
 
 
 def elsewhere(words: list[str], told: str) -> None:

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from pipeline.jobs.reshape import load_grown
-from tests.integration.jobs import assert_same_bits, events, final_tensors, flat
 from tests.integration.nightly import Nightly, ledger, states, write_daily
+from tests.jobs import assert_same_bits, events, final_tensors, flat
 from tests.tiny import SCHEMA, Done, built, genctr
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))

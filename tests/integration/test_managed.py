@@ -10,7 +10,7 @@ import yaml
 
 from data.synthetic import write
 from pipeline.distributed.managed_ids import CLOCK
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_every_row_once,
     assert_same_bits,
     events,

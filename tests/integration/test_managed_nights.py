@@ -15,9 +15,9 @@ from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import load, restore
 from pipeline.serving.bundle import Bundle, BundleError
 from pipeline.serving.scorer import Scorer
-from tests.integration.jobs import final_tensors, flat
 from tests.integration.nightly import LENIENT, Nightly, ledger
 from tests.integration.test_managed import USERS, write_managed
+from tests.jobs import final_tensors, flat
 from tests.tiny import built, genctr, train
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_every_row_once,
     assert_same_bits,
     events,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.jobs import assert_every_row_once, events, final_tensors, finish, flat, start
+from tests.jobs import assert_every_row_once, events, final_tensors, finish, flat, start
 
 STEADY = ("train.log_every_steps=1", "model.decoder_options.dropout=0", "train.max_steps=60")
 

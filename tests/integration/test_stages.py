@@ -14,7 +14,7 @@ from data.batch import Tally
 from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from pipeline.run_folder.claim import stage_schema
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_same_bits,
     events,
     final_tensors,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import assert_every_row_once, events
 from tests.integration.nightly import states, write_daily
+from tests.jobs import assert_every_row_once, events
 from tests.tiny import DAYS, ROOT, train, write_log
 
 

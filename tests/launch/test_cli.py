@@ -18,8 +18,9 @@ from data.paths import PATHS
 from data.schema import Schema
 from launch import cli
 from pipeline.run_folder.lease import Lease
-from tests.integration.jobs import assert_every_row_once, events
-from tests.tiny import DAYS, ROOT, SERVER, Done, genctr, train, write_log
+from tests.helpers import SERVER
+from tests.jobs import assert_every_row_once, events
+from tests.tiny import DAYS, ROOT, Done, genctr, train, write_log
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 

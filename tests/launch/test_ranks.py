@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import events
+from tests.jobs import events
 from tests.tiny import ROOT, write_log
 
 LISTENS = "0A"

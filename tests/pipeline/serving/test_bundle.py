@@ -20,8 +20,8 @@ from data.seal import sealed
 from pipeline.serving.bundle import Bundle, BundleError, pieces, quantised
 from pipeline.serving.parity import parity_bound
 from pipeline.serving.scorer import BATCH_ROWS, Scorer
-from tests.integration.jobs import command, finish
 from tests.integration.nightly import Nightly, write_daily
+from tests.jobs import command, finish
 from tests.tiny import genctr
 
 DAY = "2026-11-02"

@@ -12,7 +12,7 @@ from data.cursor import Cursor
 from pipeline.distributed.world import world
 from pipeline.training.diverged import Diverged, _first_not_finite, check_finite
 from pipeline.training.loop import TrainState
-from tests.integration.jobs import assert_same_bits
+from tests.jobs import assert_same_bits
 from tests.tiny import DAYS, genctr, train, write_log
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -22,10 +21,9 @@ from data.batch import Tally
 from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from pipeline.run_folder.log import read_log
+from tests.helpers import SERVER
 
-SERVER = multiprocessing.get_context("forkserver")
 TURNS = itertools.count(os.getpid() * 7)
-SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily.job"])
 
 
 def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int) -> None:
