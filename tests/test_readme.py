@@ -77,6 +77,7 @@ def test_every_genctr_line_is_a_command_there_is(line: str) -> None:
         cli.main([shlex.split(line)[1], "--help"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in INDENTED if line.startswith("torchx run ")])
 def test_every_torchx_line_makes_a_job(line: str) -> None:
     words = shlex.split(line)[2:]
@@ -98,6 +99,7 @@ def test_make_demo_trains_every_day_and_says_where_the_run_is(tmp_path: Path) ->
     assert (copy / "runs" / "demo" / "log.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_make_test_runs_the_default_suite(tmp_path: Path) -> None:
     copy = clean_copy(tmp_path / "genctr")
 
