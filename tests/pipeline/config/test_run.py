@@ -260,9 +260,10 @@ TRAINED_BY_DOCS = ("daily", "demo", "hetegen", "managed")
 """Configs that tests of the pages train, on a log that suits them."""
 
 
-@pytest.mark.parametrize("name", TRAINED_BY_DOCS)
-def test_a_page_trains_this_config(name: str) -> None:
-    assert any(f"launch/configs/{name}.yaml" in page.read_text() for page in (ROOT / "docs").glob("*.md"))
+def test_pages_train_the_other_ready_configs() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+
+    assert [name for name in TRAINED_BY_DOCS if f"launch/configs/{name}.yaml" not in pages] == []
 
 
 @pytest.mark.parametrize("path", [path for path in READY if path.stem not in TRAINED_BY_DOCS], ids=lambda path: path.stem)
