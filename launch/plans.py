@@ -88,7 +88,7 @@ def _ranks(paper: Paper) -> Table:
         line = paper.ranks[alike[0]]
         others = [f"{line.ddr / GIB:.2f}", f"{line.ssd / GIB:.2f}"] if cuda else []
         share = f"{line.memory / paper.budget:.0%}"
-        lines.append([_numbers(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}"])
+        lines.append([rank_ranges(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}"])
     return table(["ranks", "card GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"], lines)
 
 
@@ -113,7 +113,7 @@ def _show_advice(here: Console, paper: Paper) -> None:
 
 
 def _held_by(own: TablePlan) -> str:
-    return _numbers(sorted({shard[0] for shard in own.shards}))
+    return rank_ranges(sorted({shard[0] for shard in own.shards}))
 
 
 def _alike(lines: Sequence[RankLine]) -> list[list[int]]:
@@ -121,7 +121,7 @@ def _alike(lines: Sequence[RankLine]) -> list[list[int]]:
     return [list(ranks) for _, ranks in groupby(range(len(lines)), key=lambda rank: lines[rank])]
 
 
-def _numbers(ranks: Sequence[int]) -> str:
+def rank_ranges(ranks: Sequence[int]) -> str:
     """0-7 for eight of them, 0, 3 for two apart."""
     runs = [list(run) for _, run in groupby(ranks, key=lambda rank: rank - ranks.index(rank))]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -77,6 +77,7 @@ def test_every_genctr_line_is_a_command_there_is(line: str) -> None:
         cli.main([shlex.split(line)[1], "--help"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in INDENTED if line.startswith("torchx run ")])
 def test_every_torchx_line_makes_a_job(line: str) -> None:
     words = shlex.split(line)[2:]
@@ -115,6 +116,7 @@ def test_the_demo_installs_the_runtime_alone(tmp_path: Path) -> None:
         assert ".[dev]" in run(f"make --dry-run {target}", copy), target
 
 
+@pytest.mark.slow
 def test_make_test_runs_the_default_suite(tmp_path: Path) -> None:
     copy = clean_copy(tmp_path / "genctr")
 

@@ -3,11 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
 from data.synthetic import write
@@ -15,7 +17,7 @@ from launch.cli import main
 from pipeline.builders.job import Job, build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
-from tests.integration.jobs import SERVER
+from tests.helpers import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "launch" / "configs" / "demo.schema.yaml"
@@ -44,6 +46,13 @@ def write_log(folder: Path) -> Path:
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run, sort_keys=False))
     return path
+
+
+def some(cases: Iterable[str], *default: str) -> list[Any]:
+    """Cases to parametrize by; those not named are slow, because a named one takes the same way through the code."""
+    cases = list(cases)
+    assert set(default) <= set(cases)
+    return [case if case in default else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pipeline.daily.gates import Answer, Evidence, judge
 from pipeline.daily.ledger import DayRecord, History, SharedLedger, base_of
 from pipeline.daily.notify import tell
 from pipeline.daily.policy import Action, NeedsPerson
+from pipeline.distributed.shard import tables_in
 from pipeline.jobs.advice import warn_of_scores
 from pipeline.jobs.day_run import train_rows
 from pipeline.jobs.evaluate import evaluate
@@ -301,11 +302,10 @@ class DayWork:
 def renew(job: Job, config: DailyConfig) -> None:
     """What a new day begins with: tables that forget, optimizers that do."""
     state = job.sharded.model.state_dict()
-    for key, value in state.items():
-        factor = config.row_decay.get(key.split(".")[-2] if "." in key else "")
-        if factor is not None and isinstance(value, ShardedTensor):
-            for shard in value.local_shards():
-                shard.tensor.mul_(factor)
+    for table in tables_in(state):
+        if table.name in config.row_decay:
+            for shard in table.shards:
+                shard.values.mul_(config.row_decay[table.name])
     if config.row_decay:
         job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
     for name, own in job.optimizer.optimizers if config.optimizer != "keep" else ():

@@ -124,7 +124,8 @@ def device_here(device: torch.device, hardware: HardwareConfig) -> Device | None
 def _card(device: torch.device) -> str | None:
     """The card's name among ours."""
     told = torch.cuda.get_device_name(device).lower()
-    found = next((name for name in ("h100", "h200", "a100") if re.search(rf"{name}(?!\d)", told)), None)  # an A1000 is none
+    # An A1000 is not an A100, nor a GH200 an H200.
+    found = next((name for name in ("h100", "h200", "a100") if re.search(rf"(?<![a-z]){name}(?!\d)", told)), None)
     small = torch.cuda.get_device_properties(device).total_memory < 48 * GIB
     return "a100-40gb" if found == "a100" and small else found
 

@@ -112,12 +112,12 @@ def compare(
         if name in left_out:
             continue
         slots = _slots(model, at)
-        classes = [_classes(own[:, slots], real_NS[:, slots]) for own in (real_NS, drawn_NS)]
+        classes = [frequency_classes(own[:, slots], real_NS[:, slots]) for own in (real_NS, drawn_NS)]
         if name in given:
             single |= {name: classes} if len(slots) == 1 else {}
             continue
         there = [own[own >= 0] for own in (classes[0][first], classes[1][second], classes[0][second])]
-        fields[name] = Distance(drawn=_apart(there[0], there[1]), log=_apart(there[0], there[2]))
+        fields[name] = Distance(drawn=total_variation(there[0], there[1]), log=total_variation(there[0], there[2]))
         if len(slots) == 1:
             single[name] = classes
     pairs = []
@@ -126,7 +126,7 @@ def compare(
             continue
         both, drawn = (single[one][k][:, 0] * (CLASSES + 2) + single[other][k][:, 0] for k in (0, 1))
         shuffled = single[one][0][torch.randperm(len(both)), 0] * (CLASSES + 2) + single[other][0][:, 0]
-        pairs.append(Distance(*(_apart(both[first], own[second]) for own in (drawn, both, shuffled))))
+        pairs.append(Distance(*(total_variation(both[first], own[second]) for own in (drawn, both, shuffled))))
     means = [mean(getattr(own, key) for own in pairs) for key in ("drawn", "log", "independent")] if pairs else []
     return SampleReport(len(real_NS), fields, Distance(*means) if means else None)
 
@@ -165,7 +165,7 @@ def _slots(model: Denoiser, name: int) -> Tensor:
     return (model.field_S == name).nonzero().squeeze(1).cpu()
 
 
-def _classes(values_NL: Tensor, like_NL: Tensor) -> Tensor:
+def frequency_classes(values_NL: Tensor, like_NL: Tensor) -> Tensor:
     """Every value as the rank of its frequency in `like`, CLASSES for all that are rarer or unseen, -1 for none."""
     known, counts = torch.unique(like_NL[like_NL >= 0], return_counts=True)
     frequent = known[counts.argsort(descending=True, stable=True)[:CLASSES]].sort().values
@@ -175,7 +175,7 @@ def _classes(values_NL: Tensor, like_NL: Tensor) -> Tensor:
     return torch.where(values_NL < 0, -1, torch.where(frequent[at] == values_NL, at, CLASSES))
 
 
-def _apart(one_N: Tensor, other_M: Tensor) -> float:
+def total_variation(one_N: Tensor, other_M: Tensor) -> float:
     """Total variation between two samples of classes."""
     if not len(one_N) or not len(other_M):
         return float("nan")

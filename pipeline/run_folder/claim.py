@@ -68,7 +68,7 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
     changed = _changes(folder, config, schema)
     trained = PATHS.exists(f"{folder}/checkpoints")
     begun, begun_schema = load_run(folder)
-    mistaken = [*_moved_stages(begun, config), *_mistaken(begun_schema, schema)]
+    mistaken = [*_moved_stages(begun, config), *changes_of_meaning(begun_schema, schema)]
     if mistaken and trained:
         told = "\n".join(f"  {line}" for line in mistaken)
         raise GenctrError(
@@ -123,10 +123,10 @@ def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
         and not key.endswith((".sharding", ".kernel", ".cache"))
     )
     lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
-    return [*lines, *_schema_changes(begun_schema, schema)]
+    return [*lines, *schema_changes(begun_schema, schema)]
 
 
-def _schema_changes(before: Schema, now: Schema) -> list[str]:
+def schema_changes(before: Schema, now: Schema) -> list[str]:
     """What is new, gone or other in a schema, a line each."""
     lines = []
     for kind, old, new in (
@@ -148,7 +148,7 @@ def _schema_changes(before: Schema, now: Schema) -> list[str]:
     return lines or ([] if before == now else ["schema: the same in other words"])
 
 
-def _mistaken(before: Schema, now: Schema) -> list[str]:
+def changes_of_meaning(before: Schema, now: Schema) -> list[str]:
     """What nobody can confirm, a line each: rows of a table that were other ids', weights of a place that was another's.
 
     A network and its heads know fields and labels by their places; with another number of fields it begins anew.

@@ -30,7 +30,7 @@ def check_finite(tensors: Mapping[str, Any], world: World, *, since: TrainState,
     Raises:
         Diverged: on every rank, if any rank has a number that is nan or infinite. Each names what it has.
     """
-    wrong = [f"{name}: {where}" for name, part in _parts(tensors) if (where := _first_not_finite(*part))]
+    wrong = [f"{name}: {where}" for name, part in _parts(tensors) if (where := first_not_finite(*part))]
     if not world.total(torch.tensor([len(wrong)])).item():
         return
     more = f"; and {len(wrong) - SHOWN} more tensors" if len(wrong) > SHOWN else ""
@@ -61,7 +61,7 @@ def _parts(value: Any, name: str = "") -> Iterator[tuple[str, tuple[Tensor, int]
 
 
 @torch.no_grad()
-def _first_not_finite(tensor: Tensor, row: int) -> str:
+def first_not_finite(tensor: Tensor, row: int) -> str:
     """Which of its rows is the first with a number that is not finite, and that number; empty if there is none."""
     flat = tensor.detach()
     rows = flat.reshape(len(flat) if flat.dim() else 1, -1)

@@ -3,19 +3,25 @@
 import json
 import os
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 from data.synthetic import write
-from tests.integration.jobs import SERVER, free_port
-from tests.tiny import SCHEMA
+from tests.helpers import SERVER
+from tests.jobs import free_port, job
+from tests.tiny import SCHEMA, Done, genctr
+
+DAYS = FIRST, SECOND, THIRD, FOURTH = tuple(f"2026-11-{day:02}" for day in range(1, 5))
+
+After = Callable[[str], None]
+"""`after(day)` makes `out` a run that has trained the log until that day."""
 
 LENIENT = {"auc": -0.5, "calibration": [0.2, 5.0]}
-"""Gates that a tiny model passes on most days."""
+"""Gates that a tiny model passes on every day."""
 
 
 def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Path:
@@ -36,46 +42,41 @@ def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Pa
     return path
 
 
-def _run(words: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int, kill_at: int, err: str) -> None:
-    os.environ |= environment
-    if ranks > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def daily(config: Path, out: Path, *words: str) -> Done:
+    """A night in this process."""
+    return genctr("daily", config, "--out", out, "--quiet", *words)
+
+
+def settings(*values: str) -> list[str]:
+    return [word for value in values for word in ("--set", value)]
+
+
+def files(config: Path, day: str) -> list[Path]:
+    return sorted((config.parent / "log" / f"day={day}").glob("*.parquet"))
+
+
+def add_late(config: Path, day: str) -> str:
+    """Seventeen rows more for a day, in a file of their own; its name in the ledger."""
+    rows = pq.read_table(files(config, day)[0], partitioning=None).slice(0, 17)
+    pq.write_table(rows, config.parent / "log" / f"day={day}" / "part-late.parquet")
+    return f"day={day}/part-late.parquet"
+
+
+def assert_proven(out: Path) -> None:
+    done = genctr("verify", out)
+    assert done.code == 0, done.err
+
+
+def run(words: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int, kill_at: str, err: str) -> None:
     for number in (1, 2):
         os.dup2(os.open(err, os.O_CREAT | os.O_APPEND | os.O_WRONLY), number)
-    if kill_at and rank == 0:
-        die_at(kill_at)
-    from launch.cli import main
-
-    sys.exit(main(words))
-
-
-def die_at(number: int) -> None:
-    """SIGKILL this process at its so-manieth change of the file system: before it if the number is odd, after if even."""
-    seen = 0
-
-    def watched(real: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if number == 2 * seen - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                return real(*arguments, **options)
-            finally:
-                if number == 2 * seen:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        return call
-
-    for name in ("replace", "rename", "remove", "unlink", "mkdir", "fsync"):
-        setattr(os, name, watched(getattr(os, name)))
+    job(words, environment, rank, ranks, port, kill_at)
 
 
 class Nightly:
     """One run of `genctr daily`, its ranks as processes."""
 
-    def __init__(self, config: Path, out: Path, *words: str, ranks: int = 1, kill_at: int = 0) -> None:
+    def __init__(self, config: Path, out: Path, *words: str, ranks: int = 1, kill_at: str = "") -> None:
         port = free_port()
         out.mkdir(parents=True, exist_ok=True)
         self.told = out / "told.txt"
@@ -83,7 +84,7 @@ class Nightly:
         argv = ["daily", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}", *words]
         environment = dict(os.environ)
         self.processes = [
-            SERVER.Process(target=_run, args=(argv, environment, rank, ranks, port, kill_at, str(self.told)))
+            SERVER.Process(target=run, args=(argv, environment, rank, ranks, port, kill_at, str(self.told)))
             for rank in range(ranks)
         ]
         for process in self.processes:
@@ -113,6 +114,11 @@ class Nightly:
 
 def ledger(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+
+def published(*days: str) -> dict[str, str]:
+    """The states of days whose models all passed their gates."""
+    return dict.fromkeys(days, "published")
 
 
 def states(out: Path) -> dict[str, str]:

@@ -53,22 +53,6 @@ def test_without_a_card_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatc
     assert "torch finds no card here" in capsys.readouterr().err
 
 
-def test_a_case_that_fails_leaves_its_peak_of_memory_to_none_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, calls = script("gpu", monkeypatch), []
-
-    def failing(*_: object) -> None:
-        calls.append("run")
-        raise RuntimeError("CUDA out of memory")
-
-    monkeypatch.setattr(gpu, "world", failing)
-    monkeypatch.setattr(gpu.torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(gpu.torch.cuda, "reset_peak_memory_stats", lambda: calls.append("reset"))
-    for _ in range(2):
-        assert gpu.step_rate(Path("run.yaml"), Path("run"), "cuda", [], 1) == {"failed": "CUDA out of memory"}
-
-    assert calls == ["reset", "run"] * 2
-
-
 def test_its_run_is_a_job_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = script("gpu", monkeypatch)
 

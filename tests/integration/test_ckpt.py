@@ -23,8 +23,9 @@ from pipeline.distributed.world import world
 from pipeline.jobs.reshape import load_grown
 from pipeline.jobs.restore import load as load_checkpoint
 from pipeline.run_folder.lease import Lease
-from tests.integration.jobs import (
-    SERVER,
+from tests.helpers import SERVER
+from tests.integration.test_object_store import bucket
+from tests.jobs import (
     assert_every_row_once,
     assert_same_bits,
     events,
@@ -34,7 +35,6 @@ from tests.integration.jobs import (
     free_port,
     start,
 )
-from tests.integration.test_object_store import bucket
 from tests.tiny import DAYS, built, genctr, train, write_log
 
 __all__ = ["bucket"]

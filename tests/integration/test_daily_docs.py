@@ -20,7 +20,7 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path: Path, monkey
     kinds = ["synth", "daily", "daily", "status", "verify", "score", "rollback", "schedule"]
     assert [command.split()[0] for command in COMMANDS] == kinds
     for command in COMMANDS:
-        words = shlex.split(command.replace("--rows 60000", "--rows 3000"))
+        words = shlex.split(command.replace("--rows 60000", "--rows 1000"))
         if words[0] in ("daily", "schedule"):
             words[1] = str(ROOT / words[1])
         if words[0] == "daily":

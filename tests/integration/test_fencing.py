@@ -6,15 +6,16 @@ import time
 from pathlib import Path
 
 from pipeline.run_folder import lease
+from tests.helpers import SERVER
 from tests.integration import nightly
-from tests.integration.jobs import SERVER, events
 from tests.integration.nightly import Nightly, write_daily
+from tests.jobs import events
 
 
 def elsewhere(words: list[str], told: str) -> None:
     """A nightly job as on another machine: nobody here can see whether its process is alive."""
     lease._machine = lambda: "far/away"
-    nightly._run(words, {}, 0, 1, 0, 0, told)
+    nightly.run(words, {}, 0, 1, 0, "", told)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import yaml
 
 from data.synthetic import write
 from pipeline.distributed.managed_ids import CLOCK
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_every_row_once,
     assert_same_bits,
     events,
@@ -20,7 +20,7 @@ from tests.integration.jobs import (
     kill_after_lines,
     start,
 )
-from tests.tiny import SCHEMA, built, genctr, train
+from tests.tiny import SCHEMA, built, genctr, some, train
 
 USERS = {"ids": "managed", "rows": 82, "probe": 16, "evict": "distance_lfu", "admit": 2, "unseen": "zero"}
 ITEMS = {"ids": "managed", "rows": 170, "probe": 32, "evict": "lru", "ttl_days": 1, "unseen": "hashed", "unseen_rows": 8}
@@ -213,7 +213,7 @@ def vectors_by_id(out: Path, table: str, file: Path) -> dict[int, list[float]]:
     }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", some(["fp32", "fp16"], "fp16"))
 def test_a_checkpoint_moves_to_two_ranks_and_every_raw_id_keeps_its_vector(
     managed: Path, unbroken: Path, tmp_path: Path, precision: str
 ) -> None:

@@ -19,7 +19,7 @@ def test_the_commands_of_the_page_run_one_after_the_other(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     assert [command.split()[0] for command in COMMANDS] == ["synth", "daily", "status", "verify", "score"]
     for command in COMMANDS:
-        words = shlex.split(command.replace("--rows 60000", "--rows 3000"))
+        words = shlex.split(command.replace("--rows 60000", "--rows 1000"))
         if words[0] == "daily":
             settings = ("--set", f"data.root={tmp_path}/runs/demo-log", "--set", "daily.gates={}")
             night = Nightly(ROOT / words[1], tmp_path / words[3], *settings, ranks=2)

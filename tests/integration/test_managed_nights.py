@@ -15,9 +15,9 @@ from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import load, restore
 from pipeline.serving.bundle import Bundle, BundleError
 from pipeline.serving.scorer import Scorer
-from tests.integration.jobs import final_tensors, flat
 from tests.integration.nightly import LENIENT, Nightly, ledger
 from tests.integration.test_managed import USERS, write_managed
+from tests.jobs import final_tensors, flat
 from tests.tiny import built, genctr, train
 
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")
@@ -29,7 +29,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nights")
     path = write_managed(folder, rows=300)
     nightly(path)
-    assert genctr("daily", path, "--out", folder / "run", "--quiet").code in (0, 3)
+    assert genctr("daily", path, "--out", folder / "run", "--quiet").code == 0
     return folder
 
 
@@ -155,7 +155,7 @@ def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp
     path = write_managed(tmp_path, days=1, rows=50)
     nightly(path, tables="int8")
     half = "tables.precision=fp16"
-    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", half).code in (0, 3)
+    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", half).code == 0
     (bundle,) = bundles(tmp_path)
     there = torch.ones(USERS["rows"], 4)
     bundle.fill(next(name for name in bundle.tables if name.endswith(".user_id.weight")), there)
@@ -171,10 +171,9 @@ def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_job_killed_at_night_leaves_the_same_ledger_and_bundles(nights: Path, tmp_path: Path, ranks: int) -> None:
     """On two ranks the maps come in two files; what they say is the same."""
-    for kill_at in (60, 150, 0):
+    for kill_at in ("after replace */checkpoints/step-*/checkpoint.json", "before replace */published/current.json", ""):
         night = Nightly(nights / "run.yaml", tmp_path / "run", ranks=ranks, kill_at=kill_at)
-        code = night.ended()
-        assert code in ((0, 3) if not kill_at else (-9, 0, 3)), night.text
+        assert night.ended() == (-9 if kill_at else 0), night.text
     again, first = bundles(tmp_path), bundles(nights)
     assert [bundle.name for bundle in again] == [bundle.name for bundle in first]
     for one, other in zip(again, first, strict=True):
@@ -265,10 +264,10 @@ def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it
 def test_a_night_goes_on_with_a_grown_table_and_all_its_ids(tmp_path: Path) -> None:
     path = write_managed(tmp_path, rows=300)
     nightly(path)
-    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--until", DAYS[1]).code in (0, 3)
+    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--until", DAYS[1]).code == 0
     (words,) = grown(path, rows=2 + 2 * 80)
     assert genctr("daily", path, "--out", tmp_path / "run", "--quiet").code == 2
-    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", words).code in (0, 3)
+    assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", words).code == 0
     told = [entry["ids"]["user_id"] for entry in ledger(tmp_path / "run") if entry["event"] == "trained"]
     assert told[2]["held"] > 80
     assert told[2]["occupancy"] == told[2]["held"] / 160
@@ -288,7 +287,7 @@ def test_what_a_managed_table_cannot_become_is_told(nights: Path, tmp_path: Path
     path = write_managed(tmp_path, rows=300)
     nightly(path)
     done = genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--until", DAYS[0])
-    assert done.code in (0, 3)
+    assert done.code == 0
     done = genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", *grown(path, **users))
     assert done.code == 2
     assert told in done.err

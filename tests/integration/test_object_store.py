@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 from data.paths import PATHS, filesystem, write_whole
 from data.synthetic import write
 from pipeline.run_folder.log import read_log
-from tests.integration.jobs import finish, start
+from tests.jobs import finish, start
 from tests.tiny import genctr
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from data.errors import BadDocument
 from pipeline.config.run import load
-from tests.integration.jobs import events
+from tests.jobs import events
 from tests.tiny import DAYS, genctr, train, write_log
 
 FILE = Path(__file__).with_name("two_tower_family.py")

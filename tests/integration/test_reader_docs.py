@@ -1,15 +1,13 @@
 """docs/reader.md: the reader of an outside package trains a log, through its entry point."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tiny import ROOT, train
 
 
 def block(language: str) -> str:
@@ -17,7 +15,9 @@ def block(language: str) -> str:
     return text
 
 
-def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_files_out(tmp_path: Path) -> None:
+def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_files_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = tmp_path / "site"
     (site / "feed_logs-1.dist-info").mkdir(parents=True)
     (site / "feed_logs.py").write_text(block("python"))
@@ -39,12 +39,11 @@ def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_fil
     run = {"schema": "schema.yaml", "data": data, "model": {"decoder": "fm", "dim": 4}, "train": {"batch_rows": 64}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run, default_flow_style=False))
 
-    command = [sys.executable, "-m", "launch", "train", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "run"), "--quiet"]
-    path = os.pathsep.join([str(site), str(ROOT)])
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    monkeypatch.syspath_prepend(str(site))
+    done = train(tmp_path / "run.yaml", tmp_path / "run")
 
-    assert done.returncode == 0, done.stderr
-    assert "378 rows trained" in done.stdout
+    assert done.code == 0, done.err
+    assert "378 rows trained" in done.out
     for day in ("2026-11-01", "2026-11-02"):
         broken = tmp_path / "logs" / f"day={day}" / "part-1.jsonl"
-        assert f"genctr: day {day} is read without {broken}: these are no JSON lines: " in done.stderr
+        assert f"genctr: day {day} is read without {broken}: these are no JSON lines: " in done.err

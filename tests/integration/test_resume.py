@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_every_row_once,
     assert_same_bits,
     events,
@@ -36,7 +36,35 @@ def test_an_unbroken_run_trains_every_row_once(config: Path, unbroken: Path) -> 
     assert_every_row_once(config, unbroken)
 
 
-def test_twenty_kills_leave_the_same_bits_and_every_row_once(
+KILLS = (
+    "before fsync */statistics/statistics.json*",
+    "before fsync */checkpoints/*.distcp",
+    "after fsync */checkpoints/*.distcp",
+    "before replace */checkpoints/step-*/checkpoint.json",
+    "after replace */checkpoints/step-*/checkpoint.json",
+    "after remove */checkpoints/step-*/checkpoint.json",
+    "after unlink *.distcp",
+    "before replace */checkpoints/rank.json",
+)
+"""A write of every kind, in the order in which a job comes to them."""
+
+
+def test_a_kill_at_every_kind_of_write_leaves_the_same_bits_and_every_row_once(
+    config: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for kill_at in KILLS:
+        (process,) = start(config, out, 1, kill_at=kill_at)
+        process.join()
+        assert process.exitcode == -9, kill_at
+    finish(start(config, out, 1))
+    assert_every_row_once(config, out)
+    assert_same_bits(unbroken, out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_at_any_time_leave_the_same_bits_and_every_row_once(
     config: Path, unbroken: Path, seconds: float, tmp_path: Path
 ) -> None:
     rng = random.Random(11)

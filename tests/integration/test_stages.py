@@ -14,7 +14,7 @@ from data.batch import Tally
 from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from pipeline.run_folder.claim import stage_schema
-from tests.integration.jobs import (
+from tests.jobs import (
     assert_same_bits,
     events,
     final_tensors,
@@ -24,6 +24,7 @@ from tests.integration.jobs import (
     killed_within,
     start,
 )
+from tests.tiny import some
 
 PARADIGMS = ("diffusion", "hetegen", "sfg_tf")
 
@@ -66,7 +67,7 @@ def write(config: Path, folder: Path, paradigm: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=PARADIGMS)
+@pytest.fixture(scope="module", params=some(PARADIGMS, "hetegen"))
 def staged(request: pytest.FixtureRequest, config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run file, and an unbroken run of it."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -133,7 +134,7 @@ def by_table(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name.split(".")[-2]: value for name, value in names.items()}
 
 
-@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+@pytest.mark.parametrize("sharding", some(["table_wise", "row_wise"], "row_wise"))
 def test_the_ranks_and_shards_of_a_stage_change_nothing(config: Path, tmp_path: Path, sharding: str) -> None:
     """Fine-tuning draws no noise: from one pre-training, one rank and two end alike, whatever the shards."""
     path = write(config, tmp_path, "hetegen")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import assert_every_row_once, events
 from tests.integration.nightly import states, write_daily
+from tests.jobs import assert_every_row_once, events
 from tests.tiny import DAYS, ROOT, train, write_log
 
 
@@ -27,6 +27,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("torchx"))
 
 
+@pytest.mark.slow
 def test_torchx_runs_the_job_and_the_same_line_again_goes_on(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = ["launch/components.py:train", "--config", config, "--out", out, "--ranks", 2]
@@ -52,6 +53,7 @@ def test_torchx_scores_a_run(config: Path, tmp_path: Path) -> None:
     assert f"{evaluated['metrics']['is_click']['auc']:.4f}" in told
 
 
+@pytest.mark.slow
 def test_torchx_runs_a_night_and_the_next_finds_nothing_to_do(tmp_path: Path) -> None:
     config, out = write_daily(tmp_path, days=2), tmp_path / "run"
     line = ["launch/components.py:daily", "--config", config, "--out", out, "--ranks", 2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from tests.integration.jobs import assert_every_row_once, assert_same_bits, events, finish, finished_within, start
+from tests.jobs import assert_every_row_once, assert_same_bits, events, finish, finished_within, start
 from tests.tiny import genctr
 
 RANKS = 3

@@ -18,8 +18,9 @@ from data.paths import PATHS
 from data.schema import Schema
 from launch import cli
 from pipeline.run_folder.lease import Lease
-from tests.integration.jobs import assert_every_row_once, events
-from tests.tiny import DAYS, ROOT, SERVER, Done, genctr, train, write_log
+from tests.helpers import SERVER
+from tests.jobs import assert_every_row_once, events, finish, start
+from tests.tiny import DAYS, ROOT, Done, genctr, train, write_log
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -355,16 +356,14 @@ def test_two_ranks_train_through_torchrun_and_go_on_when_one_was_killed(config: 
     assert "genctr: rank 1 died of SIGKILL; run the same command again to go on from the last checkpoint" in told
     assert "Traceback" not in told
 
-    done = shell(*line, "--set", f"train.epochs={events(out, 'trained')[-1]['epoch'] + 1}")
-
-    assert done.code == 0, done.err
-    assert done.out.count("│ test ") == 1, "one rank prints"
+    finish(start(config, out, 2, f"train.epochs={events(out, 'trained')[-1]['epoch'] + 1}"))
     assert events(out, "resumed")[0]["ranks"] == 2
     assert_every_row_once(config, out)
     assert [event["rows"] for event in events(out, "tested")] == [event["rows"] for event in events(trained, "tested")]
     assert json.loads(max((out / "checkpoints").glob("step-*/checkpoint.json")).read_text())["meta"]["ranks"] == 2
 
 
+@pytest.mark.slow
 def test_a_rank_with_a_bad_row_ends_all_of_them_and_its_message_is_what_is_read(config: Path, tmp_path: Path) -> None:
     part = next((config.parent / "log" / f"day={DAYS[0]}").glob("part-00002.parquet"))
     days = tmp_path / "log" / f"day={DAYS[0]}"

@@ -72,7 +72,7 @@ def test_on_one_node_no_store_is_opened_to_the_network():
     assert "torchrun" not in components.train(config="run.yaml", ranks=2).roles[0].args[-1]
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_file_of_the_folder_a_job_is_started_in_is_not_taken_for_ours(nodes: int, tmp_path: Path):
     (tmp_path / "launch.py").write_text("raise SystemExit('theirs')")
     variables = components.evaluate(run="none", days="d", nnodes=nodes).roles[0].env

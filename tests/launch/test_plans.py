@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from data.errors import GenctrError
-from launch.plans import _numbers, vocabulary_sizes
+from launch.plans import rank_ranges, vocabulary_sizes
 from tests.tiny import Done, genctr
 
 FIELDS = [{"name": "user", "kind": "id", "ids": "hash", "rows": 10**6}, {"name": "tab", "kind": "id", "ids": "vocab"}]
@@ -91,4 +91,4 @@ def test_sizes_that_are_none_are_told(text: str) -> None:
     ("ranks", "text"), [([0], "0"), ([0, 1, 2, 3], "0-3"), ([0, 3], "0, 3"), ([1, 2, 5, 6, 7], "1-2, 5-7")]
 )
 def test_ranks_next_to_each_other_are_one_word(ranks: list[int], text: str) -> None:
-    assert _numbers(ranks) == text
+    assert rank_ranges(ranks) == text

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.jobs import events
+from tests.jobs import events
 from tests.tiny import ROOT, write_log
 
 LISTENS = "0A"
@@ -82,6 +82,7 @@ def test_no_process_of_a_job_on_one_machine_listens_where_others_can_reach_it_an
     until(lambda: not any(map(is_there, ranks)), seconds=20)
 
 
+@pytest.mark.slow
 def test_ranks_whose_launcher_is_killed_while_they_import_end_with_it(command: subprocess.Popen[bytes]) -> None:
     until(lambda: len(children(command.pid)) == 2)
     ranks = children(command.pid)

@@ -31,7 +31,7 @@ from pipeline.config.run import load
 from pipeline.config.train import DenseConfig
 from pipeline.distributed.world import World
 from pipeline.jobs.train import run
-from pipeline.run_folder.claim import _mistaken, _schema_changes, load_run
+from pipeline.run_folder.claim import changes_of_meaning, load_run, schema_changes
 from tests.tiny import DAYS, SCHEMA, Done, built, genctr, train, write_log
 
 FIELDS = [
@@ -380,14 +380,14 @@ def test_another_order_is_among_the_changes_of_a_schema_whatever_else_is() -> No
     before = Schema.model_validate(values | {"labels": [{"target": "a", **label}, {"target": "b", **label}]})
     first, *others = values["fields"]
     changed = {"labels": [{"target": "b", **label}, {"target": "a", **label}], "fields": [*others, first | {"rows": 65535}]}
-    assert _schema_changes(before, Schema.model_validate(values | changed)) == [
+    assert schema_changes(before, Schema.model_validate(values | changed)) == [
         "field user_id.rows: begun with 32768, now 65535",
         "schema: fields in another order",
         "schema: labels in another order",
     ]
     at_the_end = values | {"labels": [{"target": name, **label} for name in ("a", "b", "c")]}
-    assert _schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
-    assert _schema_changes(before, before) == []
+    assert schema_changes(before, Schema.model_validate(at_the_end)) == ["label c: new"]
+    assert schema_changes(before, before) == []
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_a_field_that_comes_takes_the_place_of_the_one_that_goes() -> None:
     new = tab | {"name": "new"}
 
     def mistaken(*fields: dict[str, Any]) -> list[str]:
-        return _mistaken(Schema.model_validate(values), Schema.model_validate(values | {"fields": fields}))
+        return changes_of_meaning(Schema.model_validate(values), Schema.model_validate(values | {"fields": fields}))
 
     assert mistaken(user, item, new, hour, *others) == mistaken(user, item, tab, hour, *others, new) == []
     assert mistaken(user, item, hour, *others, new) == [f"field {own['name']}: in another place" for own in (hour, *others)]

@@ -1,5 +1,6 @@
 """A name finds our own part or an installed package's, and what is wrong with a name or an option is told."""
 
+import importlib.metadata
 from pathlib import Path
 from types import MappingProxyType
 
@@ -44,6 +45,19 @@ def test_a_package_that_is_not_asked_for_is_not_imported(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(str(tmp_path))
 
     assert find(GROUP, "square", OWN) is abs
+
+
+def test_installed_packages_are_read_once_and_not_for_every_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans: list[int] = []
+    real = importlib.metadata.distributions
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **path: scans.append(1) or real(**path))
+    install(tmp_path, "hexagon = outside_shapes:hexagon", "def hexagon():\n    return 6\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    for name in ("hexagon", "circle", "square"):
+        find(GROUP, name, OWN)
+
+    assert len(scans) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Devices by name, and what a config says of them instead."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -29,9 +30,25 @@ def test_what_the_config_says_is_taken_instead() -> None:
     assert device.intra_bw == DEVICES["h100"].intra_bw
 
 
-@pytest.mark.parametrize("key", [key for key in HardwareConfig.model_fields if key != "device"])
-def test_every_setting_changes_the_device(key: str) -> None:
-    assert find_device("a100", HardwareConfig.model_validate({key: 3.0})) != DEVICES["a100"]
+CHANGED = {
+    "hbm_gib": {"hbm": 3 * GIB},
+    "ddr_gib": {"ddr": 3 * GIB},
+    "ssd_gib": {"ssd": 3 * GIB},
+    "hbm_gb_s": {"hbm_bw": 3e9},
+    "ddr_gb_s": {"ddr_bw": 3e9},
+    "ssd_gb_s": {"ssd_bw": 3e9},
+    "link_gb_s": {"link_bw": 3e9},
+    "intra_gb_s": {"intra_bw": 3e9},
+    "inter_gb_s": {"inter_bw": 3e9},
+    "tflops": {"flops": 3e12, "bf16_flops": 3e12},
+}
+
+
+def test_every_setting_changes_what_it_is_called_after_and_nothing_else() -> None:
+    found = {key: find_device("a100", HardwareConfig.model_validate({key: 3.0})) for key in CHANGED}
+
+    assert found == {key: replace(DEVICES["a100"], **changed) for key, changed in CHANGED.items()}
+    assert CHANGED.keys() == HardwareConfig.model_fields.keys() - {"device"}
 
 
 def test_an_unknown_device_is_told_with_the_nearest() -> None:
@@ -52,7 +69,8 @@ def test_a_card_is_faster_than_what_is_around_it(device) -> None:
         ("NVIDIA A100-SXM4-80GB", 80, "a100"),
         ("NVIDIA A100-SXM4-40GB", 40, "a100-40gb"),
         ("NVIDIA H100 80GB HBM3", 80, "h100"),
-        ("NVIDIA GH200 480GB", 96, "h200"),
+        ("NVIDIA H200", 141, "h200"),
+        ("NVIDIA GH200 480GB", 96, None),  # its GPU has 96 GB, an H200 141
         ("NVIDIA RTX A1000", 8, None),
     ],
 )

@@ -21,7 +21,7 @@ from pipeline.distributed.world import World, world
 from pipeline.jobs.diagnose import days_to_show
 from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
 from tests.helpers import on_ranks
-from tests.integration.jobs import events, finish, start
+from tests.jobs import events, finish, start
 from tests.tiny import DAYS, built, genctr, train, write_log
 
 SFG = ("model.encoder.kind=sfg", "model.decoder=dcnv2", "train.diagnose_every_steps=5")

@@ -15,7 +15,7 @@ from data.errors import BadInput
 from pipeline.builders.job import Job
 from pipeline.jobs.evaluate import evaluate
 from pipeline.jobs.train import run
-from tests.integration.jobs import assert_same_bits, events
+from tests.jobs import assert_same_bits, events
 from tests.tiny import DAYS, built, genctr, train, write_log
 
 DROPOUT = ("model.decoder_options.batch_norm=true", f"data.fit=[{DAYS[0]}]")

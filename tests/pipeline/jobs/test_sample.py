@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.jobs.sample import CLASSES, SampleReport, _apart, _classes, compare, sample
+from pipeline.jobs.sample import CLASSES, SampleReport, compare, frequency_classes, sample, total_variation
 from pipeline.run_folder.claim import load_run
 from tests.tiny import DAYS, built, genctr, train, write_log
 
@@ -110,14 +110,14 @@ def test_a_run_that_pre_trained_nothing_draws_nothing(config: Path, tmp_path: Pa
 def test_the_distance_is_the_total_variation() -> None:
     one, other = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 2])
 
-    assert _apart(one, other) == pytest.approx(0.25)
-    assert _apart(one, one) == 0
-    assert _apart(one, other + 9) == 1
+    assert total_variation(one, other) == pytest.approx(0.25)
+    assert total_variation(one, one) == 0
+    assert total_variation(one, other + 9) == 1
 
 
 def test_values_are_compared_by_the_most_frequent_ones_and_the_rest() -> None:
     real = torch.cat([torch.arange(CLASSES).repeat(2), torch.tensor([900, 901])]).unsqueeze(1)
-    classes = _classes(torch.tensor([[0], [5], [900], [77777], [-1]]), real)
+    classes = frequency_classes(torch.tensor([[0], [5], [900], [77777], [-1]]), real)
 
     assert classes.squeeze(1).tolist() == [0, 5, CLASSES, CLASSES, -1]
 

@@ -20,7 +20,7 @@ from pipeline.jobs.train import judge, run
 from pipeline.training.loop import TrainState
 from pipeline.training.objective import MetricSpec
 from pipeline.training.rank import RankObjective
-from tests.integration.jobs import assert_every_row_once, assert_same_bits, events
+from tests.jobs import assert_every_row_once, assert_same_bits, events
 from tests.tiny import DAYS, SCHEMA, built, train, write_log
 
 FIRST, SECOND, VALIDATION, TEST = DAYS

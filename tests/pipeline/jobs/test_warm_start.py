@@ -9,7 +9,7 @@ import torch
 from pipeline.jobs.train import run
 from pipeline.training.loop import TrainState
 from pipeline.training.lr_schedule import Schedule
-from tests.integration.jobs import events, final_tensors, flat
+from tests.jobs import events, final_tensors, flat
 from tests.tiny import built, train, write_log
 
 FIRST = "{name: pretrain, objective: denoise}"

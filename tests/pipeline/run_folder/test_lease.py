@@ -15,7 +15,7 @@ from data.errors import GenctrError
 from data.paths import PATHS, remove_folder, write_whole
 from pipeline.run_folder import lease as lease_module
 from pipeline.run_folder.lease import Busy, Lease
-from tests.integration.jobs import SERVER
+from tests.helpers import SERVER
 
 
 def hold(folder: str) -> None:

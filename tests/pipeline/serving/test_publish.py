@@ -7,7 +7,7 @@ import pytest
 from data.errors import GenctrError
 from pipeline.serving.bundle import FORMAT, Bundle, BundleError, bundles, read_current
 from pipeline.serving.publish import before, prune, switch
-from tests.integration.jobs import SERVER
+from tests.helpers import SERVER
 
 
 def make(folder: Path, name: str) -> None:

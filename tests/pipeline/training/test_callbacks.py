@@ -13,7 +13,7 @@ from pipeline.run_folder.progress import Progress
 from pipeline.training.callbacks import Bar
 from pipeline.training.loop import TrainState
 from pipeline.training.objective import StepOutput
-from tests.integration.jobs import events
+from tests.jobs import events
 from tests.tiny import DAYS, train, write_log
 
 

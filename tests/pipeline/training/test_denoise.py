@@ -18,7 +18,7 @@ from pipeline.training.denoise import DenoiseObjective
 from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
-from tests.integration.jobs import events
+from tests.jobs import events
 from tests.tiny import DAYS, built, train, write_log
 
 DENOISER = "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, dropout: 0.0}"

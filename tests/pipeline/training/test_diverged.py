@@ -10,9 +10,9 @@ import torch
 
 from data.cursor import Cursor
 from pipeline.distributed.world import world
-from pipeline.training.diverged import Diverged, _first_not_finite, check_finite
+from pipeline.training.diverged import Diverged, check_finite, first_not_finite
 from pipeline.training.loop import TrainState
-from tests.integration.jobs import assert_same_bits
+from tests.jobs import assert_same_bits
 from tests.tiny import DAYS, genctr, train, write_log
 
 
@@ -21,10 +21,10 @@ from tests.tiny import DAYS, genctr, train, write_log
 def test_the_first_row_that_is_not_finite_is_found(kind: torch.dtype, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.training.diverged.BLOCK", 12)  # three rows
     table = torch.zeros(10, 4, dtype=kind)
-    assert _first_not_finite(table, 100) == ""
+    assert first_not_finite(table, 100) == ""
     table[7, 2] = value
-    assert _first_not_finite(table, 100) == f"{value} in row 107"
-    assert _first_not_finite(torch.tensor(value, dtype=kind), 0) == f"{value}"
+    assert first_not_finite(table, 100) == f"{value} in row 107"
+    assert first_not_finite(torch.tensor(value, dtype=kind), 0) == f"{value}"
 
 
 def test_the_message_says_where_to_look_and_what_is_kept() -> None:

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,53 @@ from data.batch import Tally
 from pipeline.builders.source import build_source
 from pipeline.config.run import load
 from pipeline.run_folder.log import read_log
+from tests.helpers import SERVER
 
-SERVER = multiprocessing.get_context("forkserver")
 TURNS = itertools.count(os.getpid() * 7)
-SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily.job"])
 
 
-def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int) -> None:
+def changed_path(arguments: Sequence[Any]) -> str:
+    """What a call of `os.replace`, `os.fsync` and the like changes: its last path, or the path of its file."""
+    path = arguments[1] if len(arguments) > 1 and isinstance(arguments[1], str | Path) else arguments[0]
+    return os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+
+
+def die_at(point: str) -> None:
+    """SIGKILL this process at a change of the file system.
+
+    Args:
+        point: `before replace */ledger.jsonl`: before or after the first call of that name on such a path;
+            `after * * 7`: after the seventh change, whatever it is.
+    """
+    when, operation, pattern, *number = point.split()
+    left = int(number[0]) if number else 1
+
+    def watched(name: str, real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= fnmatch(name, operation) and fnmatch(changed_path(arguments), pattern)
+            if left == 0 and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return real(*arguments, **options)
+            finally:
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return call
+
+    for name in ("replace", "rename", "remove", "unlink", "mkdir", "fsync"):
+        setattr(os, name, watched(name, getattr(os, name)))
+
+
+def job(argv: Sequence[str], environment: dict[str, str], rank: int, ranks: int, port: int, kill_at: str = "") -> None:
     """What each rank's process runs: the command itself."""
     os.environ |= environment  # the fork server has the environment of the first test that started a job
     if ranks > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if kill_at and rank == 0:
+        die_at(kill_at)
     from launch.cli import main
 
     sys.exit(main(argv))
@@ -52,17 +87,17 @@ def free_port() -> int:
         return port
 
 
-def start(config: Path | str, out: Path | str, ranks: int, *overrides: str) -> list[Any]:
+def start(config: Path | str, out: Path | str, ranks: int, *overrides: str, kill_at: str = "") -> list[Any]:
     argv = ["train", str(config), "--out", str(out), "--quiet", "--set", f"train.ranks={ranks}"]
     for override in overrides:
         argv += ["--set", override]
-    return command(argv, ranks)
+    return command(argv, ranks, kill_at)
 
 
-def command(argv: Sequence[str], ranks: int) -> list[Any]:
-    """The ranks of any command, as a launcher starts them."""
-    port = free_port()
-    processes = [SERVER.Process(target=job, args=(argv, dict(os.environ), rank, ranks, port)) for rank in range(ranks)]
+def command(argv: Sequence[str], ranks: int, kill_at: str = "") -> list[Any]:
+    """The ranks of any command, as a launcher starts them; `kill_at` is for the first one, see `die_at`."""
+    given = dict(os.environ), free_port()
+    processes = [SERVER.Process(target=job, args=(argv, given[0], rank, ranks, given[1], kill_at)) for rank in range(ranks)]
     for process in processes:
         process.start()
     return processes
