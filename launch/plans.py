@@ -82,11 +82,11 @@ def _tables(paper: Paper) -> Table:
 def _ranks(paper: Paper) -> Table:
     """What every rank holds."""
     cuda = paper.ask.device.kind == "cuda"
-    elsewhere = ["main memory GiB>", "disk GiB>"] if cuda else []
+    elsewhere = ["main memory GiB>"] if cuda else []
     lines = []
     for alike in _alike(paper.ranks):
         line = paper.ranks[alike[0]]
-        others = [f"{line.ddr / GIB:.2f}", f"{line.ssd / GIB:.2f}"] if cuda else []
+        others = [f"{line.ddr / GIB:.2f}"] if cuda else []
         share = f"{line.memory / paper.budget:.0%}"
         lines.append([rank_ranges(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}"])
     return table(["ranks", "card GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"], lines)

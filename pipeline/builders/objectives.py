@@ -39,11 +39,6 @@ def check_stage(stage: Stage, device: torch.device) -> None:
     for name in ("", *config.tables.only):
         if problem := device_problem(config.tables.of(name), device):
             raise GenctrError(f"{here}{f'tables.only.{name}' if name else 'tables'}: {problem}")
-        if config.tables.of(name).kernel == "key_value":
-            raise GenctrError(
-                f"{here}{f'tables.only.{name}' if name else 'tables'}.kernel: key_value is for `genctr plan` alone: "
-                "checkpoints cannot hold what is on disk\n  next: set it to auto or fused_uvm_caching, or take more ranks"
-            )
     problem = ""
     if train.dense.precision == "bf16" and device.type == "cpu":
         problem = "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32"

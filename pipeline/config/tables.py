@@ -52,13 +52,12 @@ class TableConfig(Section):
     """How the table is spread over ranks; auto leaves it to TorchRec's planner. One too small to give every rank a row stays
     whole."""
 
-    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching", "key_value"] = "auto"
+    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"] = "auto"
     """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
-    with a part of it on the card; key_value, on disk with a part of it on the card, for `genctr plan` alone so far. auto: fused
-    if it fits, else as little in main memory as it takes."""
+    with a part of it on the card. auto: fused if it fits, else as little in main memory as it takes."""
 
     cache: float = Field(default=0.2, gt=0, le=1)
-    """[1] share of a table that fused_uvm_caching and key_value keep on the card."""
+    """[1] share of a table that fused_uvm_caching keeps on the card."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     """Of the stored numbers; its optimizer's are always fp32. fp16 takes half the memory and is rounded at random, so that

@@ -81,17 +81,11 @@ class HardwareConfig(Section):
     ddr_gib: float | None = Field(default=None, gt=0)
     """[GiB] of main memory, of one rank."""
 
-    ssd_gib: float | None = Field(default=None, gt=0)
-    """[GiB] of the machine's own disks, of one rank."""
-
     hbm_gb_s: float | None = Field(default=None, gt=0)
     """[GB/s] of the card's memory."""
 
     ddr_gb_s: float | None = Field(default=None, gt=0)
     """[GB/s] of main memory."""
-
-    ssd_gb_s: float | None = Field(default=None, gt=0)
-    """[GB/s] of the disks."""
 
     link_gb_s: float | None = Field(default=None, gt=0)
     """[GB/s] between card and main memory."""

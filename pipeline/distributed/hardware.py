@@ -25,8 +25,8 @@ class Device:
 
     Args:
         name: what `--device` calls it. kind: what torch calls it.
-        hbm, ddr, ssd: [bytes] on the card, of main memory, on the machine's own disks.
-        hbm_bw, ddr_bw, ssd_bw: [bytes/s] of each when a whole table is read; of a CPU ddr_bw is for looked-up rows.
+        hbm, ddr: [bytes] on the card, of main memory.
+        hbm_bw, ddr_bw: [bytes/s] of each when a whole table is read; of a CPU ddr_bw is for looked-up rows.
         link_bw: [bytes/s] between card and main memory.
         intra_bw, inter_bw: [bytes/s] one way to a rank of the same host, and of another one.
         flops: [FLOP/s] of fp32 matrix products as torch does them without TF32. bf16_flops: of bf16 ones.
@@ -37,10 +37,8 @@ class Device:
     kind: Literal["cpu", "cuda"]
     hbm: int
     ddr: int
-    ssd: int
     hbm_bw: float
     ddr_bw: float
-    ssd_bw: float
     link_bw: float
     intra_bw: float
     inter_bw: float
@@ -59,7 +57,6 @@ class Device:
         per_second = {
             "hbm_mem_bw": self.hbm_bw,
             "ddr_mem_bw": self.ddr_bw,
-            "ssd_mem_bw": self.ssd_bw,
             "hbm_to_ddr_mem_bw": self.link_bw,
             "intra_host_bw": self.intra_bw,
             "inter_host_bw": self.inter_bw,
@@ -68,7 +65,7 @@ class Device:
 
 
 # Cards: NVIDIA's data sheets of the SXM parts; NVLink's two directions are halved. Of a host with eight of them (DGX and its
-# like: 1 or 2 TiB of main memory, 15 or 30 TB of NVMe, a network port per card of 200 or 400 Gbit/s) every rank has an eighth;
+# like: 1 or 2 TiB of main memory, a network port per card of 200 or 400 Gbit/s) every rank has an eighth;
 # a100-40gb's main memory and network are those of AWS's p4d.24xlarge, 1152 GiB and 400 Gbit/s for all eight cards.
 # The CPU is one core of the machine our benchmarks ran on: GEMM measured; ddr_bw such that TorchRec's estimate of look-ups is
 # what was measured (79 ms for 39 x 8192 of them, 16 wide); gloo over loopback, and 10 Gbit/s between hosts.
@@ -77,16 +74,16 @@ DEVICES = MappingProxyType(
     {
         device.name: device
         for device in (
-            Device("h100", "cuda", 80 * GIB, 256 * GIB, 3840 * 10**9,
-                   3350 * GB, 70 * GB, 6 * GB, 55 * GB, 450 * GB, 50 * GB, 67e12, 989e12, 7e-3),
-            Device("h200", "cuda", 141 * 10**9, 256 * GIB, 3840 * 10**9,
-                   4800 * GB, 70 * GB, 6 * GB, 55 * GB, 450 * GB, 50 * GB, 67e12, 989e12, 7e-3),
-            Device("a100", "cuda", 80 * GIB, 256 * GIB, 3840 * 10**9,
-                   2039 * GB, 50 * GB, 6 * GB, 25 * GB, 300 * GB, 25 * GB, 19.5e12, 312e12, 7e-3),
-            Device("a100-40gb", "cuda", 40 * GIB, 144 * GIB, 1000 * 10**9,
-                   1555 * GB, 50 * GB, 2 * GB, 25 * GB, 300 * GB, 6.25 * GB, 19.5e12, 312e12, 7e-3),
-            Device("cpu", "cpu", 0, 12 * GIB, 100 * 10**9,
-                   1 * GB, 4 * GB, 1 * GB, 10 * GB, 1.5 * GB, 1.25 * GB, 150e9, 2e9, 5e-3),
+            Device("h100", "cuda", 80 * GIB, 256 * GIB,
+                   3350 * GB, 70 * GB, 55 * GB, 450 * GB, 50 * GB, 67e12, 989e12, 7e-3),
+            Device("h200", "cuda", 141 * 10**9, 256 * GIB,
+                   4800 * GB, 70 * GB, 55 * GB, 450 * GB, 50 * GB, 67e12, 989e12, 7e-3),
+            Device("a100", "cuda", 80 * GIB, 256 * GIB,
+                   2039 * GB, 50 * GB, 25 * GB, 300 * GB, 25 * GB, 19.5e12, 312e12, 7e-3),
+            Device("a100-40gb", "cuda", 40 * GIB, 144 * GIB,
+                   1555 * GB, 50 * GB, 25 * GB, 300 * GB, 6.25 * GB, 19.5e12, 312e12, 7e-3),
+            Device("cpu", "cpu", 0, 12 * GIB,
+                   1 * GB, 4 * GB, 10 * GB, 1.5 * GB, 1.25 * GB, 150e9, 2e9, 5e-3),
         )
     }
 )  # fmt: skip

@@ -24,7 +24,6 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.distributed.types import (
     CacheParams,
-    KeyValueParams,
     ModuleSharder,
     ShardingPlan,
 )
@@ -40,9 +39,6 @@ EVERYWHERE = ("table_wise", "row_wise", "column_wise")
 BETWEEN_HOSTS = ("table_row_wise", "table_column_wise", "grid_shard")
 """What differs from its part only where there are several hosts."""
 
-CACHED = ("fused_uvm_caching", "key_value")
-"""Kernels of tables that are elsewhere, with a part of them on the card."""
-
 NARROWEST = 32
 """[columns] of the narrowest shard that a CUDA table is cut into without being told: narrower ones are slow to look up."""
 
@@ -55,7 +51,7 @@ class Cluster:
         device: what torch calls it, cpu or cuda.
         ranks, hosts: as many on every host.
         memory: [bytes] of a rank that tables may take, where they are computed with: the card's, or a CPU's.
-        ddr, ssd: [bytes] of a rank's main memory and disk that CUDA tables may take besides.
+        ddr: [bytes] of a rank's main memory that CUDA tables may take besides.
         bandwidths: [bytes/ms] by TorchRec's names; none: what it assumes by itself.
     """
 
@@ -64,7 +60,6 @@ class Cluster:
     hosts: int
     memory: int
     ddr: int = 0
-    ssd: int = 0
     bandwidths: Mapping[str, float] = field(default_factory=dict)
 
     def topology(self) -> Topology:
@@ -75,7 +70,6 @@ class Cluster:
             HardwareConfig(
                 hbm_cap_bytes=self.memory if cuda else None,
                 ddr_cap_bytes=self.ddr if cuda else self.memory,
-                ssd_cap_bytes=self.ssd,
                 **self.bandwidths,
             ),
             KernelConfig(compute_device=self.device, use_hardware_based_bandwidth=bool(self.bandwidths)),
@@ -202,13 +196,12 @@ class _Bytes(EmbeddingStorageEstimator):
     def _moved(self, wish: Wish, kernel: str, rows: int, columns: int) -> Storage:
         numbers = rows * remembered(wish.optimizer, columns)
         theirs = min(numbers, 2 * rows * columns) * (2 if wish.precision == "fp16" else 4)
-        on_card = self._cuda and (kernel in ("fused", "key_value") or wish.optimizer == "rowwise_adagrad")
+        on_card = self._cuda and (kernel == "fused" or wish.optimizer == "rowwise_adagrad")
         share = {"fused": float(self._cuda), "fused_uvm_caching": wish.cache}.get(kernel, 0.0)
         in_main = not self._cuda or kernel in ("fused_uvm", "fused_uvm_caching")
         return Storage(
             hbm=4 * numbers * on_card - round(share * theirs),
             ddr=4 * numbers * (not on_card) - theirs * in_main,
-            ssd=-theirs * (kernel == "key_value"),
         )
 
 
@@ -227,9 +220,6 @@ def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraint
     )
     if "fused_uvm_caching" in wish.kernels:
         constraints.cache_params = CacheParams(load_factor=wish.cache, prefetch_pipeline=wish.prefetch)
-    if "key_value" in wish.kernels:
-        cached = wish.cache * rows * wish.width * (2 if wish.precision == "fp16" else 4) / cluster.ranks
-        constraints.key_value_params = KeyValueParams(max_l1_cache_size=math.ceil(cached / MIB))
     return constraints
 
 
@@ -298,7 +288,7 @@ def table_plans(options: list[ShardingOption], wishes: Mapping[str, Wish]) -> di
     kept = {}
     for option in options:
         wish, (rows, width) = wishes[option.name], option.tensor.shape
-        cached = option.compute_kernel in CACHED
+        cached = option.compute_kernel == "fused_uvm_caching"
         kept[option.name] = TablePlan(
             rows=rows,
             width=width,

@@ -83,11 +83,10 @@ class Times:
 
 @dataclass(frozen=True)
 class RankLine:
-    """[bytes] that one rank's tables take on the card (or a CPU's memory), in main memory and on disk; [ms] of its look-ups."""
+    """[bytes] that one rank's tables take on the card (or a CPU's memory) and in main memory; [ms] of its look-ups."""
 
     memory: int
     ddr: int
-    ssd: int
     lookup: float
 
 
@@ -272,7 +271,6 @@ class _Planner:
             ask.hosts,
             max(memory, 0),
             int(MEMORY_SHARE * device.ddr) if device.kind == "cuda" else 0,
-            int(MEMORY_SHARE * device.ssd) if device.kind == "cuda" else 0,
             device.bandwidths,
         )
 
@@ -362,8 +360,6 @@ def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]
         yield "tables in main memory, a part of them on the card", "kernel", "fused_uvm_caching"
     if any(own.kernel != "fused_uvm" for own in tables):
         yield "tables in main memory", "kernel", "fused_uvm"
-    if any(own.kernel != "key_value" for own in tables):
-        yield "tables on disk, a part of them on the card (planned only)", "kernel", "key_value"
 
 
 def _places(run: RunConfig, key: str) -> Iterator[str]:
@@ -392,16 +388,15 @@ def _with(config: RunConfig, key: str, value: str) -> RunConfig:
 
 
 def _lines(made: Made, ask: Ask) -> list[RankLine]:
-    lines = [[0, 0, 0, 0.0] for _ in range(ask.ranks)]
+    lines = [[0, 0, 0.0] for _ in range(ask.ranks)]
     for option in made.options:
         for shard in option.shards:
             line = lines[shard.rank]
             on_cpu = ask.device.kind == "cpu"
             line[0] += shard.storage.ddr if on_cpu else shard.storage.hbm
             line[1] += 0 if on_cpu else shard.storage.ddr
-            line[2] += shard.storage.ssd
-            line[3] += shard.perf.fwd_compute + shard.perf.bwd_compute
-    return [RankLine(int(memory), int(ddr), int(ssd), float(lookup)) for memory, ddr, ssd, lookup in lines]
+            line[2] += shard.perf.fwd_compute + shard.perf.bwd_compute
+    return [RankLine(int(memory), int(ddr), float(lookup)) for memory, ddr, lookup in lines]
 
 
 def _warnings(tables: Mapping[str, TablePlan], lines: list[RankLine], times: Times | None, ask: Ask) -> list[str]:
@@ -412,9 +407,7 @@ def _warnings(tables: Mapping[str, TablePlan], lines: list[RankLine], times: Tim
     kernels = sorted({own.kernel for own in tables.values()} - {"fused"})
     for kernel in kernels:
         names = [name for name, own in tables.items() if own.kernel == kernel]
-        found.append(
-            f"{', '.join(names)}: {kernel}, so look-ups wait for {'disks' if kernel == 'key_value' else 'main memory'}"
-        )
+        found.append(f"{', '.join(names)}: {kernel}, so look-ups wait for main memory")
     if idle := sum(line.lookup == 0 for line in lines):
         found.append(f"{idle} of {ask.ranks} ranks hold no table")
     mean = sum(line.lookup for line in lines) / len(lines)

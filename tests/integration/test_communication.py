@@ -158,7 +158,6 @@ def test_what_events_carry_reaches_the_sequence_encoder_of_a_sharded_model(confi
         ),
         (["train.pipeline=prefetch"], "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU"),
         (["tables.kernel=fused_uvm"], "tables: kernel fused_uvm needs a CUDA device: on a CPU set it to auto"),
-        (["tables.kernel=key_value"], "tables: kernel key_value needs a CUDA device"),
         (["tables.only={item_id: {kernel: fused_uvm_caching}}"], "tables.only.item_id: kernel fused_uvm_caching needs a CUDA"),
         (["tables.precision=fp16", "tables.optimizer=adagrad"], "tables: adagrad has no fp16 tables on a CPU: set precision"),
         (

@@ -33,10 +33,8 @@ def test_what_the_config_says_is_taken_instead() -> None:
 CHANGED = {
     "hbm_gib": {"hbm": 3 * GIB},
     "ddr_gib": {"ddr": 3 * GIB},
-    "ssd_gib": {"ssd": 3 * GIB},
     "hbm_gb_s": {"hbm_bw": 3e9},
     "ddr_gb_s": {"ddr_bw": 3e9},
-    "ssd_gb_s": {"ssd_bw": 3e9},
     "link_gb_s": {"link_bw": 3e9},
     "intra_gb_s": {"intra_bw": 3e9},
     "inter_gb_s": {"inter_bw": 3e9},
@@ -60,7 +58,7 @@ def test_an_unknown_device_is_told_with_the_nearest() -> None:
 def test_a_card_is_faster_than_what_is_around_it(device) -> None:
     assert device.intra_bw >= device.inter_bw > 0
     if device.kind == "cuda":
-        assert device.hbm_bw > device.link_bw > device.ssd_bw
+        assert device.hbm_bw > device.link_bw
 
 
 @pytest.mark.parametrize(
