@@ -134,6 +134,17 @@ def test_another_config_is_left_to_the_whole_night(override: str, config: Path, 
     assert asked(config, out, override) is None
 
 
+@pytest.mark.parametrize(("section", "key", "value"), [("daily", "accept", ["a"]), ("train", "plan", "plan.json")])
+def test_what_the_whole_night_has_to_check_is_left_to_it(
+    section: str, key: str, value: object, config: Path, out: Path
+) -> None:
+    stored = yaml.safe_load((out / "config.yaml").read_text())
+    stored[section][key] = value
+    (out / "config.yaml").write_text(yaml.safe_dump(stored))
+
+    assert asked(config, out, f"{section}.{key}={json.dumps(value)}") is None
+
+
 def test_another_schema_is_left_to_the_whole_night(config: Path, out: Path, tmp_path: Path) -> None:
     schema = yaml.safe_load(Path(yaml.safe_load(config.read_text())["schema"]).read_text())
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
