@@ -88,7 +88,20 @@ def names_every_argument(_: str, tree: ast.AST) -> list[str]:
     ]
 
 
-GUARDS = [imports_only_downward, uses_only_its_libraries, names_every_argument]
+def asks_for_no_family(_: str, tree: ast.AST) -> list[str]:
+    """What depends on the family or the objective is what `Family` and `Objective` say of themselves, for outside ones too."""
+    kinds = {"Ranker", "Denoiser", "RankerConfig", "DenoiserConfig", "RankObjective", "DenoiseObjective"}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "isinstance":
+            found += [(node.lineno, own.id) for own in ast.walk(node.args[1]) if isinstance(own, ast.Name) and own.id in kinds]
+        elif isinstance(node, ast.Compare) and getattr(node.left, "attr", None) in ("family", "objective"):
+            texts = [own.value for own in ast.walk(node) if isinstance(own, ast.Constant) and isinstance(own.value, str)]
+            found += [(node.lineno, text) for text in texts]
+    return [f"line {line}: is it {what}?" for line, what in found]
+
+
+GUARDS = [imports_only_downward, uses_only_its_libraries, names_every_argument, asks_for_no_family]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
@@ -142,6 +155,9 @@ def test_no_file_has_more_than_450_lines() -> None:
         (names_every_argument, "data", "class A:\n    def read(self, **_): ..."),
         (names_every_argument, "data", "class A(B):\n    def read(self):\n        def f(**_): ..."),
         (names_every_argument, "launch", "f = lambda **k: k"),
+        (asks_for_no_family, "pipeline", "if stage.objective == 'denoise': ..."),
+        (asks_for_no_family, "launch", "x = 1 if config.model.family in ('ranker',) else 2"),
+        (asks_for_no_family, "pipeline", "isinstance(job.objective.model, (Other, Denoiser))"),
     ],
 )
 def test_the_guards_bite(guard, room: str, code: str) -> None:
@@ -155,6 +171,7 @@ def test_the_guards_bite(guard, room: str, code: str) -> None:
         ("pipeline", "import models.ranker, data.batch, fbgemm_gpu"),
         ("models", "import math\nimport torch.nn.functional as F\nfrom torchrec.sparse.jagged_tensor import KeyedJaggedTensor"),
         ("data", "from data import cursor\nimport pyarrow.parquet as pq\n\ndef f(*names, key=1): ..."),
+        ("pipeline", "if stage.objective != last.objective: ...\nisinstance(model, nn.Module)"),
         ("data", "class Handler(PathHandler):\n    def _open(self, path, **_): ..."),
     ],
 )
