@@ -25,7 +25,7 @@ from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
-from pipeline.config.registry import NOTHING, bind, find
+from pipeline.config.registry import NOTHING, bind, find, grouped
 
 META = torch.device("meta")
 
@@ -102,7 +102,7 @@ def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.
     make, options = find("genctr.encoders", config.encoder.kind), config.encoder.model_dump(exclude={"kind", *TAUGHT})
     if options:
         options["cardinalities"] = [features.cardinality(name) for name in features.fields]
-    return partial(make, **options)
+    return partial(make, **grouped(make, options))
 
 
 def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...]) -> Head:
