@@ -15,7 +15,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import Decoder
 from models.diffusion.balance import Balance
-from models.diffusion.denoiser import CANDIDATES, Denoiser
+from models.diffusion.denoiser import CANDIDATES, Denoiser, DenoiserOptions
 from models.diffusion.slots import Slot
 from models.embed import Field, FieldEmbedding
 from models.heads import Head
@@ -180,13 +180,15 @@ def build_denoiser(
             slots=slots,
             tasks=targets,
             width=config.dim,
-            hidden=config.hidden,
-            layers=config.layers,
-            heads=config.heads,
-            dropout=config.dropout,
-            block=config.block,
-            attention=config.guidance,
-            temperature=config.temperature if config.similarity == "cosine" else None,
+            options=DenoiserOptions(
+                hidden=config.hidden,
+                layers=config.layers,
+                heads=config.heads,
+                dropout=config.dropout,
+                block=config.block,
+                attention=config.guidance,
+                temperature=config.temperature if config.similarity == "cosine" else None,
+            ),
             balance=balance,
             restores=restores,
             full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= config.full_softmax_max_rows],

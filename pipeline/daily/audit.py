@@ -9,6 +9,7 @@ from data.batch import Tally
 from data.days import Day
 from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
+from data.row_hash import ROW_HASH
 from pipeline.builders.source import Source
 from pipeline.daily.ledger import History, Ledger, LedgerError, base_of
 from pipeline.serving.bundle import Bundle, BundleError
@@ -109,6 +110,10 @@ def _day(
     base = base_of(name)
     if base not in there:
         return [f"day {base} is no longer in the log"]
+    if (form := trained.get("row_hash", "1")) != ROW_HASH:
+        return [
+            f"its rows were hashed in format {form}, and this version has format {ROW_HASH}: verify it with the version before"
+        ]
     files: Mapping[str, Mapping[str, int]] = trained["files"]
     try:
         opened = source.open(base, known=known)

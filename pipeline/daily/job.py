@@ -23,6 +23,7 @@ from data.days import Day, Days, open_end, parse_days
 from data.errors import GenctrError
 from data.paths import plain
 from data.readers import CountsNulls
+from data.row_hash import ROW_HASH
 from pipeline.builders.job import Job
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.config.run import RunConfig
@@ -314,7 +315,7 @@ class Daily:
         meta = job.checkpoints.read_meta(mark)
         counted = zip(meta["files"], *meta["tally"], strict=True)
         told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
-        values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
+        values = {"day": name, "rows": sum(meta["tally"][0]), "files": told, "row_hash": ROW_HASH}
         values |= {"ids": meta["ids"]} if "ids" in meta else {}
         self._append(
             "trained",
