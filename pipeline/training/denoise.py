@@ -122,7 +122,7 @@ class DenoiseObjective(Objective):
         found = wanted_BS.new_zeros(2, *wanted_BS.shape, dtype=torch.float32)
         parts = list(found.unbind(0))
         for dim in model.widths:
-            slots = getattr(model, f"slots_{dim}")
+            slots = model.layout.slots_of_width(dim)
             own = losses(
                 restored.made[dim],
                 ids.ids[:, slots],
