@@ -21,10 +21,11 @@ from torchrec import KeyedJaggedTensor
 
 sys.path.insert(0, str(ROOT))
 
+from models.decoders.cross import CrossOptions
 from models.embed import Field, FieldEmbedding
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
-from models.layers import flat
+from models.layers import MLPOptions, flat
 from models.ranker import Ranker
 from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table
@@ -64,7 +65,11 @@ def model(paradigm: str, fields: int, width: int, rows: int):
     torch.manual_seed(0)
     generate = partial(ENCODERS["sfg" if paradigm == "sfg" else "none"], fields=fields, width=width)
     decoder = DECODERS["dcnv2"](
-        fields=[FieldInfo(f"f{at}") for at in range(fields)], width=width, generate=generate, layers=CROSS, hidden=HIDDEN
+        fields=[FieldInfo(f"f{at}") for at in range(fields)],
+        width=width,
+        generate=generate,
+        cross=CrossOptions(layers=CROSS),
+        network=MLPOptions(hidden=HIDDEN),
     )
     names = [f"f{at}" for at in range(fields)]
     tables = [Table(name, rows, width, (name,)) for name in names]

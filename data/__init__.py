@@ -1,6 +1,7 @@
 """Logs in, batches out: schema, days, cursor, stream, collate, id mapping, synthetic logs, importers.
 
 arrays.py       Arrow arrays to numpy, without copies where the types allow it.
+bad_rows.py     Rows that are not what the schema says: which, why, and as the user is told it.
 batch.py        Rows to train together, and the cursor to resume from once they are trained.
 collate.py      Arrow rows to one batch of tensors; what is wrong with a row is told with its file and row, or the row is left out.
 cursor.py       Where reading stands: four numbers that mean the same on every rank.
@@ -16,6 +17,7 @@ inspect.py      What is in a log: its days, its columns, how many values they ha
 paths.py        Where files live: a local path or an object store, read and written through one door.
 payloads.py     What events carry besides their ids: times, actions, sessions, vectors and further integers, one value for every event kept.
 readers.py      Readers: a file's rows as Arrow record batches, from any row of any of its units.
+row_hash.py     The evidence for exactly once: a hash of every row of a finished batch, summed by file.
 schema.py       What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time.
 seal.py         A JSON text that carries the digest of itself: what was altered since it was written is noticed when it is read.
 statistics.py   What has to be known of the log before training: vocabularies, means and deviations, quantiles, and how often labels are 1.

@@ -1,5 +1,6 @@
 """Arrow arrays to numpy, without copies where the types allow it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,47 @@ def lists_of(array: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
     if pa.types.is_null(array.type):
         return np.zeros(len(array), dtype=np.int64), pa.array([], pa.int64())
     return integers_of(pc.list_value_length(array).fill_null(0)), array.flatten()
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of one column.
+
+    Attributes:
+        lengths: (B,) of each.
+        elements: of all of them, (N,).
+        places: (N,) where these stood in the column, if anyone asks.
+    """
+
+    lengths: NDArray[np.int64]
+    elements: pa.Array
+    places: NDArray[np.int64] | None = None
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Lists":
+        """The lists without the elements that are not in the mask, (N,)."""
+        if mask.all():
+            return self
+        places = self.places[mask] if self.places is not None else None
+        return Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)), places)
+
+
+def positions_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where every element stands in its list, from 0.
+
+    Shape:
+        lengths (B,) -> (lengths.sum(),)
+    """
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def segment_sums(values: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """The sum over every list; 64-bit sums wrap, and are right all the same.
+
+    Shape:
+        values (lengths.sum(),), lengths (B,) -> (B,)
+    """
+    totals = np.zeros(len(values) + 1, dtype=np.int64 if values.dtype == np.bool_ else values.dtype)
+    np.cumsum(values, out=totals[1:])
+    ends = np.cumsum(lengths)
+    return np.asarray(totals[ends] - totals[ends - lengths])

@@ -2,10 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from data.arrays import element_type, integers_of, lists_of, nulls, values_of
+from data.arrays import Lists, element_type, integers_of, lists_of, nulls, positions_of, segment_sums, values_of
+from data.bad_rows import UNIT_HINT, BadRows, label_hint, refuse
 from data.batch import Batch, Tally
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
-from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, Words, distinct, fingerprints, id_kind, mix, spread
+from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, distinct, fingerprints, id_kind, spread
 from data.payloads import values_of_events
+from data.row_hash import RowHasher
 from data.schema import AnyField, AnyIds, IdsField, Label, NumberField, SequenceField
 from data.times import PER_SECOND, in_unit, other_units, seconds
 
@@ -30,7 +30,6 @@ Mask = NDArray[np.bool_]
 NO_GROUP = -(2**63)
 """The group of the rows whose group is null."""
 
-HALF = np.uint64(2**32 - 1)
 MOST_ROWS = 2**20
 """[rows] of the largest batch: beyond, the sums of a tally would not be exact."""
 
@@ -54,6 +53,7 @@ class Collate:
         self.reasons: Counter[str] = Counter()
         self._schema = features.schema
         self._skip = bad_rows == "skip"
+        self._hasher = RowHasher(features)
         by_name = {field.name: field for field in features.schema.fields}
         self._bags = [by_name[key] for key in features.bag_keys]
         self._sequences = [by_name[key] for key in features.sequence_keys]
@@ -89,7 +89,7 @@ class Collate:
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused, with its row
                     return self._collate(columns, batch.num_rows, skipped, rows, cursor)
-            except _BadRows as bad:
+            except BadRows as bad:
                 file = integers_of(columns["_file"])
                 if not self._skip:
                     at = int(np.argmax(bad.mask))
@@ -116,18 +116,17 @@ class Collate:
                 )
 
     def _collate(self, columns: Columns, count: int, skipped: Ints, rows: int, cursor: Cursor) -> Batch:
-        content = _Content(count)
-        labels, weights = self._labels(columns, count, content)
-        numbers = self._dense_numbers(columns, count, content)
-        vectors = self._dense_vectors(columns, count, content)
-        groups = self._groups(columns, count, content)
+        labels, weights = self._labels(columns, count)
+        numbers = self._dense_numbers(columns, count)
+        vectors = self._dense_vectors(columns, count)
+        groups = self._groups(columns, count)
         days = torch.from_numpy(self._days(columns, count, cursor.day)) if self._ages else None
-        kept: dict[str, _Lists] = {}
-        bags = self._keyed(self._bags, columns, count, content, kept)
-        sequences = self._keyed(self._sequences, columns, count, content, kept) if self._sequences else None
-        payloads = {field.name: self._payload(field, kept[field.name], columns, content) for field in self._carrying}
-        times = self._row_times(columns, content) if self._timed else None
-        return Batch(
+        kept: dict[str, Lists] = {}
+        bags = self._keyed(self._bags, columns, count, kept)
+        sequences = self._keyed(self._sequences, columns, count, kept) if self._sequences else None
+        payloads = {field.name: self._payload(field, kept[field.name], columns) for field in self._carrying}
+        times = self._row_times(columns) if self._timed else None
+        batch = Batch(
             bags=bags,
             sequences=sequences,
             numbers=torch.from_numpy(numbers),
@@ -140,14 +139,17 @@ class Collate:
             payloads=payloads,
             rows=rows,
             cursor=cursor,
-            tally=content.tally(columns, skipped),
+            tally=Tally.zeros(len(skipped)),
             origin=_origin(columns) if self.origins else None,
             ids_mapped=not any(isinstance(self.features.maps[field.name], RawIds) for field in self._schema.managed),
         )
+        file, row = integers_of(columns["_file"]), integers_of(columns["_row"])
+        batch.tally = self._hasher.tally(batch, files_B=file, rows_B=row, skipped=skipped)
+        return batch
 
     # --- labels, weights, groups ---
 
-    def _labels(self, columns: Columns, count: int, content: "_Content") -> tuple[Floats, Floats]:
+    def _labels(self, columns: Columns, count: int) -> tuple[Floats, Floats]:
         """(B, T) labels and (B, T) weights."""
         labels = np.zeros((count, len(self._schema.targets)), dtype=np.float32)
         weights = np.ones((count, 1), dtype=np.float32) * self._row_weights(columns, count)[:, None]
@@ -157,7 +159,7 @@ class Collate:
             values = values_of(columns[label.column])
             if label.positive_above is None:
                 wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the target"
-                hint = _label_hint(label)
+                hint = label_hint(label)
             else:
                 wrong, expected, hint = np.isnan(values), "a number in every row that counts for the target", None
                 values = values > label.positive_above
@@ -166,10 +168,8 @@ class Collate:
                 wrong &= counts
                 values = np.where(counts, values, 0)
                 weights[:, target] *= counts
-            _refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
+            refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
             labels[:, target] = values
-        content.add_floats(labels)
-        content.add_floats(weights)
         return labels, weights
 
     def _row_weights(self, columns: Columns, count: int) -> Floats:
@@ -178,10 +178,10 @@ class Collate:
             return np.ones(count, dtype=np.float32)
         weights = values_of(columns[name]).astype(np.float32)
         wrong = ~(np.isfinite(weights) & (weights >= 0)) | nulls(columns[name])
-        _refuse(wrong, "the weight of the row", name, "a finite number, 0 or more")
+        refuse(wrong, "the weight of the row", name, "a finite number, 0 or more")
         return weights
 
-    def _groups(self, columns: Columns, count: int, content: "_Content") -> Ints:
+    def _groups(self, columns: Columns, count: int) -> Ints:
         """(B,) the integer itself or the hash of the string; 0 if the schema has no group."""
         if self._schema.group is None:
             return np.zeros(count, dtype=np.int64)
@@ -190,7 +190,6 @@ class Collate:
         groups[nulls(ids)] = NO_GROUP
         if back is not None:
             groups = spread(groups, back, missing=NO_GROUP)
-        content.add(groups)
         return groups
 
     def _days(self, columns: Columns, count: int, day: str) -> Ints:
@@ -209,15 +208,15 @@ class Collate:
         days = times // here
         if known is not None:
             unlike = other_units(np.full(count, known * here), times, time.unit) & ~nulls(column)
-            _refuse(unlike, "the time of the row", time.column, f"a time in {time.unit}, as the schema says", hint=_UNIT_HINT)
+            refuse(unlike, "the time of the row", time.column, f"a time in {time.unit}, as the schema says", hint=UNIT_HINT)
         if known is None:
-            _refuse(nulls(column), "the time of the row", time.column, "a time, because ttl_days counts from it")
+            refuse(nulls(column), "the time of the row", time.column, "a time, because ttl_days counts from it")
             return days
         return np.where(nulls(column), known, np.minimum(days, known + 1))
 
     # --- numbers and vectors ---
 
-    def _dense_numbers(self, columns: Columns, count: int, content: "_Content") -> Floats:
+    def _dense_numbers(self, columns: Columns, count: int) -> Floats:
         """(B, N) after the transforms, 0 where there is none."""
         numbers = np.empty((count, len(self._numbers)), dtype=np.float32)
         for at, field in enumerate(self._numbers):
@@ -233,11 +232,10 @@ class Collate:
                 numbers[missing, at] = 0
         if not np.isfinite(numbers).all():
             for at, field in enumerate(self._numbers):
-                _refuse(~np.isfinite(numbers[:, at]), "the number", field.column, "null, or a number that fits 32-bit floats")
-        content.add_floats(numbers)
+                refuse(~np.isfinite(numbers[:, at]), "the number", field.column, "null, or a number that fits 32-bit floats")
         return numbers
 
-    def _dense_vectors(self, columns: Columns, count: int, content: "_Content") -> Floats:
+    def _dense_vectors(self, columns: Columns, count: int) -> Floats:
         """(B, sum of widths), zeros where there is none."""
         vectors = np.zeros((count, sum(dim for _, dim in self._vectors)), dtype=np.float32)
         start = 0
@@ -245,21 +243,18 @@ class Collate:
             column = columns[field.column]
             lengths, elements = lists_of(column)
             present = ~nulls(column)
-            _refuse(present & (lengths != dim), "the vector", field.column, f"{dim} numbers", measure="numbers")
+            refuse(present & (lengths != dim), "the vector", field.column, f"{dim} numbers", measure="numbers")
             values = values_of(elements).astype(np.float32)
             values[nulls(elements)] = np.nan
             vectors[present, start : start + dim] = values.reshape(-1, dim)
             wrong = ~np.isfinite(vectors[:, start : start + dim]).all(axis=1)
-            _refuse(np.asarray(wrong), "the vector", field.column, "finite numbers")
+            refuse(np.asarray(wrong), "the vector", field.column, "finite numbers")
             start += dim
-        content.add_floats(vectors)
         return vectors
 
     # --- ids ---
 
-    def _keyed(
-        self, fields: Sequence[AnyField], columns: Columns, count: int, content: "_Content", kept: "dict[str, _Lists]"
-    ) -> KeyedJaggedTensor:
+    def _keyed(self, fields: Sequence[AnyField], columns: Columns, count: int, kept: dict[str, Lists]) -> KeyedJaggedTensor:
         """The table rows of these fields, key after key, in one preallocated tensor; `kept` gets the lists they are of."""
         # Lists first: only their lengths say how long the tensor is.
         lists = {
@@ -273,13 +268,10 @@ class Collate:
             part, rest = rest[:size], rest[size:]
             if at in lists:
                 self._map(field, lists[at].elements, part, lists[at])
-                content.add_lists(part, lists[at])
             elif isinstance(field, NumberField):
                 self._buckets(field, columns[field.column], part)
-                content.add(part)
             else:
                 self._map(field, columns[field.column], part, None)
-                content.add(part)
         return KeyedJaggedTensor(
             keys=[field.name for field in fields],
             values=values,
@@ -287,7 +279,7 @@ class Collate:
             stride=count,
         )
 
-    def _lengths(self, keys: int, count: int, lists: "dict[int, _Lists]") -> torch.Tensor:
+    def _lengths(self, keys: int, count: int, lists: dict[int, Lists]) -> torch.Tensor:
         if not lists:
             if len(self._ones) != keys * count:
                 self._ones = torch.ones(keys * count, dtype=torch.int64)
@@ -297,7 +289,7 @@ class Collate:
             lengths[at] = torch.from_numpy(own.lengths)
         return lengths.view(-1)
 
-    def _map(self, field: AnyField, ids: pa.Array, out: Ints, lists: "_Lists | None") -> None:
+    def _map(self, field: AnyField, ids: pa.Array, out: Ints, lists: Lists | None) -> None:
         table = self.features.maps[field.name]
         table(ids, out)
         if isinstance(table, RawIds):
@@ -308,22 +300,22 @@ class Collate:
             return
         if lists is not None and wrong.any():
             wrong = segment_sums(wrong, lists.lengths) > 0
-        _refuse(wrong, "the id", field.column, expected)
+        refuse(wrong, "the id", field.column, expected)
 
     def _buckets(self, field: NumberField, column: pa.Array, out: Ints) -> None:
         values, missing = _present_numbers(column)
-        _refuse(~np.isfinite(values), "the number", field.column, "a finite number, or null")
+        refuse(~np.isfinite(values), "the number", field.column, "a finite number, or null")
         out[:] = np.searchsorted(self.features.statistics.edges[field.name], values, side="right")
         out += 1
         if missing is not None:
             out[missing] = MISSING
 
-    def _list(self, field: AnyField, columns: Columns) -> "_Lists":
+    def _list(self, field: AnyField, columns: Columns) -> Lists:
         """The ids of every row that count: not null, of the past, and not too many."""
         assert isinstance(field, IdsField | SequenceField)
         lengths, elements = lists_of(columns[field.column])
         carries = field.name in self.features.payloads
-        lists = _Lists(lengths, elements, np.arange(len(elements)) if carries else None)
+        lists = Lists(lengths, elements, np.arange(len(elements)) if carries else None)
         if isinstance(field, SequenceField) and field.time is not None:
             lists = lists.keep(self._is_past(field, lists, columns))
         if lists.elements.null_count:
@@ -331,12 +323,12 @@ class Collate:
         if field.length is None or lists.lengths.max(initial=0) <= field.length:
             return lists
         if field.longer == "refuse":
-            _refuse(lists.lengths > field.length, "the list", field.column, f"at most {field.length} ids", measure="ids")
+            refuse(lists.lengths > field.length, "the list", field.column, f"at most {field.length} ids", measure="ids")
         if field.longer == "keep_first":
-            return lists.keep(lists.positions() < field.length)
-        return lists.keep(lists.positions() >= np.repeat(lists.lengths - field.length, lists.lengths))
+            return lists.keep(positions_of(lists.lengths) < field.length)
+        return lists.keep(positions_of(lists.lengths) >= np.repeat(lists.lengths - field.length, lists.lengths))
 
-    def _payload(self, field: AnyField, events: "_Lists", columns: Columns, content: "_Content") -> dict[str, torch.Tensor]:
+    def _payload(self, field: AnyField, events: Lists, columns: Columns) -> dict[str, torch.Tensor]:
         """What the events carry, in the order of the ids that were kept."""
         assert isinstance(field, SequenceField)
         assert field.payload is not None
@@ -345,79 +337,44 @@ class Collate:
         for name, column in field.payload.columns():
             lengths, elements = lists_of(columns[column])
             expected = f"one value for every event of {field.column!r}"
-            _refuse(lengths != whole, "the list", column, expected, measure="values")
+            refuse(lengths != whole, "the list", column, expected, measure="values")
             kept = elements.take(pa.array(events.places)) if len(events.elements) < len(elements) else elements
             unit = self._schema.time.unit if self._schema.time is not None else "s"
             values, wrong, expected = values_of_events(name, field.payload, kept, unit)
             if wrong.any():
-                _refuse(segment_sums(wrong, events.lengths) > 0, "the list", column, expected)
-            content.add_events(values, events)
+                refuse(segment_sums(wrong, events.lengths) > 0, "the list", column, expected)
             found[name] = torch.from_numpy(values)
         return found
 
-    def _row_times(self, columns: Columns, content: "_Content") -> torch.Tensor:
+    def _row_times(self, columns: Columns) -> torch.Tensor:
         """(B,) [s since 1970] of every row's event."""
         time = self._schema.time
         assert time is not None, "checked when the schema was read"
-        _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
+        refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
         times = seconds(columns[time.column], time.unit)
-        content.add(times.view(np.int64))
         return torch.from_numpy(times)
 
-    def _is_past(self, field: SequenceField, events: "_Lists", columns: Columns) -> Mask:
+    def _is_past(self, field: SequenceField, events: Lists, columns: Columns) -> Mask:
         """True for the events that happened before their row; an event without a time is not known to."""
         time = self._schema.time
         assert time is not None, "checked when the schema was read"
         assert field.time is not None
         lengths, times = lists_of(columns[field.time])
-        _refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
-        _refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
+        refuse(lengths != events.lengths, "the list of times", field.time, f"one time for every event of {field.column!r}")
+        refuse(nulls(columns[time.column]), "the time of the row", time.column, "a time, because events are compared with it")
         own, then = in_unit(columns[time.column], time.unit), in_unit(times, time.unit)
         now = np.repeat(own, lengths)
         known = ~nulls(times)
         unlike = other_units(now, then, time.unit) & known
         if unlike.any():
             what = f"timestamps, or integers in {time.unit} as the schema's time says, in {time.column!r} and here"
-            _refuse(segment_sums(unlike, lengths) > 0, "the list of times", field.time, what, hint=_UNIT_HINT)
+            refuse(segment_sums(unlike, lengths) > 0, "the list of times", field.time, what, hint=UNIT_HINT)
         return (then < now) & known
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """The lists of one column: the length of each, the elements of all, and where these stood in the column, if anyone asks."""
-
-    lengths: Ints
-    elements: pa.Array
-    places: Ints | None = None
-
-    def positions(self) -> Ints:
-        """Where every element stands in its list, from 0."""
-        ends = np.cumsum(self.lengths)
-        return np.arange(len(self.elements)) - np.repeat(ends - self.lengths, self.lengths)
-
-    def keep(self, mask: Mask) -> "_Lists":
-        """The lists without the elements that are not in the mask."""
-        if mask.all():
-            return self
-        places = self.places[mask] if self.places is not None else None
-        return _Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)), places)
 
 
 def _origin(columns: Columns) -> torch.Tensor:
     """File and row of every row, (B, 2)."""
     return torch.from_numpy(np.stack([integers_of(columns["_file"]), integers_of(columns["_row"])], axis=1))
-
-
-def segment_sums(values: NDArray[Any], lengths: Ints) -> NDArray[Any]:
-    """The sum over every list; 64-bit sums wrap, and are right all the same.
-
-    Shape:
-        values (lengths.sum(),), lengths (B,) -> (B,)
-    """
-    totals = np.zeros(len(values) + 1, dtype=np.int64 if values.dtype == np.bool_ else values.dtype)
-    np.cumsum(values, out=totals[1:])
-    ends = np.cumsum(lengths)
-    return np.asarray(totals[ends] - totals[ends - lengths])
 
 
 def _counts(label: Label, columns: Columns) -> Mask | None:
@@ -427,7 +384,7 @@ def _counts(label: Label, columns: Columns) -> Mask | None:
     column = columns[label.where]
     values = values_of(column)
     wrong = ~((values == 0) | (values == 1)) | nulls(column)
-    _refuse(wrong, f"whether the row counts for target {label.target!r}", label.where, "0 or 1")
+    refuse(wrong, f"whether the row counts for target {label.target!r}", label.where, "0 or 1")
     return np.asarray(values == 1)
 
 
@@ -447,121 +404,3 @@ def _date(day: str) -> int | None:
         return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
     except ValueError:
         return None
-
-
-# --- what is wrong with a row ---
-
-
-class _BadRows(Exception):
-    """Some rows are not what the schema says."""
-
-    def __init__(
-        self, mask: Mask, what: str, column: str, expected: str, measure: str | None = None, hint: str | None = None
-    ) -> None:
-        super().__init__(what)
-        self.mask, self.what, self.column, self.expected, self.measure = mask, what, column, expected, measure
-        self.hint = hint
-
-    @property
-    def reason(self) -> str:
-        """What is wrong with all of them, in one line."""
-        advice = f" ({self.hint})" if self.hint else ""
-        return f"{self.what}, column {self.column!r}, is not {self.expected}{advice}"
-
-    def told(self, columns: Columns, at: int, file: str) -> BadInput:
-        """As the user is told it, for one of the rows."""
-        value = columns[self.column][at]
-        try:
-            has = f"has {len(value)} {self.measure}" if self.measure else f"is {value.as_py()!r}"
-        except (ValueError, OverflowError):  # a list of times that Python does not have: nanoseconds, the year 10000
-            has = f"has {len(value)} values"
-        return BadInput(
-            f"{self.what} {has}",
-            file=file,
-            row=columns["_row"][at].as_py(),
-            column=self.column,
-            expected=self.expected,
-            hint=self.hint or "fix the log, or leave such rows out with data.bad_rows: skip; they are counted.",
-        )
-
-
-def _refuse(wrong: Mask, what: str, column: str, expected: str, *, measure: str | None = None, hint: str | None = None) -> None:
-    if wrong.any():
-        raise _BadRows(wrong, what, column, expected, measure, hint)
-
-
-_UNIT_HINT = "write all times as timestamps, or as integers in one unit, and set `unit` of the schema's time to it."
-
-
-def _label_hint(label: Label) -> str:
-    return (
-        "if the column holds other numbers by design, such as -1 and 1 or a count, set `positive_above` of the label in the "
-        f"schema: {{column: {label.column}, positive_above: 0}} has 1 for what is above 0, else 0. Fix the log otherwise; "
-        "data.bad_rows: skip leaves such rows out, up to data.max_bad_rows_share."
-    )
-
-
-# --- the evidence for exactly once ---
-
-
-class _Content:
-    """A hash of every row as it is collated: a sum of its words times fixed odd numbers, modulo 2^64, mixed at the end.
-
-    One multiply-add per word (multilinear hashing: Lemire, Kaser: Strongly universal string hashing is fast, 2014).
-    """
-
-    def __init__(self, count: int) -> None:
-        self._sums = np.zeros(count, dtype=np.uint64)
-        self._scratch = np.empty(count, dtype=np.uint64)
-        self._words = 0
-
-    def add(self, values: Ints) -> None:
-        """(B,) one word a row."""
-        np.multiply(values.view(np.uint64), self._next(1)[0], out=self._scratch)
-        self._sums += self._scratch
-
-    def add_floats(self, values: Floats) -> None:
-        """(B, N) float32: their bits."""
-        if values.shape[1]:
-            self._sums += values.view(np.uint32).astype(np.uint64) @ self._next(values.shape[1])
-
-    def add_lists(self, values: Ints, lists: _Lists) -> None:
-        """The elements of all lists; their order in a list matters."""
-        factors = odd_numbers(int(lists.lengths.max(initial=0)))
-        self.add(segment_sums(values.view(np.uint64) * factors[lists.positions()], lists.lengths).view(np.int64))
-
-    def add_events(self, values: NDArray[Any], lists: _Lists) -> None:
-        """(N,) of 64 bits or (N, dim) float32: what the events of all lists carry; their order in a list matters."""
-        if values.ndim == 2:
-            values = values.view(np.uint32).astype(np.uint64) @ odd_numbers(values.shape[1])
-        self.add_lists(values.view(np.int64), lists)
-
-    def tally(self, columns: Columns, skipped: Ints) -> Tally:
-        """The rows and the sum of their hashes for every file."""
-        file = integers_of(columns["_file"])
-        self.add(integers_of(columns["_row"]))
-        hashes = np.empty_like(self._sums)
-        mix(self._sums, np.uint64(0), hashes, self._scratch)
-        # bincount sums float64: exact for halves of 32 bits, as long as a batch has no more than 2^21 rows.
-        low = np.bincount(file, weights=hashes & HALF, minlength=len(skipped)).astype(np.uint64)
-        high = np.bincount(file, weights=hashes >> np.uint64(32), minlength=len(skipped)).astype(np.uint64)
-        sums = (low + (high << np.uint64(32))).view(np.int64)
-        rows = np.bincount(file, minlength=len(skipped))
-        return Tally(*(torch.from_numpy(part.copy()) for part in (rows, sums, skipped)))
-
-    def _next(self, words: int) -> Words:
-        start, self._words = self._words, self._words + words
-        return odd_numbers(self._words)[start:]
-
-
-def odd_numbers(count: int) -> Words:
-    """The first `count` of a fixed sequence of random odd 64-bit numbers."""
-    return _odd_table(1 << max(10, count.bit_length()))[:count]
-
-
-@lru_cache
-def _odd_table(size: int) -> Words:
-    numbers = np.arange(1, size + 1, dtype=np.uint64)
-    mixed = np.empty_like(numbers)
-    mix(numbers, np.uint64(0x9E3779B97F4A7C15), mixed, np.empty_like(numbers))
-    return mixed | np.uint64(1)

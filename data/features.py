@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 from data.errors import GenctrError
 from data.ids import MISSING, UNKNOWN, HashIds, IdentityIds, IdMap, RawIds, VocabIds, seed_of
-from data.schema import AnyField, AnyIds, IdField, IdsField, NumberField, Schema, SequenceField, VectorField
+from data.schema import AnyField, AnyIds, IdField, IdsField, NumberField, Payload, Schema, SequenceField, VectorField
 from data.statistics import Statistics
 
 Pool: TypeAlias = Literal["mean", "sum", "events"]
@@ -85,32 +85,19 @@ class Features:
                 f"{', '.join(missing)}: nothing fitted for these fields\n"
                 "  next: fit the statistics with this schema, or load those that were stored with the run."
             )
+        lists = [field for field in schema.fields if isinstance(field, IdsField | SequenceField)]
         self.fields = tuple(field.name for field in schema.fields)
         self.number_fields = [
             field.name for field in schema.fields if isinstance(field, NumberField) and field.transform != "buckets"
         ]
         self.vector_fields = {field.name: field.dim for field in schema.fields if isinstance(field, VectorField)}
-        self.lengths = {
-            field.name: field.length or LIST_LENGTH for field in schema.fields if isinstance(field, IdsField | SequenceField)
-        }
-        lists = [field for field in schema.fields if isinstance(field, IdsField | SequenceField)]
+        self.lengths = {field.name: field.length or LIST_LENGTH for field in lists}
         said: dict[str, Pool] = {field.name: "events" if field.pool == "attention" else field.pool for field in lists}
         self.pools = MappingProxyType({**said, **pools})
-        queries = {
-            field.name: schema.query(field)
-            for field in lists
-            if isinstance(field, SequenceField) and self.pools[field.name] == "events"
-        }
-        self.queries = MappingProxyType({name: query for name, query in queries.items() if query is not None})
+        self.queries = MappingProxyType(_queries(schema, self.pools))
         self.kinds = MappingProxyType({field.name: field.kind for field in schema.fields})
         self.roles = MappingProxyType({field.name: schema.role(field) for field in schema.fields})
-        self.payloads = MappingProxyType(
-            {
-                field.name: field.payload
-                for field in schema.fields
-                if isinstance(field, SequenceField) and field.payload is not None
-            }
-        )
+        self.payloads = MappingProxyType(_payloads(schema))
         with_ids = [field for field in schema.fields if isinstance(field, AnyIds)]
         tables = {field.name: self._map(field) for field in with_ids if field.table is None}
         self.maps = {field.name: tables[schema.owner(field).name] for field in with_ids}
@@ -151,3 +138,15 @@ class Features:
             pool="mean" if "mean" in pools else "sum",
             reserved={"vocab": UNKNOWN + 1, "managed": owner.reserved}.get(owner.ids or "", MISSING + 1),
         )
+
+
+def _queries(schema: Schema, pools: Mapping[str, Pool]) -> dict[str, str]:
+    """For the sequences that are looked at event by event, the id fields they are compared with."""
+    sequences = [field for field in schema.fields if isinstance(field, SequenceField) and pools[field.name] == "events"]
+    return {field.name: query for field in sequences if (query := schema.query(field)) is not None}
+
+
+def _payloads(schema: Schema) -> dict[str, Payload]:
+    """For the sequences whose events carry more than ids, what they carry."""
+    sequences = [field for field in schema.fields if isinstance(field, SequenceField)]
+    return {field.name: field.payload for field in sequences if field.payload is not None}

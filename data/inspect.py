@@ -1,10 +1,10 @@
 """What is in a log: its days, its columns, how many values they have, and a schema to start from."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -143,10 +143,45 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
     where = path.rstrip("/")
     problems: list[str] = []
     layout, found = _find(where, problems)
+    log = _open(found, problems)
+    total = sum(day.rows for day in log.days)
+    if not total:
+        raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
+    chosen, each, sample = _choose([unit.rows for unit in log.units], sample_rows)
+    rows_read, columns = _count(log, [log.units[at] for at in chosen], each, problems)
+    return Report(
+        path=path,
+        layout=layout,
+        format=" and ".join(sorted({_format(file) for file in log.schemas})),
+        days=tuple(log.days),
+        rows=total,
+        rows_read=rows_read,
+        sample=sample,
+        columns=tuple(tally.facts() for tally in columns),
+        problems=(*problems, *_disagreements(log.schemas)),
+    )
+
+
+class _Unit(NamedTuple):
+    reader: Reader
+    file: str
+    unit: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What can be read: the days, their units with rows, and the columns of every file."""
+
+    days: list[DayState] = field(default_factory=list)
+    units: list[_Unit] = field(default_factory=list)
+    schemas: dict[str, pa.Schema] = field(default_factory=dict)
+
+
+def _open(found: Mapping[str, tuple[list[str], bool | None]], problems: list[str]) -> _Log:
+    """Read what all files say of themselves; those that cannot be read, and columns that are there twice, become problems."""
     readers: dict[str, Reader] = {"parquet": ParquetReader(), "csv": CsvReader(), "tsv": CsvReader(delimiter="\t")}
-    units: list[tuple[Reader, str, int, int]] = []
-    schemas: dict[str, pa.Schema] = {}
-    days: list[DayState] = []
+    log = _Log()
     for day, (files, success) in found.items():
         rows = 0
         for file in files:
@@ -158,35 +193,11 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
                 continue
             twice = {name for name in schema.names if schema.names.count(name) > 1}
             problems += [f"column {name!r} is there twice in {file}" for name in sorted(twice)]
-            schemas[file] = pa.schema([column for column in schema if column.name not in twice])
+            log.schemas[file] = pa.schema([column for column in schema if column.name not in twice])
             rows += sum(counts)
-            units += [(reader, file, unit, count) for unit, count in enumerate(counts) if count]
-        days.append(DayState(day, rows, len(files), success))
-    total = sum(day.rows for day in days)
-    if not total:
-        raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
-    chosen, each, sample = _choose([rows for *_, rows in units], sample_rows)
-    columns = {name: _Tally(name) for schema in schemas.values() for name in schema.names}
-    uncounted: dict[str, str] = {}
-    rows_read = 0
-    for reader, file, unit, _ in (units[at] for at in chosen):
-        try:
-            for batch in _first(reader, file, unit, schemas[file].names, each):
-                rows_read += batch.num_rows
-                _count(batch, columns, uncounted, file)
-        except BadInput as error:
-            problems.append(str(error).replace("\n", ";"))
-    return Report(
-        path=path,
-        layout=layout,
-        format=" and ".join(sorted({_format(file) for file in schemas})),
-        days=tuple(days),
-        rows=total,
-        rows_read=rows_read,
-        sample=sample,
-        columns=tuple(tally.facts() for tally in columns.values()),
-        problems=(*problems, *uncounted.values(), *_disagreements(schemas)),
-    )
+            log.units.extend(_Unit(reader, file, unit, count) for unit, count in enumerate(counts) if count)
+        log.days.append(DayState(day, rows, len(files), success))
+    return log
 
 
 # --- where the files are ---
@@ -246,7 +257,24 @@ def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
     return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
 
 
-def _count(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
+def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) -> "tuple[int, list[_Tally]]":
+    """The rows read of these units, at most `each` of one, and what was counted of every column; what cannot be becomes a
+    problem."""
+    columns = {name: _Tally(name) for schema in log.schemas.values() for name in schema.names}
+    uncounted: dict[str, str] = {}
+    rows_read = 0
+    for reader, file, unit, _ in units:
+        try:
+            for batch in _first(reader, file, unit, log.schemas[file].names, each):
+                rows_read += batch.num_rows
+                _add(batch, columns, uncounted, file)
+        except BadInput as error:
+            problems.append(str(error).replace("\n", ";"))
+    problems += uncounted.values()
+    return rows_read, list(columns.values())
+
+
+def _add(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
     """Add a batch to the tallies; a column that cannot be counted is told once and left."""
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if name in uncounted:

@@ -151,6 +151,29 @@ def next_prime(number: int) -> int:
     return number
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of some rows before their labels.
+
+    Shape:
+        (B,) each. `ms` is [ms since midnight]; `tab` and `device` are numbers of theirs; without a price, `log_price` is not
+        told.
+    """
+
+    user: Ints
+    item: Ints
+    ms: Ints
+    tab: Ints
+    device: Ints
+    log_price: Floats
+    no_price: NDArray[np.bool_]
+
+    @property
+    def hour(self) -> Ints:
+        """The hour of the day, 0 to 23."""
+        return self.ms // 3_600_000
+
+
 class DayMaker:
     """Makes the rows of one day, file by file, and remembers its clicks and its truth.
 
@@ -177,7 +200,7 @@ class DayMaker:
         np.add.at(liked_UK, past.users, self.shape_IK[past.items])
         self.liked_UK = liked_UK / np.maximum(np.diff(offsets), 1)[:, None]
         self.clicks: list[Events] = []
-        self.truth: list[Floats] = []
+        self.truth: list[NDArray[np.float32]] = []
         self.labels: list[NDArray[np.int8]] = []
 
     def tables(self) -> Iterator[pa.Table]:
@@ -187,54 +210,60 @@ class DayMaker:
 
     def rows(self, begin: int, end: int) -> pa.Table:
         """Rows `begin` to `end` of the day."""
+        drawn = self._draw(begin, end)
+        true_ctr = (1.0 / (1.0 + np.exp(-self._logit(drawn)))).astype(np.float32)
+        label = (self.rng.random(end - begin, dtype=np.float32) < true_ctr).astype(np.int8)
+        clicked = label == 1
+        self.clicks.append(Events(drawn.user[clicked], drawn.item[clicked], self.plan.start_ms + drawn.ms[clicked]))
+        self.truth.append(true_ctr)
+        self.labels.append(label)
+        return self._table(drawn, label, true_ctr)
+
+    def _draw(self, begin: int, end: int) -> Drawn:
+        # The order of the draws is part of the log: another one makes another log of the same seed.
         world, rng, count = self.world, self.rng, end - begin
         user = np.minimum(np.searchsorted(self.user_cdf, rng.random(count)), world.users - 1)
         item = np.minimum(np.searchsorted(self.item_cdf, rng.random(count)), len(self.item_cdf) - 1)
         # One uniform draw inside each of the day's equal slices comes out sorted, whatever file is made first.
         quantile = (np.arange(begin, end) + rng.random(count)) / self.plan.rows
         ms = np.minimum(np.interp(quantile, self.hour_cdf, np.arange(25) * 3_600_000.0), DAY_MS - 1).astype(np.int64)
-        hour = ms // 3_600_000
         tab = rng.integers(TABS, size=count)
         device = np.searchsorted([0.55, 0.85], rng.random(count))
-        price_z = rng.standard_normal(count)
-        log_price = world.log_price_I[item] + 0.3 * price_z
-        no_price = rng.random(count) < NULL_PRICES
+        log_price = world.log_price_I[item] + 0.3 * rng.standard_normal(count)
+        return Drawn(user, item, ms, tab, device, log_price, no_price=rng.random(count) < NULL_PRICES)
 
-        shape_BK = self.shape_IK[item]
-        category = world.category_I[item]
-        logit = (
+    def _logit(self, drawn: Drawn) -> Floats:
+        """The truth, (B,): the formula at the top of this file."""
+        world, shape_BK = self.world, self.shape_IK[drawn.item]
+        logit: Floats = (
             BIAS
-            + MOOD * world.mood_U[user]
-            + QUALITY * world.quality_I[item]
-            + TASTE * np.einsum("bk,bk->b", world.taste_UK[user], shape_BK) / math.sqrt(LATENT)
-            + AFFINITY * np.einsum("bk,bk->b", self.liked_UK[user], shape_BK)
-            + CATEGORY_HOUR * world.category_hour_CH[category, hour]
-            + TAB * world.tab_T[tab]
-            + DEVICE * world.device_V[device]
-            - PRICE * np.where(no_price, 0.0, log_price - 3.0) / 0.85
+            + MOOD * world.mood_U[drawn.user]
+            + QUALITY * world.quality_I[drawn.item]
+            + TASTE * np.einsum("bk,bk->b", world.taste_UK[drawn.user], shape_BK) / math.sqrt(LATENT)
+            + AFFINITY * np.einsum("bk,bk->b", self.liked_UK[drawn.user], shape_BK)
+            + CATEGORY_HOUR * world.category_hour_CH[world.category_I[drawn.item], drawn.hour]
+            + TAB * world.tab_T[drawn.tab]
+            + DEVICE * world.device_V[drawn.device]
+            - PRICE * np.where(drawn.no_price, 0.0, drawn.log_price - 3.0) / 0.85
         )
-        true_ctr = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
-        label = (rng.random(count, dtype=np.float32) < true_ctr).astype(np.int8)
+        return logit
 
-        time_ms = self.plan.start_ms + ms
-        clicked = label == 1
-        self.clicks.append(Events(user[clicked], item[clicked], time_ms[clicked]))
-        self.truth.append(true_ctr)
-        self.labels.append(label)
+    def _table(self, drawn: Drawn, label: NDArray[np.int8], true_ctr: NDArray[np.float32]) -> pa.Table:
+        world, item = self.world, drawn.item
         return pa.table(
             {
-                "user_id": user.astype(np.int64),
+                "user_id": drawn.user.astype(np.int64),
                 "item_id": item.astype(np.int64),
-                "tab": tab.astype(np.int8),
-                "hour": hour.astype(np.int8),
-                "device": DEVICES.take(pa.array(device)),
-                "category": CATEGORIES.take(pa.array(category)),
-                "price": pa.array(np.exp(log_price).astype(np.float32), mask=no_price),
+                "tab": drawn.tab.astype(np.int8),
+                "hour": drawn.hour.astype(np.int8),
+                "device": DEVICES.take(pa.array(drawn.device)),
+                "category": CATEGORIES.take(pa.array(world.category_I[item])),
+                "price": pa.array(np.exp(drawn.log_price).astype(np.float32), mask=drawn.no_price),
                 "tags": world.tags_I.take(pa.array(item)),
-                "history": self.history_U.take(pa.array(user)),
-                "history_time_ms": self.history_ms_U.take(pa.array(user)),
+                "history": self.history_U.take(pa.array(drawn.user)),
+                "history_time_ms": self.history_ms_U.take(pa.array(drawn.user)),
                 "image": pa.FixedSizeListArray.from_arrays(world.image_I8[item].ravel(), IMAGE),
-                "time_ms": time_ms,
+                "time_ms": self.plan.start_ms + drawn.ms,
                 "is_click": label,
                 "true_ctr": true_ctr,
             }

@@ -1,11 +1,10 @@
 """Tensors in, tensors out: the models, their losses and their diagnostics. No config and no schema comes here.
 
-ablations.py    What the SFG encoder is compared with in the paper's ablations: other transforms and other sources, which do not win.
 decoders/       Interaction decoders: score how well every field's generated vector meets the vectors of the others.
 diagnostics.py  Is a representation collapsing? Spectra, correlations and dead rows, from sums that ranks can add up.
 diffusion/      The discrete-diffusion denoiser: tokens of a row, some hidden, all restored from the rest.
 embed.py        Field embedding: whatever a field is, it becomes one vector of the model's width.
-encoders.py     Encoders: generate a new vector for every field from the vectors of all the fields.
+encoders/       Encoders: generate a new vector for every field from the vectors of all the fields.
 heads.py        Heads: what a decoder returns becomes one logit per row and target.
 inputs.py       What a model may read: one object of tensors, and what its fields are called.
 layers.py       Dense layers that start as FuxiCTR starts them (xavier-normal weights, zero biases), and the shapes between modules.

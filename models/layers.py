@@ -17,6 +17,29 @@ MakeMLP = Callable[..., "MLP"]
 
 
 @dataclass(frozen=True)
+class MLPOptions:
+    """How a network of dense layers is made, see `MLP`.
+
+    Args:
+        hidden: widths of the hidden layers.
+        dropout: [1] probability of dropping a hidden unit while training.
+        batch_norm: normalise over the rows of all ranks before every ReLU.
+    """
+
+    hidden: Sequence[int] = (400, 400, 400)
+    dropout: float = 0.0
+    batch_norm: bool = False
+
+    def build(self, make_mlp: MakeMLP, inputs: int) -> "MLP":
+        """Return a network over rows of width `inputs`."""
+        return make_mlp(inputs, hidden=self.hidden, dropout=self.dropout, batch_norm=self.batch_norm)
+
+
+NETWORK = MLPOptions()
+"""The network of a decoder whose user says nothing of it."""
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Several vectors a row, (B, count, width)."""
 

@@ -1,6 +1,6 @@
 """The parts of a model by name. Each is imported when it is asked for, so that names are checked before torch is loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -64,9 +64,10 @@ DECODERS: "References[type[Decoder]]" = References(
 )
 """The first eight have a generative form in the SFG paper; that of the others is ours."""
 
-ENCODERS: "References[type[nn.Module]]" = References(
-    {"none": "models.encoders:Identity", "sfg": "models.encoders:FeatureGenerator"}
+ENCODERS: "References[Callable[..., nn.Module]]" = References(
+    {"none": "models.encoders:Identity", "sfg": "models.encoders:make_sfg"}
 )
+"""By kind; every one is made with `fields` and `width`, the number of fields and the width of their vectors."""
 
 SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     {

@@ -47,7 +47,8 @@ class Decoder(Interaction):
     """What all decoders promise. A head reads what one returns; `Flat(1)` already is a score, and the head adds only a bias.
 
     A decoder is made with `fields`, the `FieldInfo` of every field; `width`, the D of their vectors; `generate`; and
-    `make_mlp`, which makes its dense layers. What else its constructor takes are the options that a user may set.
+    `make_mlp`, which makes its dense layers. What else its constructor takes are the options that a user may set. An argument
+    whose default is a dataclass stands for several: its fields are options, by their own names, and its values their defaults.
 
     Attributes:
         head: the name of the head that reads it unless the user names one.

@@ -1,77 +1,72 @@
 """Decoders that cross the whole row with itself, layer by layer: CrossNet, DCN V2, GDCN, xDeepFM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate
 from models.inputs import FieldInfo, FieldVectors
-from models.layers import MLP, Dropout, Flat, MakeMLP, linear
+from models.layers import MLP, NETWORK, Dropout, Flat, MakeMLP, MLPOptions, linear
 
 
-class CrossNet(Decoder):
-    """Cross network (version 2): every layer multiplies the row with a gate, coordinate by coordinate.
+@dataclass(frozen=True)
+class CrossOptions:
+    """The layers that cross a row with itself, see `Crossing`.
+
+    Args:
+        layers: number of cross layers, each with an encoder of its own.
+        cross_dropout: [1] probability of dropping a coordinate after a layer while training.
+        regenerate: generate from what the layer before returned.
+        bias: whether W_l x also adds a vector b_l, as DCN V2 has it and the released SFG code has not.
+    """
+
+    layers: int = 3
+    cross_dropout: float = 0.0
+    regenerate: bool = False
+    bias: bool = False
+
+
+CROSS = CrossOptions()
+GATED_CROSS = CrossOptions(bias=True)
+
+
+class Crossing(Decoder):
+    """The layers that `CrossNet`, `DCNV2` and `GDCN` share: each multiplies the row with a gate, coordinate by coordinate.
 
     x_0 = flat(emb)        x_{l+1} = dropout(x_l + gate_l * (W_l x_l))
 
     gate_l = generate_l(emb), or generate_l(x_l) with `regenerate`; the identity encoder gives gate_l = x_0, the classic
-    model (with `regenerate` x_l, which is not). W_l (F*D, F*D) has no bias. The paper's formula puts W_l on the generated
-    side, gate_l = W_l generate_l(..), and multiplies x_l: `weigh_generated`. The released code, which made the published
-    numbers, does not.
+    model (with `regenerate` x_l, which is not). W_l (F*D, F*D) has no bias unless `bias`. The paper's formula puts W_l on the
+    generated side, gate_l = W_l generate_l(..), and multiplies x_l: `weigh_generated`. The released code, which made the
+    published numbers, does not.
 
     Args:
-        layers: number of cross layers, each with an encoder of its own.
-        cross_dropout: probability of dropping a coordinate after a layer while training.
-        regenerate: generate from what the layer before returned.
+        cross: layers, cross_dropout, regenerate, bias.
         weigh_generated: the paper's formula instead of the code's.
-        bias: whether W_l x also adds a vector b_l, as DCN V2 has it and the released SFG code has not.
-        deep_head: a hidden layer before the head, relu(Linear(m, 2m)) of the m = F * D numbers, as the released SFG code has
-            for both of its paradigms; the usual CrossNet has none.
 
-    Shape:
-        emb_BFD (B, F, D) -> (B, m), or (B, 2m) with `deep_head`
+    Raises:
+        ValueError: there is no layer.
     """
 
     def __init__(
-        self,
-        *,
-        fields: Sequence[FieldInfo],
-        width: int,
-        generate: Generate,
-        make_mlp: MakeMLP = MLP,
-        layers: int = 3,
-        cross_dropout: float = 0.0,
-        regenerate: bool = False,
-        weigh_generated: bool = False,
-        bias: bool = False,
-        deep_head: bool = False,
+        self, *, fields: Sequence[FieldInfo], width: int, generate: Generate, cross: CrossOptions, weigh_generated: bool = False
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"crossnet: layers is {layers}; expected 1 or more")
-        self.encoders = nn.ModuleList(generate() for _ in range(layers))
+        if cross.layers < 1:
+            raise ValueError(f"crossnet: layers is {cross.layers}; expected 1 or more")
+        self.encoders = nn.ModuleList(generate() for _ in range(cross.layers))
         flat = len(fields) * width
-        self.weights = nn.ModuleList(linear(flat, flat, bias=bias) for _ in range(layers))
-        self.drop = Dropout(cross_dropout)
-        self.regenerate = regenerate
+        self.weights = nn.ModuleList(linear(flat, flat, bias=cross.bias) for _ in range(cross.layers))
+        self.drop = Dropout(cross.cross_dropout)
+        self.regenerate = cross.regenerate
         self.weigh_generated = weigh_generated
-        self._end(flat, make_mlp, deep=deep_head)
-
-    def _end(self, features: int, make_mlp: MakeMLP, *, deep: bool) -> None:
-        """What stands before the head."""
-        self.last = make_mlp(features, hidden=[2 * features] if deep else [])
-        self.out = Flat(self.last.out_features)
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two sides of the first layer's product."""
         gate_BX, raw_BX = self._layer(0, emb_BFD, emb_BFD.flatten(1))
         return gate_BX.view_as(emb_BFD), raw_BX.view_as(emb_BFD)
-
-    def forward(self, x: FieldVectors) -> Tensor:
-        """Return the crossed rows, (B, m) or (B, 2m)."""
-        out_BX: Tensor = self.last(self.crossed(x.emb_BFD), x)
-        return out_BX
 
     def crossed(self, emb_BFD: Tensor) -> Tensor:
         """Return what the layers make of the rows, (B, F * D)."""
@@ -89,14 +84,49 @@ class CrossNet(Decoder):
         return gate_BX, self.weights[layer](x_BX)
 
 
-class DCNV2(CrossNet):
-    """Cross network and a network side by side; the network reads the raw vectors.
+class CrossNet(Crossing):
+    """Cross network (version 2): the layers of `Crossing` alone.
 
-    out = concat(CrossNet(emb), make_mlp(flat(emb)))        with `deep_head` the hidden layer reads both
+    out = crossed(emb), with `deep_head` relu(Linear(m, 2m)) of it
 
     Args:
-        layers, cross_dropout, regenerate, weigh_generated, bias, deep_head: see `CrossNet`.
-        hidden, dropout, batch_norm: the network, see `MLP`.
+        cross, weigh_generated: see `Crossing`.
+        deep_head: a hidden layer before the head, relu(Linear(m, 2m)) of the m = F * D numbers, as the released SFG code has
+            for both of its paradigms; the usual CrossNet has none.
+
+    Shape:
+        emb_BFD (B, F, D) -> (B, m), or (B, 2m) with `deep_head`
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: Sequence[FieldInfo],
+        width: int,
+        generate: Generate,
+        make_mlp: MakeMLP = MLP,
+        cross: CrossOptions = CROSS,
+        weigh_generated: bool = False,
+        deep_head: bool = False,
+    ) -> None:
+        super().__init__(fields=fields, width=width, generate=generate, cross=cross, weigh_generated=weigh_generated)
+        self.last = _before_head(len(fields) * width, make_mlp, deep=deep_head)
+        self.out = Flat(self.last.out_features)
+
+    def forward(self, x: FieldVectors) -> Tensor:
+        """Return the crossed rows, (B, m) or (B, 2m)."""
+        out_BX: Tensor = self.last(self.crossed(x.emb_BFD), x)
+        return out_BX
+
+
+class DCNV2(Crossing):
+    """Cross layers and a network side by side; the network reads the raw vectors.
+
+    out = concat(crossed(emb), make_mlp(flat(emb)))        with `deep_head` the hidden layer reads both
+
+    Args:
+        cross, weigh_generated: see `Crossing`. network: hidden, dropout, batch_norm.
+        deep_head: see `CrossNet`.
 
     Shape:
         emb_BFD (B, F, D) -> (B, m), or (B, 2m) with `deep_head`; m = F * D + hidden[-1]
@@ -109,30 +139,18 @@ class DCNV2(CrossNet):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        layers: int = 3,
-        cross_dropout: float = 0.0,
-        regenerate: bool = False,
+        cross: CrossOptions = CROSS,
         weigh_generated: bool = False,
-        bias: bool = False,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: MLPOptions = NETWORK,
         deep_head: bool = False,
     ) -> None:
-        super().__init__(
-            fields=fields,
-            width=width,
-            generate=generate,
-            make_mlp=make_mlp,
-            layers=layers,
-            cross_dropout=cross_dropout,
-            regenerate=regenerate,
-            weigh_generated=weigh_generated,
-            bias=bias,
-        )
+        super().__init__(fields=fields, width=width, generate=generate, cross=cross, weigh_generated=weigh_generated)
         flat = len(fields) * width
-        self.mlp = make_mlp(flat, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self._end(flat + self.mlp.out_features, make_mlp, deep=deep_head)
+        mlp = network.build(make_mlp, flat)
+        # In this order the parameters are listed, and gradients are summed for their norm: another one changes its last bits.
+        self.last = _before_head(flat + mlp.out_features, make_mlp, deep=deep_head)
+        self.mlp = mlp
+        self.out = Flat(self.last.out_features)
 
     def forward(self, x: FieldVectors) -> Tensor:
         """Return the crossed row beside the network's last layer, (B, m) or (B, 2m)."""
@@ -149,8 +167,7 @@ class GDCN(DCNV2):
     generating here is our own extension, no result of the SFG paper.
 
     Args:
-        layers, cross_dropout, regenerate, bias: the cross part, see `CrossNet`.
-        hidden, dropout, batch_norm: the network, see `MLP`.
+        cross: see `Crossing`; `bias` is true unless the user says otherwise. network: hidden, dropout, batch_norm.
 
     Shape:
         emb_BFD (B, F, D) -> (B, F * D + hidden[-1])
@@ -163,33 +180,21 @@ class GDCN(DCNV2):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        layers: int = 3,
-        cross_dropout: float = 0.0,
-        regenerate: bool = False,
-        bias: bool = True,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        cross: CrossOptions = GATED_CROSS,
+        network: MLPOptions = NETWORK,
     ) -> None:
-        super().__init__(
-            fields=fields,
-            width=width,
-            generate=generate,
-            make_mlp=make_mlp,
-            layers=layers,
-            cross_dropout=cross_dropout,
-            regenerate=regenerate,
-            bias=bias,
-            hidden=hidden,
-            dropout=dropout,
-            batch_norm=batch_norm,
-        )
+        super().__init__(fields=fields, width=width, generate=generate, make_mlp=make_mlp, cross=cross, network=network)
         flat = len(fields) * width
-        self.gates = nn.ModuleList(linear(flat, flat, bias=False) for _ in range(layers))
+        self.gates = nn.ModuleList(linear(flat, flat, bias=False) for _ in range(cross.layers))
 
     def _layer(self, layer: int, emb_BFD: Tensor, x_BX: Tensor) -> tuple[Tensor, Tensor]:
         generated_BX, raw_BX = super()._layer(layer, emb_BFD, x_BX)
         return generated_BX, raw_BX * torch.sigmoid(self.gates[layer](x_BX))
+
+
+def _before_head(features: int, make_mlp: MakeMLP, *, deep: bool) -> MLP:
+    """Return what stands between the crossed row and the head: with `deep` a hidden layer twice as wide, else nothing."""
+    return make_mlp(features, hidden=[2 * features] if deep else [])
 
 
 class CIN(nn.Module):
@@ -230,7 +235,7 @@ class XDeepFM(Decoder):
 
     Args:
         units: maps of every layer of the `CIN`; each layer has an encoder of its own.
-        hidden, dropout, batch_norm: the network, see `MLP`; without hidden layers there is none.
+        network: hidden, dropout, batch_norm; without hidden layers there is none.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
@@ -246,15 +251,12 @@ class XDeepFM(Decoder):
         generate: Generate,
         make_mlp: MakeMLP = MLP,
         units: Sequence[int] = (64,),
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: MLPOptions = NETWORK,
     ) -> None:
         super().__init__()
         self.cin = CIN(fields=len(fields), generate=generate, units=units)
         self.score = linear(self.cin.out_features, 1)
-        flat = len(fields) * width
-        self.mlp = make_mlp(flat, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        self.mlp = network.build(make_mlp, len(fields) * width) if network.hidden else None
         self.last = linear(self.mlp.out_features, 1) if self.mlp is not None else None
         self.out = Flat(1)
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate, features_of, places_of
 from models.inputs import FieldInfo, FieldVectors
-from models.layers import MLP, Dropout, Flat, MakeMLP, linear
+from models.layers import MLP, NETWORK, Dropout, Flat, MakeMLP, MLPOptions, linear
 
 
 class MLPDecoder(Decoder):
@@ -19,7 +20,7 @@ class MLPDecoder(Decoder):
     Generating here is our own extension, no result of the SFG paper: a network has no product to reformulate.
 
     Args:
-        hidden, dropout, batch_norm: the network, see `MLP`.
+        network: hidden, dropout, batch_norm.
 
     Shape:
         emb_BFD (B, F, D) -> (B, hidden[-1])
@@ -32,19 +33,35 @@ class MLPDecoder(Decoder):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: MLPOptions = NETWORK,
     ) -> None:
         super().__init__()
         self.encoder = generate()
-        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out = Flat(features_of("mlp", hidden))
+        self.mlp = network.build(make_mlp, len(fields) * width)
+        self.out = Flat(features_of("mlp", network.hidden))
 
     def forward(self, x: FieldVectors) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""
         out_BH: Tensor = self.mlp(self.encoder(x.emb_BFD).flatten(1), x)
         return out_BH
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The feature gates of FinalMLP.
+
+    Args:
+        gates: whether there are any.
+        gate_hidden: hidden widths of their networks.
+        contexts: for each of the two gates the names of the fields that it reads.
+    """
+
+    gates: bool = True
+    gate_hidden: Sequence[int] = (400,)
+    contexts: Sequence[Sequence[str]] = ((), ())
+
+
+GATES = GateOptions()
 
 
 class FinalMLP(Decoder):
@@ -57,9 +74,8 @@ class FinalMLP(Decoder):
     this is FinalMLP, but for the gates' own embedding tables in the released code. x_h is the h-th part of x.
 
     Args:
-        hidden, second_hidden: the two networks. dropout, batch_norm: of both, see `MLP`.
-        gates: whether there are feature gates. gate_hidden: hidden widths of their networks.
-        contexts: for each gate the names of the fields that it reads.
+        network: hidden of MLP_1; dropout, batch_norm of both. second_hidden: hidden widths of MLP_2.
+        gate: the feature gates.
         heads: parts of x and y in the fusion; a divisor of both last widths.
 
     Shape:
@@ -73,24 +89,21 @@ class FinalMLP(Decoder):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        hidden: Sequence[int] = (400, 400, 400),
+        network: MLPOptions = NETWORK,
         second_hidden: Sequence[int] = (400,),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        gates: bool = True,
-        gate_hidden: Sequence[int] = (400,),
-        contexts: Sequence[Sequence[str]] = ((), ()),
+        gate: GateOptions = GATES,
         heads: int = 1,
     ) -> None:
         super().__init__()
         flat = len(fields) * width
-        if len(contexts) != 2:
-            raise ValueError(f"finalmlp: contexts are {contexts}; expected two lists of field names, one for each gate")
-        places = [places_of("finalmlp: contexts", context, fields) for context in contexts]
+        if len(gate.contexts) != 2:
+            raise ValueError(f"finalmlp: contexts are {gate.contexts}; expected two lists of field names, one for each gate")
+        contexts = [places_of("finalmlp: contexts", context, fields) for context in gate.contexts]
         self.encoder = generate()
-        self.gates = nn.ModuleList(_Gate(context, flat, width, gate_hidden, make_mlp) for context in places) if gates else None
-        networks = (make_mlp(flat, hidden=own, dropout=dropout, batch_norm=batch_norm) for own in (hidden, second_hidden))
-        self.first, self.second = networks
+        gates = (_Gate(context, flat, width, gate.gate_hidden, make_mlp) for context in contexts)
+        self.gates = nn.ModuleList(gates) if gate.gates else None
+        self.first = network.build(make_mlp, flat)
+        self.second = replace(network, hidden=second_hidden).build(make_mlp, flat)
         left, right = self.first.out_features, self.second.out_features
         if heads < 1 or left % heads or right % heads:
             raise ValueError(f"finalmlp: heads is {heads}; expected a divisor of the last widths {left} and {right}")
@@ -194,6 +207,26 @@ class _Masked(nn.Module):
         return out_BX
 
 
+@dataclass(frozen=True)
+class AttentionOptions:
+    """The attention of AutoInt.
+
+    Args:
+        layers, heads: of the attention.
+        attention_width: [columns] of a head, d.
+        scale: whether scores are divided by sqrt(d).
+    """
+
+    layers: int = 3
+    heads: int = 2
+    attention_width: int = 32
+    scale: bool = False
+
+
+ATTENTION = AttentionOptions()
+NO_NETWORK = MLPOptions(hidden=())
+
+
 class AutoInt(Decoder):
     """Self-attention over the fields, layer by layer; with hidden layers also a network, which is AutoInt+.
 
@@ -203,8 +236,8 @@ class AutoInt(Decoder):
     FuxiCTR's has R only where the width changes, drops attention weights, and leaves the first-order sum to choice.
 
     Args:
-        layers, heads: of the attention. attention_width: [columns] of a head, d. scale: whether scores are divided by sqrt(d).
-        hidden, dropout, batch_norm: the network over the raw vectors, see `MLP`; empty: none.
+        attention: layers, heads, attention_width, scale.
+        network: hidden, dropout, batch_norm of the network over the raw vectors; without hidden layers there is none.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) -> (B, F * heads * d + hidden[-1] + 1)
@@ -219,26 +252,22 @@ class AutoInt(Decoder):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        layers: int = 3,
-        heads: int = 2,
-        attention_width: int = 32,
-        scale: bool = False,
-        hidden: Sequence[int] = (),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        attention: AttentionOptions = ATTENTION,
+        network: MLPOptions = NO_NETWORK,
     ) -> None:
         super().__init__()
+        layers, heads, attention_width = attention.layers, attention.heads, attention.attention_width
         if min(layers, heads, attention_width) < 1:
             told = f"layers is {layers}, heads {heads}, attention_width {attention_width}"
             raise ValueError(f"autoint: {told}; expected each 1 or more")
         out = heads * attention_width
         self.encoder = generate()
-        self.heads, self.scale = heads, 1 / math.sqrt(attention_width) if scale else 1.0
+        self.heads, self.scale = heads, 1 / math.sqrt(attention_width) if attention.scale else 1.0
         inputs = [width] + [out] * (layers - 1)
         self.queries, self.keys, self.values, self.rests = (
             nn.ModuleList(linear(own, out, bias=False) for own in inputs) for _ in range(4)
         )
-        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm) if hidden else None
+        self.mlp = network.build(make_mlp, len(fields) * width) if network.hidden else None
         self.out = Flat(len(fields) * out + (self.mlp.out_features if self.mlp is not None else 0) + 1)
 
     def forward(self, x: FieldVectors) -> Tensor:

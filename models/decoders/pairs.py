@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate, Pairs, features_of, pair_sum, pairs_of
 from models.inputs import FieldInfo, FieldVectors
-from models.layers import MLP, Flat, MakeMLP, linear
+from models.layers import MLP, NETWORK, Flat, MakeMLP, MLPOptions, linear
 
 
 class FM(Decoder):
@@ -42,7 +42,7 @@ class DeepFM(FM):
     score = FM(emb, linear) + w . make_mlp(flat(emb)) + b
 
     Args:
-        hidden, dropout, batch_norm: the network, see `MLP`.
+        network: hidden, dropout, batch_norm.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) -> (B, 1)
@@ -55,12 +55,10 @@ class DeepFM(FM):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: MLPOptions = NETWORK,
     ) -> None:
         super().__init__(fields=fields, width=width, generate=generate)
-        self.mlp = make_mlp(len(fields) * width, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
+        self.mlp = network.build(make_mlp, len(fields) * width)
         self.last = linear(self.mlp.out_features, 1)
 
     def forward(self, x: FieldVectors) -> Tensor:
@@ -221,7 +219,7 @@ class IPNN(Decoder):
     out = MLP(concat(flat(emb), <generated_i, emb_j> for i < j))
 
     Args:
-        hidden, dropout, batch_norm: the network, see `MLP`.
+        network: hidden, dropout, batch_norm.
 
     Shape:
         emb_BFD (B, F, D) -> (B, hidden[-1])
@@ -234,16 +232,13 @@ class IPNN(Decoder):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        network: MLPOptions = NETWORK,
     ) -> None:
         super().__init__()
         self.encoder = generate()
         self.pairs = Pairs(len(fields))
-        inputs = len(fields) * width + pairs_of(len(fields))
-        self.mlp = make_mlp(inputs, hidden=hidden, dropout=dropout, batch_norm=batch_norm)
-        self.out = Flat(features_of("ipnn", hidden))
+        self.mlp = network.build(make_mlp, len(fields) * width + pairs_of(len(fields)))
+        self.out = Flat(features_of("ipnn", network.hidden))
 
     def forward(self, x: FieldVectors) -> Tensor:
         """Return the last hidden layer, (B, hidden[-1])."""

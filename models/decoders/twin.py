@@ -5,7 +5,7 @@ Source: TF4CTR (salmon1802/TF4CTR), the released code.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,30 @@ from torch import Tensor, nn
 from models.decoders.base import Decoder, Generate, features_of, pair_sum
 from models.decoders.cross import CIN
 from models.inputs import FieldInfo, FieldVectors
-from models.layers import MLP, Flat, MakeMLP, linear
+from models.layers import MLP, NETWORK, Flat, MakeMLP, MLPOptions, linear
 
 BASES = ("mlp", "widedeep", "deepfm", "xdeepfm")
 SELECTIONS = ("none", "ser", "gm", "moe")
+
+
+@dataclass(frozen=True)
+class TwinOptions:
+    """What the two encoders of `TwinFocus` are, and what they read.
+
+    Args:
+        base: mlp, widedeep, deepfm or xdeepfm: the two encoders.
+        ssem: none, ser, gm or moe: the selection.
+        easy_hidden: hidden widths of the easy network; only base mlp has one.
+        units: maps of every layer of the CIN; only base xdeepfm has one.
+    """
+
+    base: str = "mlp"
+    ssem: str = "ser"
+    easy_hidden: Sequence[int] = (400,)
+    units: Sequence[int] = (64,)
+
+
+TWINS = TwinOptions()
 
 
 class TwinFocus(Decoder):
@@ -38,8 +58,8 @@ class TwinFocus(Decoder):
     at the left of the products, as in the decoders these parts come from.
 
     Args:
-        easy_hidden, hidden: the networks; easy_hidden is read by base mlp only. units: of the CIN.
-        dropout, batch_norm: of both and of the networks that select, see `MLP`.
+        twins: base, ssem, easy_hidden, units.
+        network: hidden of the hard network; dropout, batch_norm of it, of the easy one and of the networks that select.
 
     Shape:
         emb_BFD (B, F, D), linear_BF (B, F) unless base is mlp, second_BFE (B, F, D / 2) for ser -> (B, easy + hard + rest)
@@ -54,15 +74,11 @@ class TwinFocus(Decoder):
         width: int,
         generate: Generate,
         make_mlp: MakeMLP = MLP,
-        base: str = "mlp",
-        ssem: str = "ser",
-        easy_hidden: Sequence[int] = (400,),
-        hidden: Sequence[int] = (400, 400, 400),
-        units: Sequence[int] = (64,),
-        dropout: float = 0.0,
-        batch_norm: bool = False,
+        twins: TwinOptions = TWINS,
+        network: MLPOptions = NETWORK,
     ) -> None:
         super().__init__()
+        base, ssem = twins.base, twins.ssem
         for what, name, names in (("base", base, BASES), ("ssem", ssem, SELECTIONS)):
             if name not in names:
                 raise ValueError(f"tf: no {what} {name!r}; choose from {list(names)}")
@@ -74,19 +90,18 @@ class TwinFocus(Decoder):
         self.needs_linear = base != "mlp"
         self.second_width = width // 2 if ssem == "ser" else 0
         easy_width, flat = self.second_width or width, len(fields) * width
-        network: dict[str, Any] = {"dropout": dropout, "batch_norm": batch_norm}
-        self.select = {"gm": _Gate, "moe": _Experts}[ssem](flat, make_mlp, **network) if ssem in ("gm", "moe") else None
+        self.select = {"gm": _Gate, "moe": _Experts}[ssem](flat, make_mlp, network) if ssem in ("gm", "moe") else None
         self.hard_encoder = generate()
-        self.hard = make_mlp(flat, hidden=hidden, **network)
+        self.hard = network.build(make_mlp, flat)
         self.easy_encoder = generate(width=easy_width) if base in ("mlp", "deepfm") else None
         self.easy: nn.Module | None = None
-        hard = features_of("tf", hidden)
+        hard = features_of("tf", network.hidden)
         easy = 1
         if base == "mlp":
-            self.easy = make_mlp(len(fields) * easy_width, hidden=easy_hidden, **network)
-            easy = features_of("tf", easy_hidden)
+            self.easy = replace(network, hidden=twins.easy_hidden).build(make_mlp, len(fields) * easy_width)
+            easy = features_of("tf", twins.easy_hidden)
         elif base == "xdeepfm":
-            cin = CIN(fields=len(fields), generate=lambda: generate(width=easy_width), units=units)
+            cin = CIN(fields=len(fields), generate=lambda: generate(width=easy_width), units=twins.units)
             easy = hard
             self.easy = nn.Sequential(cin, linear(cin.out_features, easy))
         parts = {"easy": easy, "hard": hard, "rest": 1 if base == "xdeepfm" else 0}
@@ -119,9 +134,9 @@ class TwinFocus(Decoder):
 class _Gate(nn.Module):
     """(g e, (1 - g) e), two (B, m): g looks at the very e it scales."""
 
-    def __init__(self, flat: int, make_mlp: MakeMLP, *, dropout: float, batch_norm: bool) -> None:
+    def __init__(self, flat: int, make_mlp: MakeMLP, network: MLPOptions) -> None:
         super().__init__()
-        self.mlp = make_mlp(flat, hidden=[max(flat // 4, 1)], dropout=dropout, batch_norm=batch_norm)
+        self.mlp = replace(network, hidden=[max(flat // 4, 1)]).build(make_mlp, flat)
         self.last = linear(self.mlp.out_features, 1)
 
     def forward(self, emb_BX: Tensor, fields: FieldVectors | None = None) -> tuple[Tensor, Tensor]:
@@ -132,12 +147,12 @@ class _Gate(nn.Module):
 class _Experts(nn.Module):
     """Two mixtures of two experts of e, two (B, m)."""
 
-    def __init__(self, flat: int, make_mlp: MakeMLP, *, dropout: float, batch_norm: bool) -> None:
+    def __init__(self, flat: int, make_mlp: MakeMLP, network: MLPOptions) -> None:
         super().__init__()
-        network: dict[str, Any] = {"dropout": dropout, "batch_norm": batch_norm}
         half, quarter = max(flat // 2, 1), max(flat // 4, 1)
-        self.experts = nn.ModuleList(make_mlp(flat, hidden=[half, flat], **network) for _ in range(2))
-        self.gates = nn.ModuleList(_Share(make_mlp(flat, hidden=[quarter], **network), linear(quarter, 2)) for _ in "eh")
+        expert, gate = replace(network, hidden=[half, flat]), replace(network, hidden=[quarter])
+        self.experts = nn.ModuleList(expert.build(make_mlp, flat) for _ in range(2))
+        self.gates = nn.ModuleList(_Share(gate.build(make_mlp, flat), linear(quarter, 2)) for _ in "eh")
 
     def forward(self, emb_BX: Tensor, fields: FieldVectors | None = None) -> tuple[Tensor, ...]:
         made_BX2 = torch.stack([expert(emb_BX, fields) for expert in self.experts], dim=2)

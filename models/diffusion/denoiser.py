@@ -5,6 +5,7 @@ B rows, S slots, T labels (the last slots), H hidden width, D width of a table, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torchrec import KeyedJaggedTensor
 from models.diffusion.balance import Balance
 from models.diffusion.blocks import BLOCKS, GUIDANCE, Guidance
 from models.diffusion.candidates import Candidates
-from models.diffusion.slots import Ids, Slot, ids_of, vectors_of
+from models.diffusion.slots import Ids, Slot, SlotLayout, ids_of
 from models.diffusion.softmax import Choice, score
 from models.inputs import Inputs
 from models.layers import linear
@@ -37,6 +38,28 @@ class Restored:
     choices: dict[int, list[Choice]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DenoiserOptions:
+    """The network of a denoiser.
+
+    Args:
+        hidden: H. layers, heads, dropout: of the `block`, a name in `BLOCKS`.
+        attention: where difficulties guide it, see `Guidance`; needs a balance that learns them.
+        temperature: of the cosine; None for dot products, with a bias per value for `full` tables.
+    """
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.1
+    block: str = "hstu"
+    attention: str = "none"
+    temperature: float | None = 0.05
+
+
+OPTIONS = DenoiserOptions()
+
+
 class Denoiser(nn.Module):
     """A bidirectional network over the values of a row. One module for both of its tasks: to restore hidden values, whichever
     they are (pre-training), and to predict the labels from all the others (ranking), which is the same with only they hidden.
@@ -53,9 +76,7 @@ class Denoiser(nn.Module):
         sparse: the tables, none of them pooled; if it restores, each also reads the key `<table>?` of its candidates.
         slots: the fields. tasks: the labels, in the order of their columns.
         width: D of the labels' own tables.
-        hidden: H. layers, heads, dropout: of the `block`.
-        attention: where difficulties guide it, see `Guidance`; needs a balance that learns them.
-        temperature: of the cosine; None for dot products, with a bias per value for `full` tables.
+        options: hidden, layers, heads, dropout, block, attention, temperature.
         balance: weighs the fields' losses and owns their difficulties.
         restores: whether it has heads for the fields, for pre-training. Without, difficulties are fixed as they are loaded.
         full: the tables whose values are all candidates.
@@ -74,55 +95,24 @@ class Denoiser(nn.Module):
         slots: Sequence[Slot],
         tasks: tuple[str, ...],
         width: int,
-        hidden: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.1,
-        block: str = "hstu",
-        attention: str = "none",
-        temperature: float | None = 0.05,
+        options: DenoiserOptions = OPTIONS,
         balance: Balance,
         restores: bool = False,
         full: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        attention = options.attention
         if attention not in GUIDANCE:
             raise ValueError(f"denoiser: no attention {attention!r}; choose from {list(GUIDANCE)}")
         if attention != "none" and balance.s is None:
             raise ValueError(f"denoiser: attention {attention} is guided by difficulties, and the balance learns none")
-        self.sparse, self.tasks, self.attention, self.temperature = sparse, tasks, attention, temperature
-        self.tables = [slot for slot in slots if slot.source == "table"]
-        self.vectors = [slot for slot in slots if slot.source == "vector"]
+        self.sparse, self.tasks, self.attention, self.temperature = sparse, tasks, attention, options.temperature
+        self.layout = SlotLayout(slots, labels=len(tasks))
+        self.tables, self.vectors, self.widths = self.layout.tables, self.layout.vectors, self.layout.widths
         self.names = (*(slot.name for slot in self.tables), *tasks)
-        owners = [at for at, slot in enumerate(self.tables) for _ in range(slot.length)]
-        vectors = range(len(self.tables), len(self.tables) + len(self.vectors))
-        labels = range(len(slots), len(slots) + len(tasks))
-        self.field_S: Tensor
-        self.reserved_S: Tensor
-        self.register_buffer("field_S", torch.tensor([*owners, *vectors, *labels]), persistent=False)
-        self.widths = sorted({slot.dim for slot in self.tables})
-        self.table_names = list(dict.fromkeys(slot.table for slot in self.tables))
-        for dim in self.widths:
-            fields = [at for at, slot in enumerate(self.tables) if slot.dim == dim]
-            wide = [owner for owner in owners if owner in fields]
-            places = torch.tensor([fields.index(owner) for owner in wide])
-            self.register_buffer(f"places_{dim}", places, persistent=False)
-            mine = torch.tensor([at for at, owner in enumerate(owners) if owner in fields])
-            self.register_buffer(f"slots_{dim}", mine, persistent=False)
-            for name in {self.tables[at].table for at in fields}:
-                own = torch.tensor([at for at, owner in enumerate(wide) if self.tables[owner].table == name])
-                self.register_buffer(self._slots_name(name), own, persistent=False)
-        reserved = torch.tensor([self.tables[at].reserved for at in owners], dtype=torch.int64)
-        self.register_buffer("reserved_S", reserved, persistent=False)
-
-        self.read = nn.ModuleDict({str(dim): linear(dim, hidden, bias=False) for dim in self.widths})
-        self.read_vectors = nn.ModuleList(linear(slot.dim, hidden, bias=False) for slot in self.vectors)
-        self.masks = nn.ParameterDict({str(dim): _small(self._fields(dim), dim) for dim in self.widths})
-        self.identity_FH = _small(len(slots) + len(tasks), hidden)
-        self.read_labels = linear(width, hidden, bias=False)
-        self.label_mask_TD, self.labels_T2D = _small(len(tasks), width), _small(len(tasks), 2, width)
-        self.label_heads_THD = nn.Parameter(_xavier(len(tasks), hidden, width))
-        self.blocks = nn.ModuleList(BLOCKS[block](hidden=hidden, heads=heads, dropout=dropout) for _ in range(layers))
+        self._make_readers(options.hidden, width)
+        make_block = partial(BLOCKS[options.block], hidden=options.hidden, heads=options.heads, dropout=options.dropout)
+        self.blocks = nn.ModuleList(make_block() for _ in range(options.layers))
         self.balance = balance
         if balance.s is not None and not restores:
             del balance.s
@@ -130,12 +120,26 @@ class Denoiser(nn.Module):
         self.field_heads: nn.ParameterDict | None = None
         self.biases: nn.ParameterDict | None = None
         if restores:
-            self.field_heads = nn.ParameterDict(
-                {str(dim): nn.Parameter(_xavier(self._fields(dim), hidden, dim)) for dim in self.widths}
-            )
+            self._make_field_heads(options.hidden, full)
+
+    def _make_readers(self, hidden: int, width: int) -> None:
+        """What makes tokens of values and labels, and what makes vectors of the labels' tokens."""
+        tasks = len(self.tasks)
+        self.read = nn.ModuleDict({str(dim): linear(dim, hidden, bias=False) for dim in self.widths})
+        self.read_vectors = nn.ModuleList(linear(slot.dim, hidden, bias=False) for slot in self.vectors)
+        self.masks = nn.ParameterDict({str(dim): _small(len(self.layout.fields_of_width(dim)), dim) for dim in self.widths})
+        self.identity_FH = _small(len(self.tables) + len(self.vectors) + tasks, hidden)
+        self.read_labels = linear(width, hidden, bias=False)
+        self.label_mask_TD, self.labels_T2D = _small(tasks, width), _small(tasks, 2, width)
+        self.label_heads_THD = nn.Parameter(_xavier(tasks, hidden, width))
+
+    def _make_field_heads(self, hidden: int, full: Sequence[str]) -> None:
+        """What makes vectors of the fields' tokens, and with dot products a bias per value of the tables in `full`."""
+        heads = {dim: _xavier(len(self.layout.fields_of_width(dim)), hidden, dim) for dim in self.widths}
+        self.field_heads = nn.ParameterDict({str(dim): nn.Parameter(own) for dim, own in heads.items()})
+        if self.temperature is None:
             rows = {slot.table: slot.rows - slot.reserved for slot in self.tables if slot.table in full}
-            if temperature is None:
-                self.biases = nn.ParameterDict({table: nn.Parameter(torch.zeros(count)) for table, count in rows.items()})
+            self.biases = nn.ParameterDict({table: nn.Parameter(torch.zeros(count)) for table, count in rows.items()})
 
     def forward(self, inputs: Inputs) -> Output:
         """Return the logits of the labels, all of them hidden."""
@@ -143,7 +147,7 @@ class Denoiser(nn.Module):
         assert sequences is not None, "a denoiser's tables are not pooled"
         ids = ids_of(sequences, self.tables)
         rows = sequences.stride()
-        hidden_BS = torch.zeros(rows, len(self.field_S), dtype=torch.bool, device=ids.ids.device)
+        hidden_BS = torch.zeros(rows, len(self.layout.field_S), dtype=torch.bool, device=ids.ids.device)
         hidden_BS[:, -len(self.tasks) :] = True
         labels_BT = vectors_BX.new_zeros(rows, len(self.tasks))
         found = self._look_up(sequences, {})
@@ -178,13 +182,13 @@ class Denoiser(nn.Module):
         tokens_BSH = self._through(tokens_BSH, ids)
         made, choices = {}, {}
         for dim in self.widths:
-            slots = getattr(self, f"slots_{dim}")
-            heads_SHD = self.field_heads[str(dim)][getattr(self, f"places_{dim}")]
+            slots = self.layout.slots_of_width(dim)
+            heads_SHD = self.field_heads[str(dim)][self.layout.places_of_width(dim)]
             made[dim] = torch.bmm(tokens_BSH[:, slots].transpose(0, 1), heads_SHD).transpose(0, 1)
             choices[dim] = [
-                Choice(self._slots_of(table), own, found[table + CANDIDATES], self._bias(table))
+                Choice(self.layout.own_slots(table), own, found[table + CANDIDATES], self._bias(table))
                 for table, own in candidates.items()
-                if self._dim(table) == dim
+                if self.layout.width_of(table) == dim
             ]
         made[0] = self._label_vectors(tokens_BSH)
         return Restored(made, choices)
@@ -199,7 +203,7 @@ class Denoiser(nn.Module):
         Labels that do not count are hidden like the others, and read as 0 where they are not: if they stayed visible, seeing
         one would tell the label that it depends on.
         """
-        values_BS = ids.there & (ids.ids >= self.reserved_S)
+        values_BS = ids.there & (ids.ids >= self.layout.reserved_S)
         vectors_BX = values_BS.new_zeros(len(values_BS), len(self.vectors))
         labels_BT = values_BS.new_ones(len(values_BS), len(self.tasks))
         return torch.cat([values_BS, vectors_BX, labels_BT], dim=1)
@@ -214,7 +218,7 @@ class Denoiser(nn.Module):
         """The vectors of every field's ids and, if it restores, of every table's candidates, through one look-up."""
         if self.field_heads is not None:
             nothing = sequences.values()[:0]
-            chosen = {table: candidates[table].ids if table in candidates else nothing for table in self.table_names}
+            chosen = {table: candidates[table].ids if table in candidates else nothing for table in self.layout.table_names}
             rows = sequences.stride()
             counts = torch.zeros(len(chosen), rows, dtype=sequences.lengths().dtype, device=nothing.device)
             if rows:  # all of them in row 0; a rank without rows has no candidates either
@@ -235,12 +239,11 @@ class Denoiser(nn.Module):
         parts, order = [], []
         emb_BFD = None
         for dim in self.widths:
-            fields = [at for at, slot in enumerate(self.tables) if slot.dim == dim]
-            slots = getattr(self, f"slots_{dim}")
-            vectors_BSD = self._dense(found, ids, fields)
+            slots = self.layout.slots_of_width(dim)
+            vectors_BSD = self.layout.vectors_of_width(found, ids, dim)
             if len(self.widths) == 1:
-                emb_BFD = self._averaged(vectors_BSD, ids)
-            mask_SD = self.masks[str(dim)][getattr(self, f"places_{dim}")]
+                emb_BFD = self.layout.averaged(vectors_BSD, ids)
+            mask_SD = self.masks[str(dim)][self.layout.places_of_width(dim)]
             vectors_BSD = torch.where(hidden_BS1[:, slots] & (not visible), mask_SD, vectors_BSD)
             parts.append(self.read[str(dim)](vectors_BSD))
             order.append(slots)
@@ -254,28 +257,7 @@ class Denoiser(nn.Module):
             back = torch.cat(order).argsort()
             rest = torch.arange(len(back), tokens_BSH.shape[1], device=back.device)
             tokens_BSH = tokens_BSH[:, torch.cat([back, rest])]
-        return tokens_BSH + self.identity_FH[self.field_S], emb_BFD
-
-    def _dense(self, found: dict[str, Tensor], ids: Ids, fields: Sequence[int]) -> Tensor:
-        """The vectors of these fields' slots, (B, S', D). Fields of one id a row are only put side by side."""
-        whole = []
-        for at in fields:
-            slot = self.tables[at]
-            if slot.length == 1 and len(found[slot.name]) == len(ids.ids):
-                whole.append(found[slot.name].unsqueeze(1))
-            else:
-                slots = (self.field_S == at).nonzero().squeeze(1)
-                whole.append(vectors_of(found[slot.name], ids, slot.name, slots))
-        return torch.cat(whole, dim=1)
-
-    def _averaged(self, vectors_BSD: Tensor, ids: Ids) -> Tensor:
-        """Lists averaged: one vector per field, (B, F, D)."""
-        there_BS1 = ids.there.unsqueeze(2)
-        fields = self.field_S[: vectors_BSD.shape[1]]
-        shape = (len(vectors_BSD), len(self.tables))
-        sums_BFD = vectors_BSD.new_zeros(*shape, vectors_BSD.shape[2]).index_add(1, fields, vectors_BSD * there_BS1)
-        counts_BF1 = vectors_BSD.new_zeros(*shape, 1).index_add(1, fields, there_BS1.to(vectors_BSD.dtype))
-        return sums_BFD / counts_BF1.clamp(min=1)
+        return tokens_BSH + self.identity_FH[self.layout.field_S], emb_BFD
 
     def _through(self, tokens_BSH: Tensor, ids: Ids) -> Tensor:
         """The tokens after all layers; slots without an id are heard by nobody."""
@@ -290,31 +272,12 @@ class Denoiser(nn.Module):
         if self.attention == "none" or factors_F is None:
             return None
         ones = factors_F.new_ones(len(self.vectors) + len(self.tasks))
-        return Guidance(self.attention, torch.cat([factors_F, ones])[self.field_S])
+        return Guidance(self.attention, torch.cat([factors_F, ones])[self.layout.field_S])
 
     def _label_vectors(self, tokens_BSH: Tensor) -> Tensor:
         labels_TBH = tokens_BSH[:, -len(self.tasks) :].transpose(0, 1)
         made_TBD: Tensor = labels_TBH @ self.label_heads_THD
         return made_TBD.transpose(0, 1)
-
-    def _fields(self, dim: int) -> int:
-        return sum(slot.dim == dim for slot in self.tables)
-
-    def _slots_name(self, table: str) -> str:
-        return f"own_{self.table_names.index(table)}"
-
-    def _slots_of(self, table: str) -> Tensor:
-        """The slots of a table, counted among those of its width."""
-        slots: Tensor = getattr(self, self._slots_name(table))
-        return slots
-
-    def slots_of(self, table: str) -> Tensor:
-        """The slots that hold ids of a table."""
-        slots: Tensor = getattr(self, f"slots_{self._dim(table)}")
-        return slots[self._slots_of(table)]
-
-    def _dim(self, table: str) -> int:
-        return next(slot.dim for slot in self.tables if slot.table == table)
 
     def _bias(self, table: str) -> Tensor | None:
         bias: Tensor | None = self.biases[table] if self.biases is not None and table in self.biases else None

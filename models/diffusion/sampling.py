@@ -46,7 +46,7 @@ def draw(
         read = KeyedJaggedTensor(keys=sequences.keys(), values=values, lengths=sequences.lengths(), stride=sequences.stride())
         restored = model.restore(read, ids, vectors_BX, labels_BT, hidden_BS, dict(candidates))
         for dim in model.widths:
-            slots = getattr(model, f"slots_{dim}")
+            slots = model.layout.slots_of_width(dim)
             for choice in restored.choices[dim]:  # once a table: values of different tables have nothing to share here
                 own = slots[choice.slots]
                 row_N, at_N = now_BS[:, own].nonzero(as_tuple=True)

@@ -13,7 +13,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from models.decoders import Decoder
 from models.diffusion.balance import Balance
-from models.diffusion.denoiser import CANDIDATES, Denoiser
+from models.diffusion.denoiser import CANDIDATES, Denoiser, DenoiserOptions
 from models.diffusion.slots import Slot
 from models.embed import Field, FieldEmbedding
 from models.heads import Head
@@ -23,7 +23,7 @@ from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
-from pipeline.config.registry import NOTHING, bind, find
+from pipeline.config.registry import NOTHING, bind, find, grouped
 
 META = torch.device("meta")
 
@@ -100,7 +100,7 @@ def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.
     make, options = find("genctr.encoders", config.encoder.kind), config.encoder.model_dump(exclude={"kind", *TAUGHT})
     if options:
         options["cardinalities"] = [features.cardinality(name) for name in features.fields]
-    return partial(make, **options)
+    return partial(make, **grouped(make, options))
 
 
 def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...]) -> Head:
@@ -178,13 +178,15 @@ def build_denoiser(
             slots=slots,
             tasks=targets,
             width=config.dim,
-            hidden=config.hidden,
-            layers=config.layers,
-            heads=config.heads,
-            dropout=config.dropout,
-            block=config.block,
-            attention=config.guidance,
-            temperature=config.temperature if config.similarity == "cosine" else None,
+            options=DenoiserOptions(
+                hidden=config.hidden,
+                layers=config.layers,
+                heads=config.heads,
+                dropout=config.dropout,
+                block=config.block,
+                attention=config.guidance,
+                temperature=config.temperature if config.similarity == "cosine" else None,
+            ),
             balance=balance,
             restores=restores,
             full=[spec.name for spec in features.tables if spec.rows - spec.reserved <= config.full_softmax_max_rows],

@@ -5,7 +5,8 @@ import functools
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
@@ -104,21 +105,51 @@ def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given
 
     Args:
         what: what is built, as an error calls it.
-        build: a class or function; its arguments are the options there are.
-        options: what the file says.
+        build: a class or function; its arguments are the options there are, see `grouped`.
+        options: what the file says, flat.
         given: arguments that are not for the file to say.
 
     Raises:
         GenctrError: names the option and those there are.
     """
-    known = inspect.signature(build).parameters.keys() - given.keys()
-    if wrong := sorted(set(options) - known):
+    known = options_of(build, given)
+    if wrong := sorted(set(options) - known.keys()):
         near = difflib.get_close_matches(wrong[0], known, n=1)
         hint = f", nearest {near[0]!r}" if near else ""
         raise GenctrError(f"{what}: unknown option {wrong[0]!r}{hint}; it has {sorted(known)}")
     try:
-        return build(**given, **options)
+        return build(**given, **grouped(build, options))
     except GenctrError:
         raise
     except (TypeError, ValueError) as error:
         raise GenctrError(f"{what}: {error}") from error
+
+
+def grouped(build: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `build` that hold these options. An argument whose default is a dataclass holds those that are called
+    like its fields; of fields that are not among the options it keeps the default.
+
+    >>> from models.decoders.cross import CrossNet
+    >>> grouped(CrossNet, {"layers": 2, "deep_head": True})
+    {'cross': CrossOptions(layers=2, cross_dropout=0.0, regenerate=False, bias=False), 'deep_head': True}
+    """
+    groups, arguments = options_of(build), inspect.signature(build).parameters
+    made: dict[str, Any] = {}
+    for name, value in options.items():
+        group = groups.get(name)
+        if group is None:
+            made[name] = value
+        else:
+            made[group] = replace(made.get(group, arguments[group].default), **{name: value})
+    return made
+
+
+def options_of(build: Callable[..., Any], given: Collection[str] = ()) -> dict[str, str | None]:
+    """The options that `build` has besides what is given, each with the argument that holds it, None for the option itself."""
+    found: dict[str, str | None] = {}
+    for name, argument in inspect.signature(build).parameters.items():
+        if name in given:
+            continue
+        default = argument.default
+        found |= {field.name: name for field in fields(default)} if is_dataclass(default) else {name: None}
+    return found

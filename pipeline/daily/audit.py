@@ -11,6 +11,7 @@ from data.days import Day
 from data.document import read_document
 from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
+from data.row_hash import ROW_HASH
 from data.schema import Schema
 from pipeline.builders.source import Source, build_source
 from pipeline.checkpoint.store import CheckpointStore
@@ -141,6 +142,10 @@ def _day(
     base = base_of(name)
     if base not in there:
         return [f"day {base} is no longer in the log"]
+    if (form := trained.get("row_hash", "1")) != ROW_HASH:
+        return [
+            f"its rows were hashed in format {form}, and this version has format {ROW_HASH}: verify it with the version before"
+        ]
     files: Mapping[str, Mapping[str, int]] = trained["files"]
     try:
         opened = source.open(base, known=known)

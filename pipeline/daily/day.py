@@ -145,7 +145,7 @@ class DayWork:
         meta = job.checkpoints.read_meta(mark)
         counted = zip(meta["files"], *meta["tally"], strict=True)
         told = {file: {"size": size, "rows": r, "hash": h, "skipped": s} for (file, size, _), r, h, s in counted}
-        values = {"day": name, "rows": sum(meta["tally"][0]), "files": told}
+        values = {"day": name, "rows": sum(meta["tally"][0]), "files": told, "row_hash": ROW_HASH}
         values |= {"ids": meta["ids"]} if "ids" in meta else {}
         self._ledger.append(
             "trained",

@@ -9,7 +9,7 @@ same lines, however often the job was killed; times are in `log.jsonl`. A person
 | event      | keys |
 |---|---|
 | `scored`   | a day before its first row trained: `day`, `step`, `rows`, `skipped`, `metrics`, `headline` |
-| `trained`  | `day`, `step`, `rows`, `files`: {name below the log's root: {size, rows, hash, skipped}}, `quarantined`: {name: {size, why}} |
+| `trained`  | `day`, `step`, `rows`, `files`: {name below the log's root: {size, rows, hash, skipped}}, `row_hash`: the format of the hashes, "1" where it is missing, `quarantined`: {name: {size, why}} |
 | `judged`   | `day`, `step`, `publish`: the verdict, `answers`: [{gate, number, low, high, ok, note}], `fresh`: what they looked at |
 | `published`| `day`, `step`, `bundle`, `parent` |
 | `approved` | a held model was published by a person: `day`, `step`, `bundle`, `reason`, `who`, `at` |

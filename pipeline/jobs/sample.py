@@ -146,7 +146,7 @@ def _drawn(objective: DenoiseObjective, batch: Batch, given: Sequence[str], step
     kept = [at for at, name in enumerate(model.names) if name in given]
     labels = len(model.tables) + len(model.vectors)
     kept_fields = [at if at < len(model.tables) else at - len(model.tables) + labels for at in kept]
-    hidden_BS = hidden_BS & ~torch.isin(model.field_S, torch.tensor(kept_fields, device=model.field_S.device))
+    hidden_BS = hidden_BS & ~torch.isin(model.layout.field_S, torch.tensor(kept_fields, device=model.layout.field_S.device))
     chosen = objective.candidates(objective.present(ids, hidden_BS))
     steps = steps or max(int(hidden_BS.sum(1).max()), 1)
     fresh = replace(ids, ids=ids.ids.clone())
@@ -159,10 +159,10 @@ def _drawn(objective: DenoiseObjective, batch: Batch, given: Sequence[str], step
 def _slots(model: Denoiser, name: int) -> Tensor:
     """The columns of `_values` that hold a field or label."""
     fields = len(model.tables)
-    tables = int((model.field_S < fields).sum())
+    tables = int((model.layout.field_S < fields).sum())
     if name >= fields:
         return torch.tensor([tables + name - fields])
-    return (model.field_S == name).nonzero().squeeze(1).cpu()
+    return (model.layout.field_S == name).nonzero().squeeze(1).cpu()
 
 
 def frequency_classes(values_NL: Tensor, like_NL: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class DenoiseObjective(DenoiseKind, Objective):
         means_2F = total_3K[:2, :fields] / total_3K[2, :fields].clamp(min=1)
         weight_F, own = model.balance(means_2F[0], means_2F[1], present_F)
         ones = weight_F.new_ones(len(model.vectors) + len(model.tasks))
-        weight_S = (torch.cat([weight_F, ones]) * more_F)[model.field_S]
+        weight_S = (torch.cat([weight_F, ones]) * more_F)[model.layout.field_S]
         loss = (loss_BS * weight_S * weight_B.unsqueeze(1)).sum() / batch.rows
 
         seen = {"loss": sums_3K[0], "reference": sums_3K[1], "rows": sums_3K[2]}
@@ -109,7 +109,7 @@ class DenoiseObjective(DenoiseKind, Objective):
         """What is restored, (B, S), and by how much every field of it weighs more, (F,)."""
         tasks = len(self.model.tasks)
         counting_BS = torch.cat([hidden_BS[:, :-tasks], hidden_BS[:, -tasks:] & (weights_BT > 0)], dim=1)
-        return thinned(counting_BS, self.model.field_S, self.most_F)
+        return thinned(counting_BS, self.model.layout.field_S, self.most_F)
 
     def _losses(self, restored: Restored, ids: Ids, labels_BT: Tensor, wanted_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of every slot that is restored and its reference, two (B, S)."""
@@ -117,7 +117,7 @@ class DenoiseObjective(DenoiseKind, Objective):
         found = wanted_BS.new_zeros(2, *wanted_BS.shape, dtype=torch.float32)
         parts = list(found.unbind(0))
         for dim in model.widths:
-            slots = getattr(model, f"slots_{dim}")
+            slots = model.layout.slots_of_width(dim)
             own = losses(
                 restored.made[dim],
                 ids.ids[:, slots],
@@ -137,10 +137,10 @@ class DenoiseObjective(DenoiseKind, Objective):
     def present(self, ids: Ids, wanted_BS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Of every table that is too large for a full softmax: its values in the batch, and those that have to be restored."""
         model, found = self.model, {}
-        values_BS = ids.there & (ids.ids >= model.reserved_S)
-        for table in model.table_names:
+        values_BS = ids.there & (ids.ids >= model.layout.reserved_S)
+        for table in model.layout.table_names:
             if not self.candidates.is_full(table):
-                slots = model.slots_of(table)
+                slots = model.layout.slots_of(table)
                 own, there = ids.ids[:, slots], values_BS[:, slots]
                 found[table] = own[there], own[there & wanted_BS[:, slots]]
         return found
@@ -166,7 +166,7 @@ class DenoiseObjective(DenoiseKind, Objective):
         model = self.model
         sums = of_slots_XBS.sum(1)
         fields = len(model.tables) + len(model.vectors) + len(model.tasks)
-        by_field = sums.new_zeros(len(sums), fields).index_add(1, model.field_S, sums)
+        by_field = sums.new_zeros(len(sums), fields).index_add(1, model.layout.field_S, sums)
         return torch.cat([by_field[:, : len(model.tables)], by_field[:, -len(model.tasks) :]], dim=1)
 
     def _most(self) -> Tensor:
@@ -176,5 +176,5 @@ class DenoiseObjective(DenoiseKind, Objective):
         return torch.tensor([max(most // tables.count(table), 1) for table in tables] + [2**62] * others)
 
     def _is_label(self) -> Tensor:
-        slots = len(self.model.field_S)
+        slots = len(self.model.layout.field_S)
         return torch.arange(slots) >= slots - len(self.model.tasks)

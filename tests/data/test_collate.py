@@ -12,12 +12,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from data.arrays import segment_sums
 from data.batch import Batch, Tally
-from data.collate import NO_GROUP, PER_SECOND, Collate, odd_numbers, segment_sums
+from data.collate import NO_GROUP, PER_SECOND, Collate
 from data.cursor import Cursor
 from data.errors import BadInput
 from data.features import Features
 from data.ids import NO_ID, HashIds, fingerprints, seed_of
+from data.row_hash import odd_numbers
 from data.schema import Schema
 from data.statistics import Moments, Statistics
 

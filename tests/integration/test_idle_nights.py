@@ -11,8 +11,8 @@ import yaml
 from pipeline.config.run import load
 from pipeline.daily.dry_run import idle
 from pipeline.run_folder.lease import Lease
-from tests.integration.jobs import events
 from tests.integration.nightly import ledger, write_daily
+from tests.jobs import events
 from tests.launch.test_imports import HEAVY, TRAINING, among, loaded
 from tests.tiny import genctr
 

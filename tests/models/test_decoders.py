@@ -14,13 +14,14 @@ from models.encoders import FeatureGenerator, Identity
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import MLP, Flat, Tokens, flat
 from models.registries import DECODERS, ENCODERS, HEADS
+from tests.models.flat import made_of, sfg
 
 F, D, B = 4, 4, 5
 FIELDS = [FieldInfo(name) for name in ("user", "item", "tab", "hour")]
 TWO, THREE = FIELDS[:2], FIELDS[:3]
 PLAIN = partial(Identity, fields=F, width=D)
-SFG = partial(FeatureGenerator, fields=F, width=D)
-UNITY = partial(FeatureGenerator, fields=F, width=D, activation="linear")
+SFG = partial(sfg, fields=F, width=D)
+UNITY = partial(sfg, fields=F, width=D, activation="linear")
 ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3, "tf": 2}
 WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
 NO_BATCH_NORM = ("masknet",)
@@ -48,7 +49,9 @@ def made(name, generate, **options):
     """A decoder with a head of two tasks, always from the same seed."""
     torch.manual_seed(0)
     width = DECODERS[name].embedding_width(fields=F, dim=D)
-    decoder = DECODERS[name](fields=FIELDS, width=width, generate=partial(generate, width=width), **SMALL[name] | options)
+    decoder = made_of(
+        DECODERS[name], fields=FIELDS, width=width, generate=partial(generate, width=width), **SMALL[name] | options
+    )
     torch.manual_seed(1)
     return decoder, HEADS[decoder.head](features=flat(decoder.out), targets=["click", "buy"])
 
@@ -100,7 +103,7 @@ def test_fm_generates_the_vector_of_the_smaller_index():
 
 
 def test_the_network_of_deepfm_reads_raw_vectors():
-    deepfm = ones(DeepFM(fields=TWO, width=1, generate=Twice, hidden=[1]))
+    deepfm = ones(made_of(DeepFM, fields=TWO, width=1, generate=Twice, hidden=[1]))
     emb_BFD, linear_BF = torch.tensor([[[2.0], [3.0]]]), torch.tensor([[0.1, 0.2]])
 
     #   pair: 4 * 3      linear: 0.3      network: relu(2 + 3 + 1) + 1, and not relu(4 + 6 + 1) + 1
@@ -121,14 +124,16 @@ def test_the_network_of_deepfm_reads_raw_vectors():
     ],
 )
 def test_cross_layers_by_hand(options, expected):
-    crossnet = ones(CrossNet(fields=TWO, width=1, generate=Twice, layers=2, **options))
+    crossnet = ones(made_of(CrossNet, fields=TWO, width=1, generate=Twice, layers=2, **options))
 
     torch.testing.assert_close(crossnet(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.tensor([expected]))
 
 
 def test_the_weight_of_a_cross_layer_is_on_the_side_it_is_said_to_be():
     emb_BFD = torch.tensor([[[2.0], [3.0]]])
-    code, paper = (CrossNet(fields=TWO, width=1, generate=TenTimesTheFirst, layers=1, weigh_generated=w) for w in (False, True))
+    code, paper = (
+        made_of(CrossNet, fields=TWO, width=1, generate=TenTimesTheFirst, layers=1, weigh_generated=w) for w in (False, True)
+    )
     with torch.no_grad():
         code.weights[0].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
         paper.load_state_dict(code.state_dict())
@@ -140,27 +145,27 @@ def test_the_weight_of_a_cross_layer_is_on_the_side_it_is_said_to_be():
 
 
 def test_dcnv2_puts_the_crossed_row_beside_the_network_of_the_raw_vectors():
-    dcnv2 = ones(DCNV2(fields=TWO, width=1, generate=Twice, layers=1, hidden=[1]))
+    dcnv2 = ones(made_of(DCNV2, fields=TWO, width=1, generate=Twice, layers=1, hidden=[1]))
 
     torch.testing.assert_close(dcnv2(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.tensor([[22.0, 33.0, 6.0]]))
 
 
 def test_the_deep_head_of_dcnv2_is_one_hidden_layer_twice_as_wide():
-    dcnv2 = ones(DCNV2(fields=TWO, width=1, generate=Twice, layers=1, hidden=[1], deep_head=True))
+    dcnv2 = ones(made_of(DCNV2, fields=TWO, width=1, generate=Twice, layers=1, hidden=[1], deep_head=True))
 
     assert dcnv2.out.width == 6
     torch.testing.assert_close(dcnv2(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 6), 22.0 + 33 + 6 + 1))
 
 
 def test_the_deep_head_of_crossnet_reads_the_crossed_row():
-    crossnet = ones(CrossNet(fields=TWO, width=1, generate=Twice, layers=1, deep_head=True))
+    crossnet = ones(made_of(CrossNet, fields=TWO, width=1, generate=Twice, layers=1, deep_head=True))
 
     assert crossnet.out.width == 4
     torch.testing.assert_close(crossnet(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 4), 22.0 + 33 + 1))
 
 
 def test_the_mlp_reads_the_generated_vectors():
-    mlp = ones(MLPDecoder(fields=TWO, width=1, generate=Twice, hidden=[2]))
+    mlp = ones(made_of(MLPDecoder, fields=TWO, width=1, generate=Twice, hidden=[2]))
 
     torch.testing.assert_close(mlp(FieldVectors(torch.tensor([[[2.0], [3.0]]]))), torch.full((1, 2), 4.0 + 6 + 1))
 
@@ -415,7 +420,7 @@ def test_the_operands_have_the_shape_of_the_embeddings(name, encoder):
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_misspelt_option_is_a_type_error(name):
     with pytest.raises(TypeError, match="unexpected keyword argument 'hiden'"):
-        DECODERS[name](fields=FIELDS, width=D, generate=PLAIN, hiden=[3])
+        made_of(DECODERS[name], fields=FIELDS, width=D, generate=PLAIN, hiden=[3])
 
 
 @pytest.mark.parametrize(
@@ -437,20 +442,20 @@ def test_a_misspelt_option_is_a_type_error(name):
 )
 def test_networks_without_layers_units_or_heads_are_told(name, options, told):
     with pytest.raises(ValueError, match=told):
-        DECODERS[name](fields=FIELDS, width=D, generate=PLAIN, **options)
+        made_of(DECODERS[name], fields=FIELDS, width=D, generate=PLAIN, **options)
 
 
 def test_options_without_sense_are_told():
     with pytest.raises(ValueError, match="layers is 0; expected 1 or more"):
-        CrossNet(fields=FIELDS, width=D, generate=PLAIN, layers=0)
+        made_of(CrossNet, fields=FIELDS, width=D, generate=PLAIN, layers=0)
     with pytest.raises(ValueError, match="last hidden layer has 1 unit"):
-        MLPDecoder(fields=FIELDS, width=D, generate=PLAIN, hidden=[8, 1])
+        made_of(MLPDecoder, fields=FIELDS, width=D, generate=PLAIN, hidden=[8, 1])
     with pytest.raises(ValueError, match="ipnn: the last hidden layer has 1 unit"):
-        DECODERS["ipnn"](fields=FIELDS, width=D, generate=PLAIN, hidden=[1])
+        made_of(DECODERS["ipnn"], fields=FIELDS, width=D, generate=PLAIN, hidden=[1])
     with pytest.raises(ValueError, match="masknet: the last hidden layer has 1 unit"):
-        DECODERS["masknet"](fields=FIELDS, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
+        made_of(DECODERS["masknet"], fields=FIELDS, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
     with pytest.raises(ValueError, match="tf: the last hidden layer has 1 unit"):
-        DECODERS["tf"](fields=FIELDS, width=D, generate=PLAIN, easy_hidden=[1])
+        made_of(DECODERS["tf"], fields=FIELDS, width=D, generate=PLAIN, easy_hidden=[1])
 
 
 class Seen(MLP):

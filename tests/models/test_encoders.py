@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from models.encoders import ACTIVATIONS, TRANSFORMS, FeatureGenerator, Identity
+from models.encoders import ACTIVATIONS, FeatureGenerator, Identity
+from models.encoders.ablations import TRANSFORMS
 from models.registries import ENCODERS
 from tests.helpers import on_ranks
+from tests.models.flat import sfg
 
 
 def encoder(**options) -> FeatureGenerator:
     """Two fields of width 1; field 0 is 1 a + 10 b, field 1 is 100 a - 1000 b."""
-    made = FeatureGenerator(fields=2, width=1, **options)
+    made = sfg(fields=2, width=1, **options)
     with torch.no_grad():
         made.transform.weight.copy_(torch.tensor([[1.0, 10.0], [100.0, -1000.0]]))
     return made
@@ -35,7 +37,7 @@ def test_gamma_scales_what_is_generated_and_not_the_residual():
     [("linear", -2.0), ("relu", 0.0), ("tanh", -0.9640276), ("sigmoid", 0.1192029), ("silu", -0.2384058)],
 )
 def test_every_activation_is_the_function_of_its_name(activation, expected):
-    made = FeatureGenerator(fields=1, width=1, activation=activation)
+    made = sfg(fields=1, width=1, activation=activation)
     with torch.no_grad():
         made.transform.weight.fill_(-1.0)
 
@@ -45,16 +47,16 @@ def test_every_activation_is_the_function_of_its_name(activation, expected):
 
 def test_an_unknown_activation_is_told_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no activation 'rellu'; choose from \['linear', 'relu'"):
-        FeatureGenerator(fields=1, width=1, activation="rellu")
+        sfg(fields=1, width=1, activation="rellu")
 
 
 def test_the_encoder_is_one_matrix_without_bias_and_the_identity_is_nothing():
-    assert sum(p.numel() for p in FeatureGenerator(fields=3, width=4).parameters()) == (3 * 4) ** 2
+    assert sum(p.numel() for p in sfg(fields=3, width=4).parameters()) == (3 * 4) ** 2
     assert list(Identity(fields=3, width=4).parameters()) == []
 
 
 def test_a_bias_moves_what_is_activated_and_every_coordinate_has_its_own():
-    made = FeatureGenerator(fields=F, width=D, bias=True, gamma=2.0)
+    made = sfg(fields=F, width=D, bias=True, gamma=2.0)
     emb_BFD = torch.randn(5, F, D)
     lin_BFD = made.transform(emb_BFD)
     torch.testing.assert_close(made(emb_BFD), 2 * lin_BFD.relu())
@@ -91,7 +93,7 @@ def reads(made, emb_BFD):
     [("all", torch.ones(F, F)), ("self", torch.eye(F)), ("others", 1 - torch.eye(F))],
 )
 def test_a_field_is_generated_from_the_fields_it_is_said_to_be(source, expected):
-    made = FeatureGenerator(fields=F, width=D, source=source, activation="tanh")
+    made = sfg(fields=F, width=D, source=source, activation="tanh")
     learn = torch.optim.SGD(made.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
         assert torch.equal(reads(made, rows()), expected.bool())
@@ -105,7 +107,7 @@ def test_each_transform_by_hand():
 
     def made(kind):
         torch.manual_seed(2)
-        return FeatureGenerator(fields=F, width=D, transform=kind, activation="linear", gamma=2.0).eval()
+        return sfg(fields=F, width=D, transform=kind, activation="linear", gamma=2.0).eval()
 
     shared = made("field_shared")
     torch.testing.assert_close(shared(emb_BFD), 2 * (flat @ shared.transform.weight.T).unsqueeze(1).expand(B, F, D))
@@ -126,7 +128,7 @@ def test_each_transform_by_hand():
 
 
 def test_gamma_can_be_learnt_and_begins_where_it_is_set():
-    made = FeatureGenerator(fields=F, width=D, gamma=3.0, learn_gamma=True)
+    made = sfg(fields=F, width=D, gamma=3.0, learn_gamma=True)
     torch.testing.assert_close(made(rows()), 3 * torch.relu(made.transform(rows())))
     made(rows()).sum().backward()
 
@@ -134,7 +136,7 @@ def test_gamma_can_be_learnt_and_begins_where_it_is_set():
 
 
 def test_batch_norm_has_one_channel():
-    made = FeatureGenerator(fields=F, width=D, batch_norm=True, activation="linear")
+    made = sfg(fields=F, width=D, batch_norm=True, activation="linear")
     out = made(rows())
 
     assert made.norm.num_features == 1
@@ -144,7 +146,7 @@ def test_batch_norm_has_one_channel():
 
 def normed(rank, shares):
     torch.manual_seed(0)
-    made = FeatureGenerator(fields=F, width=D, batch_norm=True)
+    made = sfg(fields=F, width=D, batch_norm=True)
     start = sum(shares[:rank])
     return made(rows()[start : start + shares[rank]]).detach()
 
@@ -157,7 +159,7 @@ def test_batch_norm_over_ranks_is_that_of_one(shares):
 
 @pytest.mark.parametrize(("only", "expected"), [("high_cardinality", [1, 3]), ("low_cardinality", [0, 2])])
 def test_fields_are_chosen_by_their_cardinality_and_the_others_stay_raw(only, expected):
-    made = FeatureGenerator(fields=F, width=D, cardinalities=[5, 900, 7, 80], generate_for=only, num_fields=2)
+    made = sfg(fields=F, width=D, cardinalities=[5, 900, 7, 80], generate_for=only, num_fields=2)
     emb_BFD = rows()
     out = made(emb_BFD)
     rest = [field for field in range(F) if field not in expected]
@@ -168,7 +170,7 @@ def test_fields_are_chosen_by_their_cardinality_and_the_others_stay_raw(only, ex
 
 @pytest.mark.parametrize("target", ["random", "shared_mask", "field_mask", "zero_mask"])
 def test_while_training_so_many_fields_of_every_row_are_generated_and_in_evaluation_all(target):
-    made = FeatureGenerator(fields=F, width=D, training_target=target, num_targets=2, activation="sigmoid")
+    made = sfg(fields=F, width=D, training_target=target, num_targets=2, activation="sigmoid")
     emb_BFD = rows()
     generated = (made(emb_BFD) != emb_BFD).all(2)
 
@@ -183,7 +185,7 @@ def test_while_training_so_many_fields_of_every_row_are_generated_and_in_evaluat
     ("target", "hides"), [("random", False), ("shared_mask", True), ("field_mask", True), ("zero_mask", True)]
 )
 def test_a_mask_hides_the_field_from_the_encoder_and_random_targets_are_not_hidden(target, hides):
-    made = FeatureGenerator(fields=F, width=D, training_target=target, num_targets=1, activation="linear")
+    made = sfg(fields=F, width=D, training_target=target, num_targets=1, activation="linear")
     emb_BFD = rows()
     torch.manual_seed(5)
     out = made(emb_BFD)
@@ -197,7 +199,7 @@ def test_a_mask_hides_the_field_from_the_encoder_and_random_targets_are_not_hidd
 
 @pytest.mark.parametrize("kind", TRANSFORMS)
 def test_no_rows_still_give_every_parameter_a_gradient(kind):
-    made = FeatureGenerator(fields=F, width=D, transform=kind, learn_gamma=True, training_target="field_mask", num_targets=2)
+    made = sfg(fields=F, width=D, transform=kind, learn_gamma=True, training_target="field_mask", num_targets=2)
     made(rows(0)).sum().backward()
 
     assert all(parameter.grad is not None for parameter in made.parameters())
@@ -218,4 +220,4 @@ def test_no_rows_still_give_every_parameter_a_gradient(kind):
 )
 def test_arms_that_make_no_sense_are_told(options, told):
     with pytest.raises(ValueError, match=told):
-        FeatureGenerator(fields=F, width=D, **options)
+        sfg(fields=F, width=D, **options)

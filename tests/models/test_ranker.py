@@ -13,6 +13,7 @@ from models.layers import flat
 from models.ranker import Ranker
 from models.registries import DECODERS, ENCODERS, HEADS
 from models.sparse import SparseArch, Table
+from tests.models.flat import made_of
 from tests.models.test_sparse import CPU, ids
 
 CHOICES = [(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS]
@@ -28,7 +29,7 @@ def fields(width):
 def ranker(decoder, encoder, **options):
     torch.manual_seed(0)
     width = DECODERS[decoder].embedding_width(fields=3, dim=4)
-    generate = partial(ENCODERS[encoder], fields=3, width=width, **options)
+    generate = partial(made_of, ENCODERS[encoder], fields=3, width=width, **options)
     made = DECODERS[decoder](fields=INFOS, width=width, generate=generate)
     second = made.second_width
     tables = [Table(name, 9, width, (name,), linear=made.needs_linear, second=second) for name in ("item", "user")]

@@ -18,6 +18,7 @@ from models.sparse import SparseArch, Table
 from pipeline.config.tables import InitConfig, TableConfig
 from pipeline.distributed.shard import shard
 from tests.helpers import on_ranks
+from tests.models.flat import made_of
 
 CPU = torch.device("cpu")
 
@@ -174,8 +175,13 @@ def build(decoder, encoder, kind):
     """The same model with the same weights, spread over the ranks as `kind` says."""
     torch.manual_seed(0)
     generate = partial(ENCODERS[encoder], fields=len(FIELDS), width=10)
-    made = DECODERS[decoder](
-        fields=[FieldInfo(field.name) for field in FIELDS], width=10, generate=generate, hidden=[8, 8], batch_norm=True
+    made = made_of(
+        DECODERS[decoder],
+        fields=[FieldInfo(field.name) for field in FIELDS],
+        width=10,
+        generate=generate,
+        hidden=[8, 8],
+        batch_norm=True,
     )
     tables = [Table(t.name, t.rows, t.dim, t.fields, t.pool, linear=made.needs_linear) for t in TABLES]
     embed = FieldEmbedding(FIELDS, width=10, linear=made.needs_linear)

@@ -11,6 +11,7 @@ from models.encoders import FeatureGenerator, Identity
 from models.heads import FUSIONS, TAU, TwinFocusHead
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import Flat
+from tests.models.flat import made_of
 
 F, D, B = 3, 4, 6
 FIELDS = [FieldInfo(f"field{at}") for at in range(F)]
@@ -21,7 +22,7 @@ def twin(base="mlp", ssem="none", dfm="wsf", *, sfg=False, **options):
     torch.manual_seed(0)
     generate = partial(FeatureGenerator if sfg else Identity, fields=F, width=D)
     sizes = {"easy_hidden": [5], "hidden": [7, 6], "units": [3]} | options
-    made = TwinFocus(fields=FIELDS, width=D, generate=generate, base=base, ssem=ssem, **sizes)
+    made = made_of(TwinFocus, fields=FIELDS, width=D, generate=generate, base=base, ssem=ssem, **sizes)
     return made, TwinFocusHead(features=made.out, targets=["click", "buy"], fusion=dfm)
 
 
@@ -152,8 +153,13 @@ def test_frappes_models_have_the_numbers_that_the_released_logs_count(ssem, dfm,
     fields, width, values = 10, 16, 5383
     generate = partial(Identity, fields=fields, width=width)
     options = {"easy_hidden": easy_hidden, "hidden": [400, 400, 400], "dropout": 0.2, "batch_norm": True}
-    made = TwinFocus(
-        fields=[FieldInfo(f"field{at}") for at in range(fields)], width=width, generate=generate, ssem=ssem, **options
+    made = made_of(
+        TwinFocus,
+        fields=[FieldInfo(f"field{at}") for at in range(fields)],
+        width=width,
+        generate=generate,
+        ssem=ssem,
+        **options,
     )
     parts = [*made.parameters(), *TwinFocusHead(features=made.out, targets=["label"], fusion=dfm).parameters()]
 
@@ -172,7 +178,7 @@ def test_separate_embeddings_halve_the_width_which_must_be_even():
     made, _ = twin(ssem="ser")
     assert made.second_width == D // 2
     with pytest.raises(ValueError, match="ser halves the width, and 5 is odd"):
-        TwinFocus(fields=FIELDS, width=5, generate=partial(Identity, fields=F, width=5), ssem="ser")
+        made_of(TwinFocus, fields=FIELDS, width=5, generate=partial(Identity, fields=F, width=5), ssem="ser")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from models.diffusion.slots import Slot, ids_of
 from models.inputs import Inputs
 from models.sparse import SparseArch, Table
 from tests.models.diffusion.test_slots import jagged
+from tests.models.flat import made_of
 
 SLOTS = [
     Slot("user", "table", 4, "user", 9, 1),
@@ -41,7 +42,8 @@ def denoiser(*, restores=True, slots=SLOTS, **options):
         )
         for name, own in FIELDS.items()
     ]
-    made = Denoiser(
+    made = made_of(
+        Denoiser,
         sparse=SparseArch(tables, device=torch.device("cpu")),
         slots=slots,
         tasks=("click", "buy"),

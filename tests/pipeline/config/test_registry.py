@@ -1,6 +1,7 @@
 """A name finds our own part or an installed package's, and what is wrong with a name or an option is told."""
 
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -118,6 +119,35 @@ def test_options_become_arguments_beside_what_is_given() -> None:
 def test_a_wrong_option_or_value_is_the_users_mistake(options: dict[str, object], told: str) -> None:
     with pytest.raises(GenctrError) as error:
         bind("shape", area, {"width": 1, **options}, given={"fields": 1})
+    assert str(error.value) == told
+
+
+@dataclass(frozen=True)
+class Paint:
+    colour: str = "red"
+    coats: int = 1
+
+
+def painted(*, width: int, paint: Paint = Paint(coats=2)) -> tuple[int, Paint]:
+    return width, paint
+
+
+def test_an_argument_whose_default_is_a_dataclass_holds_the_options_that_are_its_fields() -> None:
+    assert bind("shape", painted, {"width": 3}) == (3, Paint("red", 2))
+    assert bind("shape", painted, {"colour": "blue", "width": 3}) == (3, Paint("blue", 2))
+    assert bind("shape", painted, {"colour": "blue", "coats": 0}, given={"width": 3}) == (3, Paint("blue", 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("color", "shape: unknown option 'color', nearest 'colour'; it has ['coats', 'colour', 'width']"),
+        ("paint", "shape: unknown option 'paint'; it has ['coats', 'colour', 'width']"),
+    ],
+)
+def test_the_group_is_no_option_and_a_misspelt_field_of_it_is_told_with_the_nearest(name: str, told: str) -> None:
+    with pytest.raises(GenctrError) as error:
+        bind("shape", painted, {"width": 3, name: "blue"})
     assert str(error.value) == told
 
 
