@@ -12,6 +12,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.cursor import Cursor
 from data.days import Day
 from data.readers import CountsNulls
+from data.row_hash import ROW_HASH
 from pipeline.builders.job import Job
 from pipeline.config.daily import DailyConfig
 from pipeline.daily.challenger import FreshLook
