@@ -37,7 +37,7 @@ def nightly(path: Path, **daily: Any) -> None:
     run = yaml.safe_load(path.read_text())
     run["data"]["days"] = f"{DAYS[0]}.."
     run["train"]["score_first"] = True
-    run["daily"] = {"gates": LENIENT, **daily}
+    run["daily"] = {"gates": LENIENT, "first_gates": {}, **daily}
     path.write_text(yaml.safe_dump(run, sort_keys=False))
 
 

@@ -11,7 +11,8 @@ from tests.tiny import ROOT, train
 
 
 def block(language: str) -> str:
-    (text,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "reader.md").read_text(), re.DOTALL)
+    """The first block of the page in this language."""
+    text, *_ = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "reader.md").read_text(), re.DOTALL)
     return text
 
 

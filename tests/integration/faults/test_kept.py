@@ -65,7 +65,7 @@ def test_verify_leaves_out_what_one_night_has_left_out_and_the_next_would_not(co
     rows = pq.read_table(other, partitioning=None)
     labels = pa.array([None, *rows["is_click"].to_pylist()[1:]], rows.schema.field("is_click").type)
     pq.write_table(rows.set_column(rows.schema.get_field_index("is_click"), "is_click", labels), other)
-    words = settings("data.bad_files=quarantine", "data.bad_rows=skip")
+    words = settings("data.bad_files=quarantine", "data.bad_rows=skip", "data.max_bad_rows_share=0.1")
     assert daily(config, out, "--until", FIRST, *words).code == 0
     assert daily(config, out, "--until", FIRST).code == 75
     assert_proven(out)
