@@ -55,7 +55,7 @@ def main() -> None:
             "schema": str(folder / "schema.yaml"),
             "data": {"root": str(folder / "log"), "days": ["2026-11-01"], "lanes": 2},
             "model": {"decoder": "mlp", "dim": arguments.dim, "decoder_options": {"hidden": [8]}},
-            "train": {"batch_rows": 64, "device": "cpu", "max_steps": 4},
+            "train": {"global_batch_rows": 64, "device": "cpu", "max_steps": 4},
             "checkpoint": {"asynchronous": False},
         }
         (folder / "run.yaml").write_text(yaml.safe_dump(config))

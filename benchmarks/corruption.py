@@ -90,9 +90,9 @@ def write_job(folder: Path) -> Path:
         "name": "corruption",
         "schema": str(schema),
         "seed": 7,
-        "data": {"root": str(folder / "log"), "days": f"{NIGHTS[0]}..", "lanes": 2, "shuffle_rows": 32},
+        "data": {"root": str(folder / "log"), "days": f"{NIGHTS[0]}..", "lanes": 2, "shuffle_buffer_rows": 32},
         "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8]}},
-        "train": {"batch_rows": 16, "device": "cpu", "diagnose_every_steps": 0},
+        "train": {"global_batch_rows": 16, "device": "cpu", "diagnose_every_steps": 0},
         "checkpoint": {"every_steps": 5},
         "daily": {"gates": {"auc": -0.5, "calibration": [0.2, 5.0]}, "keep": 4, "lease_seconds": 2},
     }
@@ -169,12 +169,12 @@ def same_files(run: Path, good: Path, damaged: Path) -> bool:
 def same_tensors(run: Path, good: Path) -> bool:
     """Whether the newest checkpoints hold the same bits."""
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.reader import Pieces, height
+    from pipeline.checkpoint.reader import CheckpointReader, height
 
     held = []
     for own in (run, good):
         checkpoints = checkpoints_of(str(own))
-        with Pieces(checkpoints, find(checkpoints, "newest")) as pieces:
+        with CheckpointReader(checkpoints, find(checkpoints, "newest")) as pieces:
             values: dict[str, Any] = {name: pieces.rows(name, 0, height(own)) for name, own in pieces.tensors.items()}
             values |= {name: torch.load(io.BytesIO(pieces.value(name)), weights_only=True) for name in pieces.values}
             held.append((values, pieces.meta["state"]["cursor"], pieces.meta["state"]["rows"]))

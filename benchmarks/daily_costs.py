@@ -116,7 +116,10 @@ def main() -> None:
         bytes_saved, bytes_published = size_of(marks[-1]), size_of(sorted((out / "published").glob("20*"))[-1])
         wrote, read = disk(folder, bytes_saved)
         lines = []
-        with world("cpu") as here, closing(build(*load(str(config), ["train.score_first=true"]), str(out), here)) as job:
+        with (
+            world("cpu") as here,
+            closing(build(*load(str(config), ["train.progressive_validation=true"]), str(out), here)) as job,
+        ):
             mark = job.checkpoints.latest()
             drop_cache()
             since = time.perf_counter()
@@ -130,7 +133,7 @@ def main() -> None:
             os.sync()
             lines.append(("save a checkpoint", bytes_saved, time.perf_counter() - since, wrote))
             day = job.open("2026-11-03", state.step)
-            facts = {"name": "x", "parent": None, "scored": None, "fresh": {}, "tables_kept": "float32"}
+            facts = {"name": "x", "parent": None, "scored": None, "holdout": {}, "bundle_precision": "fp32"}
             since = time.perf_counter()
             serving = read_current(str(out / "published"))["bundle"]
             bundle = export(job, str(out / "published"), "9999-bench", day=day, step=state.step, facts=facts)

@@ -18,11 +18,11 @@ from grid import DATA
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import world
-from pipeline.training.collapse_monitor import Watch
+from pipeline.training.collapse_monitor import CollapseMonitor
 from pipeline.training.loop import TrainState
 
 CASES = {
-    "kuairand": (f"data.root={DATA / 'kuairand'}", "train.score_first=false"),
+    "kuairand": (f"data.root={DATA / 'kuairand'}", "train.progressive_validation=false"),
     "frappe": (f"data.root={DATA / 'frappe'}", "data.layout='{day}.parquet'"),
 }
 
@@ -46,7 +46,7 @@ def main() -> None:
 def measured(job, name: str, steps: int) -> str:
     """One line of the table."""
     every = job.config.train.diagnose_every_steps
-    watch = Watch(job, every_steps=every)
+    watch = CollapseMonitor(job, every_steps=every)
     streams = [job.source.stream(job.source.open(day)) for day in job.source.train_days]
     batches = (batch for stream in streams for batch in stream.batches(stream.start()))
     plain, cursor = [], streams[0].start()

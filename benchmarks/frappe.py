@@ -120,7 +120,13 @@ ARMS = {  # on dcnv2, whose own is one ReLU layer from all fields to all, gamma 
     "learnt gamma": ("model.encoder.learn_gamma=true",),
 }
 TWIN = (  # TF4CTR's published setting for Frappe: D 16, 10,000 rows a step, L2 .1 on all tables, networks of 400
-    *("model.decoder=tf", "model.encoder={kind: none}", "model.dim=16", "train.batch_rows=10000", "tables.weight_decay=0.1"),
+    *(
+        "model.decoder=tf",
+        "model.encoder={kind: none}",
+        "model.dim=16",
+        "train.global_batch_rows=10000",
+        "tables.weight_decay=0.1",
+    ),
     "model.losses=[{name: tf, options: {alpha: 0.25, c: 0.7, gamma: 1}}]",
     "model.decoder_options={easy_hidden: [400, 400], hidden: [400, 400, 400], batch_norm: true, dropout: 0.2}",
 )

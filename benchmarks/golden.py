@@ -42,8 +42,8 @@ DAYS = ("2026-11-01", "2026-11-02", "2026-11-03")
 
 RUN: dict[str, Any] = {
     "seed": 7,
-    "data": {"days": "2026-11-01..2026-11-02", "lanes": 2, "shuffle_rows": 64},
-    "train": {"batch_rows": 32, "device": "cpu", "score_first": True},
+    "data": {"days": "2026-11-01..2026-11-02", "lanes": 2, "shuffle_buffer_rows": 64},
+    "train": {"global_batch_rows": 32, "device": "cpu", "progressive_validation": True},
     "checkpoint": {"every_steps": 5},
 }
 DENOISER = {
@@ -73,7 +73,7 @@ def config_of(name: str, folder: Path) -> Path:
     run = {"name": name, "schema": str(CONFIGS / "demo.schema.yaml"), **RUN, **MODELS[name]}
     run["data"] = {**RUN["data"], "root": str(folder / "log")}
     if "stages" in run:
-        run["train"] = {key: value for key, value in run["train"].items() if key != "score_first"}
+        run["train"] = {key: value for key, value in run["train"].items() if key != "progressive_validation"}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(run, sort_keys=False))
     return path

@@ -39,7 +39,7 @@ from pipeline.run_folder.log import read_log
 
 ROOT = Path(__file__).parents[1]
 DLRM = ROOT / "benchmarks" / "configs" / "dlrm.yaml"
-STEADY = ["train.log_every_steps=1", "train.diagnose_every_steps=0", "train.batch_rows=256", "data.lanes=1"]
+STEADY = ["train.log_every_steps=1", "train.diagnose_every_steps=0", "train.global_batch_rows=256", "data.lanes=1"]
 
 PARITY = {
     "rowwise_adagrad": ["tables.optimizer=rowwise_adagrad"],
@@ -47,15 +47,15 @@ PARITY = {
     "sgd": ["tables.optimizer=sgd", "tables.lr=0.1"],
     "lazy_adam": ["tables.optimizer=lazy_adam", "tables.lr=0.001"],
     "row_wise": ["tables.sharding=row_wise"],
-    "clip": ["tables.clip=0.001"],
+    "clip": ["tables.gradient_clip_value=0.001"],
 }
 """Jobs that a CPU and a card can both do."""
 
 ON_CARDS = {
     "base": ["train.pipeline=base"],
-    "fused_uvm": ["tables.kernel=fused_uvm"],
-    "fused_uvm_caching": ["tables.kernel=fused_uvm_caching"],
-    "prefetch": ["tables.kernel=fused_uvm_caching", "train.pipeline=prefetch"],
+    "fused_uvm": ["tables.compute_kernel=fused_uvm"],
+    "fused_uvm_caching": ["tables.compute_kernel=fused_uvm_caching"],
+    "prefetch": ["tables.compute_kernel=fused_uvm_caching", "train.pipeline=prefetch"],
     "bf16": ["train.dense.precision=bf16"],
     "fp16 tables": ["tables.precision=fp16"],
 }
@@ -159,7 +159,7 @@ def step_rate(config: Path, out: Path, device: str, settings: Sequence[str], ste
                     torch.cuda.synchronize()
                 if step >= steps // 4:  # the first ones choose kernels and fill caches
                     seconds.append(time.perf_counter() - since)
-            rows = job.config.train.batch_rows
+            rows = job.config.train.global_batch_rows
     except (GenctrError, RuntimeError) as error:
         return {"failed": str(error).splitlines()[0]}
     peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
@@ -169,7 +169,7 @@ def step_rate(config: Path, out: Path, device: str, settings: Sequence[str], ste
 def speed(folder: Path, device: str, *, largest: int, batch: int, steps: int) -> list[dict[str, object]]:
     """The step alone in every way, then a whole job."""
     config = write_run(folder, largest=largest, rows=4 * batch, days=1)
-    plain = [f"train.batch_rows={batch}", "train.diagnose_every_steps=0", f"train.device={device}"]
+    plain = [f"train.global_batch_rows={batch}", "train.diagnose_every_steps=0", f"train.device={device}"]
     plain += ["model.dim=16", "model.decoder_options.hidden=[64]"] if device == "cpu" else []
     cases = {"fp32": [], "base": ["train.pipeline=base"]}
     if device == "cuda":

@@ -56,8 +56,8 @@ def _config(folder: Path) -> Path:
     run = {
         "name": "kills",
         "schema": str(Path(__file__).parents[1] / "launch" / "configs" / "demo.schema.yaml"),
-        "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-02", "shuffle_rows": 256},
-        "train": {"batch_rows": 16, "device": "cpu", "ranks": 2},
+        "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-02", "shuffle_buffer_rows": 256},
+        "train": {"global_batch_rows": 16, "device": "cpu", "ranks": 2},
         "checkpoint": {"every_steps": 4},
     }
     path = folder / "run.yaml"

@@ -79,14 +79,14 @@ def main() -> None:
         print(json.loads((out / "published" / "current.json").read_text())["bundle"], "serves")
         print(genctr("verify", out).stdout.splitlines()[-1])
         file.write_bytes(good)
-        daily(root, out, "daily.changed=retrain-from")
+        daily(root, out, "daily.on_changed_files=retrain_from")
         print(states(out))
         print(genctr("verify", out).stdout.splitlines()[-1])
 
         sizes, scores = {}, {}
         for kind in ("float32", "int8"):
             own = Path(folder, kind)
-            daily(root, own, f"daily.tables={kind}")
+            daily(root, own, f"daily.bundle_precision={kind}")
             bundle = sorted((own / "published").glob("20*"))[-2]
             sizes[kind] = sum(path.stat().st_size for path in bundle.iterdir())
             scores[kind] = score(bundle, root / f"day={LAST}", "is_click")

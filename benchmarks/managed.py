@@ -88,7 +88,7 @@ def run(log: str, arm: str, seed: int, root: Path, most: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         config = yaml.safe_load((ROOT / "launch" / "configs" / f"{log}.yaml").read_text())
         config |= {"schema": "schema.yaml", "seed": seed, "checkpoint": {"every_steps": 10**9}}
-        config["data"] = {"root": str(root), "days": days, "shuffle_rows": config["data"]["shuffle_rows"]}
+        config["data"] = {"root": str(root), "days": days, "shuffle_buffer_rows": config["data"]["shuffle_buffer_rows"]}
         config["train"] |= {"diagnose_every_steps": 0, "device": "cpu"}
         Path(folder, "run.yaml").write_text(yaml.safe_dump(config))
         Path(folder, "schema.yaml").write_text(yaml.safe_dump(schema_of(log, arm)))
@@ -109,7 +109,7 @@ def run(log: str, arm: str, seed: int, root: Path, most: int) -> dict:
                 state = replace(state, cursor=Cursor(0, day, 0, state.cursor.lanes))
                 state, _, _ = train_rows(job, job.open(day, state.step), state, {}, quiet=True)
                 if job.ids is not None:
-                    line[f"{day}/ids"] = job.ids.told()
+                    line[f"{day}/ids"] = job.ids.summary()
             line |= memory(job, log)
     return line
 

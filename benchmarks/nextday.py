@@ -39,14 +39,14 @@ LOGS = {
         "columns": ["user_id", "video_id"],
         "days": [*(f"2022-04-{day}" for day in range(25, 31)), *(f"2022-05-0{day}" for day in range(1, 7))],
         "test": "2022-05-08",
-        "set": ("train.score_first=false", "data.validation=[]", "data.test=[]"),
+        "set": ("train.progressive_validation=false", "data.validation=[]", "data.test=[]"),
     },
     "globo": {
         "labels": ["label"],
         "columns": ["user_id", "article_id"],
         "days": [f"2017-10-0{day}" for day in range(1, 5)],
         "test": "2017-10-05",
-        "set": ("train.score_first=false", "data.days=2017-10-01..2017-10-04", "train.batch_rows=1024"),
+        "set": ("train.progressive_validation=false", "data.days=2017-10-01..2017-10-04", "train.global_batch_rows=1024"),
     },
 }
 DENOISER = ("model={family: denoiser, dim: 16}", "model.hidden=32", "model.layers=2", "train.dense.lr=0.003")
@@ -73,7 +73,7 @@ ARMS = {
     },
     "tables to dcnv2": (
         f"stages=[{PRETRAIN}, model: {{family: denoiser, hidden: 32, layers: 2}}}}, "
-        "{name: rank, load: {stage: pretrain, what: tables, rescale: 0.05}}]",
+        "{name: rank, load: {stage: pretrain, parts: tables, rescale: 0.05}}]",
     ),
 }
 

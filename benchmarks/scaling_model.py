@@ -22,7 +22,7 @@ from data.schema import AnyIds, Schema
 from pipeline.config.run import RunConfig, load
 from pipeline.distributed.hardware import DEVICES
 from pipeline.planning.dense_cost import Network
-from pipeline.planning.estimate import Ask, Paper, on_paper
+from pipeline.planning.estimate import ClusterSpec, StageEstimate, estimate
 
 HERE = Path(__file__).parent
 PER_HOST = 8
@@ -91,16 +91,16 @@ def log(largest: dict[int, int], *, several: bool) -> tuple[RunConfig, Schema]:
     return config, schema.model_copy(update={"fields": tuple(fields)})
 
 
-def predicted(run: Published, device: str = "a100-40gb") -> Paper:
+def predicted(run: Published, device: str = "a100-40gb") -> StageEstimate:
     """The plan of a run on paper."""
     config, schema = log(LARGEST[run.tables], several=run.several)
-    train = config.train.model_copy(update={"batch_rows": run.rows * run.cards})
+    train = config.train.model_copy(update={"global_batch_rows": run.rows * run.cards})
     # The optimizer was SGD for the dot products, Adagrad for DCN V2.
     tables = config.tables.model_copy(update={"optimizer": "adagrad" if run.network == "DCN V2" else "sgd"})
     config = config.model_copy(update={"train": train, "tables": tables})
     weights = NETWORKS[run.network]
     network = Network(weights, 6.0 * (weights + EXTRA[run.network]), 4.0 * (6 * FLAT + sum(TOP)))
-    [paper] = on_paper(config, schema, Ask(DEVICES[device], run.cards, ceil(run.cards / PER_HOST)), {}, network)
+    [paper] = estimate(config, schema, ClusterSpec(DEVICES[device], run.cards, ceil(run.cards / PER_HOST)), {}, network)
     return paper
 
 
@@ -116,9 +116,9 @@ def compared(runs: Sequence[Published]) -> list[dict[str, object]]:
     return lines
 
 
-def scaled(device: str, rows: int, cards: Sequence[int]) -> list[tuple[int, Paper | None]]:
+def scaled(device: str, rows: int, cards: Sequence[int]) -> list[tuple[int, StageEstimate | None]]:
     """DCN V2 on more and more cards, as many rows on each."""
-    found: list[tuple[int, Paper | None]] = []
+    found: list[tuple[int, StageEstimate | None]] = []
     for number in cards:
         try:
             paper = predicted(Published("DCN V2", number, rows, 0.0, several=True, tables="40 M"), device)

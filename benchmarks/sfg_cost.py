@@ -22,7 +22,7 @@ from torchrec import KeyedJaggedTensor
 sys.path.insert(0, str(ROOT))
 
 from models.decoders.cross import CrossOptions
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import MLPOptions, flat

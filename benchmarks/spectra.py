@@ -28,10 +28,10 @@ ARMS = {
     "fm": ("model.decoder=fm", "model.decoder_options={}"),
     "fm sfg": ("model.decoder=fm", "model.decoder_options={}", "model.encoder.kind=sfg"),
     "pre-trained": (
-        f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, what: tables, rescale: 0.05}}, freeze: [tables]}}]",
+        f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, parts: tables, rescale: 0.05}}, freeze: [tables]}}]",
     ),
     "pre-trained, then trained": (
-        f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, what: tables, rescale: 0.05}}}}]",
+        f"stages=[{PRETRAIN}, {{name: rank, load: {{stage: pretrain, parts: tables, rescale: 0.05}}}}]",
     ),
 }
 FIGURES = ("rankme_share", "abundance_share", "svs98_share")
@@ -42,7 +42,7 @@ def run(arm: str, seed: int) -> dict | None:
     with tempfile.TemporaryDirectory() as folder:
         settings = (
             f"data.root={DATA / 'kuairand'}",
-            "train.score_first=false",
+            "train.progressive_validation=false",
             "data.validation=[]",
             f"seed={seed}",
             *ARMS[arm],

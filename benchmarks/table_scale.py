@@ -100,8 +100,8 @@ def run_file(folder: Path, name: str, *, rows: int, days: int, field: str = "id"
         "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-{days:02d}"},
         "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [32]}},
         "tables": {"optimizer": "rowwise_adagrad", "lr": 0.1, "precision": "fp16", "init": {"scale": 0.01}},
-        "train": {"batch_rows": 8192, "score_first": True, "log_every_steps": 5, "dense": {"lr": 0.005}},
-        "checkpoint": {"every_steps": 100_000, "keep": 1},
+        "train": {"global_batch_rows": 8192, "progressive_validation": True, "log_every_steps": 5, "dense": {"lr": 0.005}},
+        "checkpoint": {"every_steps": 100_000, "keep_last": 1},
     }
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(said))
     return folder / f"{name}.yaml"
@@ -271,7 +271,7 @@ def measured(folder: str) -> None:
         took["peak, GiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
         everyones: list[Any] = [None] * here.ranks
         dist.all_gather_object(everyones, took)
-        if here.first:
+        if here.is_rank_zero:
             print(json.dumps({"what": "checkpoint", "ranks": here.ranks, "bytes": size, "took": everyones}))
 
 

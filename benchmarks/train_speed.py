@@ -59,9 +59,9 @@ def write_log(root: Path) -> Path:
     (root / "schema.yaml").write_text(yaml.safe_dump({"name": "speed", "label": {"column": "label"}, "fields": fields}))
     run = {
         "schema": "schema.yaml",
-        "data": {"root": str(root / "log"), "days": "2026-11-01..2026-11-01", "prefetch": 0},
+        "data": {"root": str(root / "log"), "days": "2026-11-01..2026-11-01", "prefetch_batches": 0},
         "model": {"decoder": "dcnv2", "dim": DIM, "decoder_options": {"layers": 3, "hidden": [400, 400, 400]}},
-        "train": {"batch_rows": BATCH},
+        "train": {"global_batch_rows": BATCH},
     }
     (root / "run.yaml").write_text(yaml.safe_dump(run))
     return root / "run.yaml"
@@ -151,7 +151,7 @@ def jobs_per_rank(config: str, folder: str, turns: int) -> dict[int, list[float]
     for turn in range(turns):
         for ranks, found in rates.items():
             out = f"{folder}/{ranks}-{turn}"
-            settings = [f"train.ranks={ranks}", "train.max_steps=30", "train.log_every_steps=10", "data.prefetch=2"]
+            settings = [f"train.ranks={ranks}", "train.max_steps=30", "train.log_every_steps=10", "data.prefetch_batches=2"]
             command = [sys.executable, "-m", "launch", "train", config, "--out", out, "--quiet"]
             command += [word for setting in settings for word in ("--set", setting)]
             subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True)

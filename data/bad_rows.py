@@ -41,7 +41,7 @@ class BadRows(Exception):
         advice = f" ({self.hint})" if self.hint else ""
         return f"{self.what}, column {self.column!r}, is not {self.expected}{advice}"
 
-    def told(self, columns: Mapping[str, pa.Array], at: int, file: str) -> BadInput:
+    def as_bad_input(self, columns: Mapping[str, pa.Array], at: int, file: str) -> BadInput:
         """As the user is told it, for one of the rows."""
         value = columns[self.column][at]
         try:

@@ -93,7 +93,7 @@ class Collate:
                 file = integers_of(columns["_file"])
                 if not self._skip:
                     at = int(np.argmax(bad.mask))
-                    raise bad.told(columns, at, files[file[at]]) from None
+                    raise bad.as_bad_input(columns, at, files[file[at]]) from None
                 self.reasons[bad.reason] += int(bad.mask.sum())
                 skipped += np.bincount(file[bad.mask], minlength=len(files))
                 batch = batch.filter(pa.array(~bad.mask))

@@ -18,10 +18,10 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from data.arrays import workable
-from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import below, cannot_open, filesystem, list_data
 from data.readers import BATCH_ROWS, Reader
+from data.yaml_document import nearest
 
 TAIL_BYTES = 65_536
 """[bytes] at the end of two files that are compared before the whole: a Parquet file has its footer there."""
@@ -247,7 +247,7 @@ class Days:
                 f"day {day} is not complete",
                 file=below(self._root, info.base_name),
                 expected=f"a file {self._success} in its folder",
-                hint="wait until it is written, or set data.success to null if this log does not mark its days",
+                hint="wait until it is written, or set data.success_file to null if this log does not mark its days",
             )
         return info
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from data.arrays import is_list, is_text
 from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
-from data.guess import ColumnFacts, Guess, guess_columns, schema_text
 from data.ids import fingerprints, mix
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
 from data.readers import CsvReader, ParquetReader, Reader
+from data.schema_suggestion import ColumnFacts, Guess, guess_columns, schema_text
 
 SAMPLE_ROWS = 2_000_000
 SKETCH = 65_536

@@ -16,9 +16,9 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from data.arrays import workable
-from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
+from data.yaml_document import nearest
 
 BATCH_ROWS = 65_536
 """[rows] decoded in one go, at most: a batch of one column stays in the processor's cache while it is permuted."""

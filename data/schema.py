@@ -7,8 +7,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from data.arrays import element_type, is_list, is_text
-from data.document import BadValue, Section, nearest
 from data.errors import BadInput
+from data.yaml_document import BadValue, Section, nearest
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]

@@ -256,7 +256,7 @@ class _Counter:
                 f"column {column!r} holds integers on some of the days that are fitted, and strings on others",
                 column=column,
                 expected="one type, so that an id is the same on all days",
-                hint="convert the column, or fit days that have one type: data.fit",
+                hint="convert the column, or fit days that have one type: data.statistics_days",
             )
         self._text = is_text(ids.type)
         if pa.types.is_dictionary(ids.type):

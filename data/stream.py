@@ -255,7 +255,7 @@ class DayStream:
             below = self._batch_rows // lanes * lanes
             valid = f"{below} or {below + lanes}" if below > 0 else str(lanes)
             raise GenctrError(
-                f"train.batch_rows {self._batch_rows} does not divide by {lanes} lanes\n"
+                f"train.global_batch_rows {self._batch_rows} does not divide by {lanes} lanes\n"
                 f"  expected: {valid}, or another number of data.lanes"
             )
 

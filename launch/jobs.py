@@ -47,7 +47,7 @@ def open_job(
         around: entered before the job is built, left after it is closed. at, planned: see `build`.
 
     Raises:
-        GenctrError: what `build` refuses. Busy: another job holds the run folder.
+        GenctrError: what `build` refuses. LeaseHeld: another job holds the run folder.
     """
     from pipeline.builders.job import build
     from pipeline.distributed.world import world, writing

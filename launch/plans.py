@@ -9,7 +9,7 @@ from rich.table import Table
 from data.errors import GenctrError
 from launch.tables import console, table
 from pipeline.distributed.planner import TablePlan
-from pipeline.planning.estimate import Paper, RankLine
+from pipeline.planning.estimate import RankLine, StageEstimate
 
 GIB = 2**30
 
@@ -33,7 +33,7 @@ def vocabulary_sizes(text: str) -> dict[str, int]:
     return sizes
 
 
-def show(papers: Sequence[Paper], *, usd_per_hour: float | None = None) -> None:
+def show(papers: Sequence[StageEstimate], *, usd_per_hour: float | None = None) -> None:
     """Print the plans of a run's stages."""
     here = console()
     for paper in papers:
@@ -55,7 +55,7 @@ def show(papers: Sequence[Paper], *, usd_per_hour: float | None = None) -> None:
             here.print(f"note: {warning}")
 
 
-def _show_plan(here: Console, paper: Paper, usd_per_hour: float | None) -> None:
+def _show_plan(here: Console, paper: StageEstimate, usd_per_hour: float | None) -> None:
     here.print(_tables(paper))
     here.print(_ranks(paper))
     here.print(_times(paper))
@@ -64,7 +64,7 @@ def _show_plan(here: Console, paper: Paper, usd_per_hour: float | None) -> None:
         here.print(f"{paper.usd_per_billion(usd_per_hour):,.2f} USD a billion rows, at {usd_per_hour * hosts:,.2f} USD an hour")
 
 
-def _tables(paper: Paper) -> Table:
+def _tables(paper: StageEstimate) -> Table:
     """Where every table is, the largest first."""
     largest_first = sorted(paper.tables.items(), key=lambda item: -paper.bytes[item[0]])
     return table(
@@ -79,7 +79,7 @@ def _tables(paper: Paper) -> Table:
     )
 
 
-def _ranks(paper: Paper) -> Table:
+def _ranks(paper: StageEstimate) -> Table:
     """What every rank holds."""
     cuda = paper.ask.device.kind == "cuda"
     elsewhere = ["main memory GiB>"] if cuda else []
@@ -92,7 +92,7 @@ def _ranks(paper: Paper) -> Table:
     return table(["ranks", "card GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"], lines)
 
 
-def _times(paper: Paper) -> Table:
+def _times(paper: StageEstimate) -> Table:
     """How long a step takes."""
     times = paper.times
     assert times is not None
@@ -101,7 +101,7 @@ def _times(paper: Paper) -> Table:
     return table([*headings, "rows/s>"], [[*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}"]])
 
 
-def _show_advice(here: Console, paper: Paper) -> None:
+def _show_advice(here: Console, paper: StageEstimate) -> None:
     here.print("[bold]it does not fit[/bold]; each of these by itself:")
     lines = []
     for own in paper.advice:

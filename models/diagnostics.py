@@ -148,7 +148,7 @@ class TableHealth:
         return torch.cat([torch.stack([self.rows, self.squares, self.dead, self.moved]), self.products.flatten()])
 
     @staticmethod
-    def told(packed: Tensor, width: int) -> dict[str, float]:
+    def summary(packed: Tensor, width: int) -> dict[str, float]:
         """What the sums over all ranks say: rows looked at, root mean square, shares of dead and of moved rows, rankme."""
         rows, squares, dead, moved = packed[:4].tolist()
         rows = max(rows, 1.0)

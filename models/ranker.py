@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.decoders import Decoder
-from models.embed import FieldEmbedding
+from models.field_embedding import FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldVectors, Inputs
 from models.output import Output

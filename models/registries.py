@@ -45,21 +45,21 @@ class References(Mapping[str, T], Generic[T]):
 
 DECODERS: "References[type[Decoder]]" = References(
     {
-        "fm": "models.decoders.pairs:FM",
-        "deepfm": "models.decoders.pairs:DeepFM",
-        "fwfm": "models.decoders.pairs:FwFM",
-        "fmfm": "models.decoders.pairs:FmFM",
-        "ipnn": "models.decoders.pairs:IPNN",
+        "fm": "models.decoders.factorization:FM",
+        "deepfm": "models.decoders.factorization:DeepFM",
+        "fwfm": "models.decoders.factorization:FwFM",
+        "fmfm": "models.decoders.factorization:FmFM",
+        "ipnn": "models.decoders.factorization:IPNN",
         "xdeepfm": "models.decoders.cross:XDeepFM",
         "crossnet": "models.decoders.cross:CrossNet",
         "dcnv2": "models.decoders.cross:DCNV2",
-        "ffm": "models.decoders.pairs:FFM",
+        "ffm": "models.decoders.factorization:FFM",
         "mlp": "models.decoders.networks:MLPDecoder",
         "finalmlp": "models.decoders.networks:FinalMLP",
         "masknet": "models.decoders.networks:MaskNet",
         "gdcn": "models.decoders.cross:GDCN",
         "autoint": "models.decoders.networks:AutoInt",
-        "tf": "models.decoders.twin:TwinFocus",
+        "tf": "models.decoders.tf4ctr:TwinFocus",
     }
 )
 """The first eight have a generative form in the SFG paper; that of the others is ours."""

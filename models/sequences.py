@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.inputs import Payload
-from models.sparse import Events
+from models.sparse import JaggedEvents
 
 
 class SequenceEncoder(nn.Module, ABC):
@@ -27,7 +27,7 @@ class SequenceEncoder(nn.Module, ABC):
     asks: bool = False
 
     @abstractmethod
-    def forward(self, query_BD: Tensor | None, events: Events, payload: Payload, time_B: Tensor | None) -> Tensor:
+    def forward(self, query_BD: Tensor | None, events: JaggedEvents, payload: Payload, time_B: Tensor | None) -> Tensor:
         """Return one vector per row, (B, D)."""
 
 
@@ -37,7 +37,7 @@ class Mean(SequenceEncoder):
     def __init__(self, *, width: int) -> None:
         super().__init__()
 
-    def forward(self, query_BD: Tensor | None, events: Events, payload: Payload, time_B: Tensor | None) -> Tensor:
+    def forward(self, query_BD: Tensor | None, events: JaggedEvents, payload: Payload, time_B: Tensor | None) -> Tensor:
         """Return one vector per row, (B, D)."""
         return pool(events, mean=True)
 
@@ -48,7 +48,7 @@ class Sum(SequenceEncoder):
     def __init__(self, *, width: int) -> None:
         super().__init__()
 
-    def forward(self, query_BD: Tensor | None, events: Events, payload: Payload, time_B: Tensor | None) -> Tensor:
+    def forward(self, query_BD: Tensor | None, events: JaggedEvents, payload: Payload, time_B: Tensor | None) -> Tensor:
         """Return one vector per row, (B, D)."""
         return pool(events, mean=False)
 
@@ -61,20 +61,20 @@ class TargetAttention(SequenceEncoder):
     def __init__(self, *, width: int) -> None:
         super().__init__()
 
-    def forward(self, query_BD: Tensor | None, events: Events, payload: Payload, time_B: Tensor | None) -> Tensor:
+    def forward(self, query_BD: Tensor | None, events: JaggedEvents, payload: Payload, time_B: Tensor | None) -> Tensor:
         """Return one vector per row, (B, D)."""
         assert query_BD is not None
         return attend(query_BD, events)
 
 
-def pool(events: Events, *, mean: bool) -> Tensor:
+def pool(events: JaggedEvents, *, mean: bool) -> Tensor:
     """Return the sum or the mean of every row's events, (B, D); zero for a row without events."""
     values_ND, lengths_B, row_N = events.values, events.lengths, rows_of(events)
     sums_BD = values_ND.new_zeros(lengths_B.shape[0], values_ND.shape[1]).index_add(0, row_N, values_ND)
     return sums_BD / lengths_B.clamp(min=1).unsqueeze(1) if mean else sums_BD
 
 
-def attend(query_BD: Tensor, events: Events) -> Tensor:
+def attend(query_BD: Tensor, events: JaggedEvents) -> Tensor:
     """Return sum_n softmax_n(q . k_n / sqrt(D)) k_n over every row's own events k, (B, D); zero for a row without."""
     keys_ND, lengths_B, row_N = events.values, events.lengths, rows_of(events)
     score_N = torch.linalg.vecdot(query_BD.index_select(0, row_N), keys_ND) / math.sqrt(keys_ND.shape[1])
@@ -86,7 +86,7 @@ def attend(query_BD: Tensor, events: Events) -> Tensor:
     return torch.zeros_like(query_BD).index_add(0, row_N, share_N.unsqueeze(1) * keys_ND)
 
 
-def rows_of(events: Events) -> Tensor:
+def rows_of(events: JaggedEvents) -> Tensor:
     """Return the row each event belongs to, (N,)."""
     rows_B = torch.arange(events.lengths.shape[0], device=events.lengths.device)
     return rows_B.repeat_interleave(events.lengths, output_size=events.values.shape[0])

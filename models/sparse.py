@@ -61,7 +61,7 @@ def table_dims(model: nn.Module) -> dict[str, int]:
 
 
 @dataclass
-class Events:
+class JaggedEvents:
     """The vectors of a field's events, row after row, and how many events each row has.
 
     Shape:
@@ -73,7 +73,7 @@ class Events:
 
 
 @dataclass
-class Looked:
+class Lookups:
     """What the look-ups found.
 
     Attributes:
@@ -86,9 +86,9 @@ class Looked:
 
     vectors: dict[str, Tensor] = field(default_factory=dict)
     linear: dict[str, Tensor] = field(default_factory=dict)
-    events: dict[str, Events] = field(default_factory=dict)
-    linear_events: dict[str, Events] = field(default_factory=dict)
-    second: "Looked | None" = None
+    events: dict[str, JaggedEvents] = field(default_factory=dict)
+    linear_events: dict[str, JaggedEvents] = field(default_factory=dict)
+    second: "Lookups | None" = None
 
 
 class SparseArch(nn.Module):
@@ -108,7 +108,7 @@ class SparseArch(nn.Module):
         dims: the width that is read of every table and companion, by name.
 
     Shape:
-        bags, sequences: KeyedJaggedTensors of B rows with the fields of the pooled and of the unpooled tables -> Looked
+        bags, sequences: KeyedJaggedTensors of B rows with the fields of the pooled and of the unpooled tables -> Lookups
     """
 
     def __init__(self, tables: Sequence[Table], *, device: torch.device) -> None:
@@ -134,10 +134,10 @@ class SparseArch(nn.Module):
                 self.sequences[f"width_{width}"] = EmbeddingCollection(tables=configs, device=device)
                 self._read[f"width_{width}"] = _reads(same)
 
-    def forward(self, bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Looked:
+    def forward(self, bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Lookups:
         """Return what every table holds for these ids."""
         # Training pipelines trace this method symbolically: no decision here may look at the ids.
-        looked = Looked(second=Looked() if self._second else None)
+        looked = Lookups(second=Lookups() if self._second else None)
         if self.bags is not None:
             found = self.bags(bags).to_dict()
             for table, name, key in self._read["bags"]:
@@ -152,7 +152,7 @@ class SparseArch(nn.Module):
                     part = looked.second if table.name in self._second else looked
                     assert part is not None
                     events = part.linear_events if table.name in self._linear else part.events
-                    events[name] = Events(_columns(found[key].values(), table), found[key].lengths())
+                    events[name] = JaggedEvents(_columns(found[key].values(), table), found[key].lengths())
         return looked
 
 

@@ -37,10 +37,10 @@ def write_log(folder: Path) -> Path:
             "validation": [DAYS[2]],
             "test": [DAYS[3]],
             "lanes": 2,
-            "shuffle_rows": 32,
+            "shuffle_buffer_rows": 32,
         },
         "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.2}},
-        "train": {"batch_rows": 16, "device": "cpu"},
+        "train": {"global_batch_rows": 16, "device": "cpu"},
         "checkpoint": {"every_steps": 3},
     }
     path = folder / "run.yaml"

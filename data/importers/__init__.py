@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.fs
 
 from data.days import write_day
-from data.document import nearest
 from data.errors import GenctrError
 from data.importers.avazu import Avazu
 from data.importers.criteo import Criteo
@@ -30,6 +29,7 @@ from data.importers.kuairand import KuaiRand
 from data.importers.movielens import MovieLens
 from data.importers.raw import RawFile
 from data.paths import PATHS, below, filesystem
+from data.yaml_document import nearest
 
 
 class Importer(Protocol):

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from data.document import nearest
 from data.errors import BadInput, GenctrError
 from data.paths import cannot_open
+from data.yaml_document import nearest
 
 FILE_ROWS = 262_144
 """[rows] of one written file, at most: about what an import holds in memory."""

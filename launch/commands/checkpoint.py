@@ -117,12 +117,12 @@ def _ls(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     from launch.tables import print_table
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.reader import Pieces, size_bytes
+    from pipeline.checkpoint.reader import CheckpointReader, size_bytes
 
     checkpoints = checkpoints_of(arguments.run)
     mark = find(checkpoints, arguments.mark)
     meta = checkpoints.read_meta(mark)
-    with Pieces(checkpoints, mark) as pieces:
+    with CheckpointReader(checkpoints, mark) as pieces:
         print_table(
             ["tensor", "size>", "type", "pieces>", "MiB>"],
             [
@@ -192,18 +192,18 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _reshard(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import ALL, checkpoints_of, find
-    from pipeline.checkpoint.reader import Pieces
-    from pipeline.checkpoint.rewrite import Run, destination, rewrite
+    from pipeline.checkpoint.reader import CheckpointReader
+    from pipeline.checkpoint.rewrite import RunFolder, destination, rewrite
 
     source = checkpoints_of(arguments.run)
     if arguments.mark == ALL and arguments.out is None:
         raise GenctrError("all checkpoints can be written again in a new run folder only\n  next: name it with --out")
     marks = source.marks() if arguments.mark == ALL else [find(source, arguments.mark)]
     moved = {}
-    with destination(Run.of(arguments.run), source, arguments.out) as target:
+    with destination(RunFolder.open(arguments.run), source, arguments.out) as target:
         for mark in marks:
             with (
-                Pieces(source, mark) as pieces,
+                CheckpointReader(source, mark) as pieces,
                 _moving(pieces.total_bytes, f"reshard {mark}", quiet=arguments.quiet) as advance,
             ):
                 moved[mark] = rewrite(pieces, target, pieces.meta, ranks=arguments.ranks, advance=advance)
@@ -224,12 +224,12 @@ def _move_pins(source: "Checkpoints", target: "Checkpoints", moved: Mapping[str,
 
 def _grow(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.reader import Pieces
-    from pipeline.checkpoint.rewrite import Run, destination, grow, rewrite
+    from pipeline.checkpoint.reader import CheckpointReader
+    from pipeline.checkpoint.rewrite import RunFolder, destination, grow, rewrite
 
-    source, run, table = checkpoints_of(arguments.run), Run.of(arguments.run), arguments.table
+    source, run, table = checkpoints_of(arguments.run), RunFolder.open(arguments.run), arguments.table
     mark = find(source, arguments.mark)
-    with Pieces(source, mark) as pieces:
+    with CheckpointReader(source, mark) as pieces:
         grown = grow(run, pieces, table, arguments.rows)
         with (
             destination(run, source, arguments.out, rows={table: arguments.rows}) as target,
@@ -241,18 +241,19 @@ def _grow(arguments: argparse.Namespace) -> int:
         print(f"{mark} is {target.root}/{new}, {len(grown.grown)} tensors with {grown.now:,} rows")
     if arguments.out is None:
         print(
-            f"next: say `rows: {arguments.rows}` for {table} in the schema, and put the line that is refused into daily.accept"
+            f"next: say `rows: {arguments.rows}` for {table} in the schema, and put the line that is refused into "
+            "daily.accept_changes"
         )
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from pipeline.checkpoint.inspect import checkpoints_of, find
-    from pipeline.checkpoint.reader import Pieces, size_bytes
-    from pipeline.checkpoint.rewrite import Run, export_table, table_named
+    from pipeline.checkpoint.reader import CheckpointReader, size_bytes
+    from pipeline.checkpoint.rewrite import RunFolder, export_table, table_named
 
-    checkpoints, run = checkpoints_of(arguments.run), Run.of(arguments.run)
-    with Pieces(checkpoints, find(checkpoints, arguments.mark)) as pieces:
+    checkpoints, run = checkpoints_of(arguments.run), RunFolder.open(arguments.run)
+    with CheckpointReader(checkpoints, find(checkpoints, arguments.mark)) as pieces:
         name = table_named(pieces, arguments.table)
         with _moving(size_bytes(pieces.tensors[name]), f"export {arguments.table}", quiet=arguments.quiet) as advance:
             rows = export_table(run, pieces, name, arguments.out, advance=advance)

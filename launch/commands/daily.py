@@ -61,7 +61,7 @@ def _daily(arguments: argparse.Namespace) -> int:
     from pipeline.daily.dry_run import idle
     from pipeline.run_folder.launcher import launched
 
-    config, schema = load(arguments.config, [*arguments.overrides, "train.score_first=true"])
+    config, schema = load(arguments.config, [*arguments.overrides, "train.progressive_validation=true"])
     folder = plain(arguments.out or f"runs/{config.name}")
     if (arguments.backfill is None) != (arguments.mark is None):
         raise GenctrError("--backfill A..B and --from CHECKPOINT go together")
@@ -98,17 +98,17 @@ def _run_days(
         try:
             yield
         except Exception as error:
-            if world.first:
+            if world.is_rank_zero:
                 tell(config.daily.hooks, "failed", run=folder, day="", text=str(error))
             raise
 
     lease = Lease(folder, seconds=config.daily.lease_seconds, also=[publish_folder(config.daily.publish, folder)])
     with open_job(config, schema, folder, lease=lease, around=failures_told) as job:
-        daily = Daily(job, lease if job.world.first else None, until=until, quiet=arguments.quiet)
+        daily = Daily(job, lease if job.world.is_rank_zero else None, until=until, quiet=arguments.quiet)
         if backfill is not None:
             daily.backfill(*backfill)
         outcome = daily.run(follow=arguments.follow)
-        if not job.world.first:
+        if not job.world.is_rank_zero:
             return 0  # the first rank speaks for all
         # To another launcher anything but 0 is a failure, to be tried again.
         speaks = not launched() or OURS in os.environ

@@ -54,8 +54,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from data.document import read_value
     from data.importers import run_import
+    from data.yaml_document import read_value
 
     options = {}
     for override in arguments.overrides:

@@ -20,7 +20,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     plan.add_argument("--vocab-rows", default="", metavar="N|TABLE=N,…", help="guessed sizes of vocabularies not yet fitted")
     plan.add_argument("--usd-per-hour", type=float, metavar="PRICE", help="of one host, for the price of a billion rows")
-    plan.add_argument("--save", metavar="FILE", help="write the plan here, for train.plan")
+    plan.add_argument("--save", metavar="FILE", help="write the plan here, for train.sharding_plan")
     plan.add_argument("--json", action="store_true", help="print JSON instead of tables")
     plan.set_defaults(command=_plan)
 
@@ -31,14 +31,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     from launch.plans import show, vocabulary_sizes
     from pipeline.config.run import load
     from pipeline.distributed.hardware import find_device
-    from pipeline.planning.estimate import Ask, on_paper, saved_plan
+    from pipeline.planning.estimate import ClusterSpec, estimate, saved_plan
 
     config, schema = load(arguments.config, arguments.overrides)
     hardware = config.train.hardware
     device = find_device(arguments.device or hardware.device or "cpu", hardware)
-    ask = Ask(device, arguments.ranks or config.train.ranks, arguments.hosts, vocabulary_sizes(arguments.vocab_rows))
+    ask = ClusterSpec(device, arguments.ranks or config.train.ranks, arguments.hosts, vocabulary_sizes(arguments.vocab_rows))
     fitted = Statistics.load(f"{arguments.out}/statistics").vocabularies if arguments.out else {}
-    papers = on_paper(config, schema, ask, {name: len(values) for name, values in fitted.items()})
+    papers = estimate(config, schema, ask, {name: len(values) for name, values in fitted.items()})
     if arguments.json:
         print(json.dumps([paper.to_json(arguments.usd_per_hour) for paper in papers], indent=2))
     else:
@@ -47,5 +47,5 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 1
     if arguments.save:
         saved_plan(papers).save(arguments.save)
-        print(f"a job keeps to it with train.plan: {arguments.save}", file=sys.stderr)
+        print(f"a job keeps to it with train.sharding_plan: {arguments.save}", file=sys.stderr)
     return 0

@@ -59,7 +59,7 @@ def _train(arguments: argparse.Namespace) -> int:
     lease = Lease(out, seconds=config.daily.lease_seconds)
     with open_job(config, schema, out, lease=lease) as job:
         results = run(job, quiet=arguments.quiet)
-        if job.world.first:
+        if job.world.is_rank_zero:
             _print_scores(results["days"], results["test"], best=job.best_reachable())
             print(f"{results['rows']} rows trained in {results['step']} steps; the run is in {out}")
     return 0
@@ -81,7 +81,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         for day in days:
             scores[day] = evaluate(job, [day], step=step, quiet=arguments.quiet, predictions=arguments.predictions)
             job.log.write("evaluated", step, {"day": day, **scores[day]})
-        if job.world.first:
+        if job.world.is_rank_zero:
             _print_scores(scores, None, best=job.best_reachable())
     return 0
 
@@ -97,7 +97,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     with open_job(config, schema, arguments.run) as job:
         days = days_named(arguments.days) if arguments.days else days_to_show(job)
         report = diagnose(job, days, quiet=arguments.quiet)
-        if job.world.first:
+        if job.world.is_rank_zero:
             print(report)
     return 0
 

@@ -17,5 +17,5 @@ def build_reader(name: str, options: Mapping[str, Any]) -> Reader:
 
 def build_days(config: DataConfig) -> Days:
     """The days of the log."""
-    reader = build_reader(config.format, config.reader_options)
-    return Days(config.root, reader=reader, layout=config.layout, success=config.success, bad_files=config.bad_files)
+    reader = build_reader(config.reader, config.reader_options)
+    return Days(config.root, reader=reader, layout=config.layout, success=config.success_file, bad_files=config.bad_files)

@@ -64,7 +64,7 @@ def _pretrained() -> tuple[StageConfig, ...]:
     huge. One pass, for id tables over-fit in pre-training as they do on clicks. Softmaxes are not for bf16.
     """
     tables = {"weight_decay": 0.0, "init": {"kind": "normal", "scale": 0.05}}
-    train = {"score_first": False, "epochs": 1, "dense": {"precision": "fp32"}}
+    train = {"progressive_validation": False, "epochs": 1, "dense": {"precision": "fp32"}}
     return (
         StageConfig(name="pretrain", objective="denoise", tables=tables, train=train),
         StageConfig(name="rank", objective="rank", load=LoadConfig(stage="pretrain")),

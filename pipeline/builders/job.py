@@ -26,7 +26,7 @@ from pipeline.config.run import RunConfig, Stage, run_section
 from pipeline.distributed.hardware import device_here
 from pipeline.distributed.managed_ids import ManagedIds
 from pipeline.distributed.saved_plan import SavedPlan
-from pipeline.distributed.shard import Sharded, Spread, hosts_here, shard
+from pipeline.distributed.shard import Sharded, ShardingOptions, hosts_here, shard
 from pipeline.distributed.world import World
 from pipeline.run_folder.claim import claim, stage_schema
 from pipeline.run_folder.lease import Lease
@@ -77,8 +77,8 @@ class Job:
         self.schema, self.folder, self.world, self.seed = schema, folder, world, config.seed
         self.interrupt = Interrupt()
         self.checkpoints = checkpoints
-        self.log = log or RunLog(folder, silent=not world.first)
-        self.enter(at)
+        self.log = log or RunLog(folder, silent=not world.is_rank_zero)
+        self.enter_stage(at)
 
     @property
     def stage(self) -> Stage:
@@ -90,7 +90,7 @@ class Job:
         """The config of the stage it stands in."""
         return self.stage.config
 
-    def enter(self, at: int) -> None:
+    def enter_stage(self, at: int) -> None:
         """Build what stage `at` trains, with first values; what the stage before trained is let go."""
         self.at = at
         for own in ("sharded", "optimizer", "schedule", "ids"):  # tables as large as memory are not held twice
@@ -105,7 +105,7 @@ class Job:
             build_objective(self.stage, self.source, self.folder, world),
             tables=tables,
             device=world.device,
-            batch_rows=config.train.batch_rows,
+            batch_rows=config.train.global_batch_rows,
             seed=config.seed,
             spread=self._spread(),
         )
@@ -125,14 +125,14 @@ class Job:
             freeze=self.stage.freeze,
         )
 
-    def _spread(self) -> Spread:
+    def _spread(self) -> ShardingOptions:
         """What the stage says of all its tables together; a saved plan is read once, for all ranks."""
         train = self.config.train
-        path = (train.plan or "") if self._planned else ""
-        saved = self.world.agree(lambda: SavedPlan.load(path), SavedPlan) if path else None
+        path = (train.sharding_plan or "") if self._planned else ""
+        saved = self.world.from_rank_zero(lambda: SavedPlan.load(path), SavedPlan) if path else None
         spread = build_spread(self.config, self.source.features)
         # Every rank makes the plan by itself, and hosts may have other GPUs.
-        bandwidths = self.world.agree(self._bandwidths, dict[str, float])
+        bandwidths = self.world.from_rank_zero(self._bandwidths, dict[str, float])
         return replace(spread, bandwidths=bandwidths, saved=saved, path=path, stage=self.stage.name)
 
     def _bandwidths(self) -> dict[str, float]:
@@ -178,10 +178,10 @@ class Job:
 
     def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
         """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
-        opened = Day.from_json(self.world.agree(lambda: self.source.open(day, known=known).to_json(), dict[str, Any]))
+        opened = Day.from_json(self.world.from_rank_zero(lambda: self.source.open(day, known=known).to_json(), dict[str, Any]))
         for path, why in opened.quarantined.items():
             self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
-            if self.world.first:
+            if self.world.is_rank_zero:
                 sys.stderr.write(f"genctr: day {day} is read without {path}: {why}\n")
         return opened
 
@@ -229,24 +229,24 @@ def build(
         if planned:
             _check_plan(stage, world)
     if not looks:
-        config = world.agree(lambda: claim(folder, config, schema), run_section())
+        config = world.from_rank_zero(lambda: claim(folder, config, schema), run_section())
     checkpoints = build_checkpoints(config, folder)
     if looks and checkpoints.latest() is None:
         raise GenctrError(f"{folder}: no checkpoint to load: train it first")
     for message in checkpoints.sift() if trains else ():
-        if world.first:
+        if world.is_rank_zero:
             sys.stderr.write(f"genctr: {message}\n")
     here = _under_way(checkpoints) if at is None else at
     if not looks:
-        world.agree(lambda: prepare(folder, config, schema, world, here), None)
-    log = RunLog(folder, Lease(folder, seconds=config.daily.lease_seconds) if looks else None, silent=not world.first)
+        world.from_rank_zero(lambda: prepare(folder, config, schema, world, here), None)
+    log = RunLog(folder, Lease(folder, seconds=config.daily.lease_seconds) if looks else None, silent=not world.is_rank_zero)
     return Job(config, schema, folder, world, checkpoints, here, planned=planned, log=log)
 
 
 def build_checkpoints(config: RunConfig, folder: str) -> Checkpoints:
     """The checkpoints of a run. Collective."""
     own = config.checkpoint
-    return Checkpoints(f"{folder}/checkpoints", keep=own.keep, asynchronous=own.asynchronous)
+    return Checkpoints(f"{folder}/checkpoints", keep=own.keep_last, asynchronous=own.asynchronous)
 
 
 def _under_way(checkpoints: Checkpoints) -> int:
@@ -257,7 +257,7 @@ def _under_way(checkpoints: Checkpoints) -> int:
 
 def _check_plan(stage: Stage, world: World) -> None:
     """See that the ranks are those of the stage's saved plan, if it has one."""
-    path = stage.config.train.plan
+    path = stage.config.train.sharding_plan
     if path is not None:
-        saved = world.agree(lambda: SavedPlan.load(path), SavedPlan)
+        saved = world.from_rank_zero(lambda: SavedPlan.load(path), SavedPlan)
         saved.check_cluster(path, device=world.device.type, ranks=world.ranks, hosts=hosts_here())

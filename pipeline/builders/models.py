@@ -15,7 +15,7 @@ from models.decoders import Decoder
 from models.diffusion.balance import Balance
 from models.diffusion.denoiser import CANDIDATES, Denoiser, DenoiserOptions
 from models.diffusion.slots import Slot
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldInfo
 from models.layers import MLP, flat

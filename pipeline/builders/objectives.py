@@ -35,10 +35,10 @@ def check_stage(stage: Stage, device: torch.device) -> None:
     """
     config, here = stage.config, f"stage {stage.name}: " if stage.name != "rank" else ""
     train = config.train
-    check_communication(train.communication, device)
-    for name in ("", *config.tables.only):
+    check_communication(train.comm_precision, device)
+    for name in ("", *config.tables.overrides):
         if problem := device_problem(config.tables.of(name), device):
-            raise GenctrError(f"{here}{f'tables.only.{name}' if name else 'tables'}: {problem}")
+            raise GenctrError(f"{here}{f'tables.overrides.{name}' if name else 'tables'}: {problem}")
     problem = ""
     if train.dense.precision == "bf16" and device.type == "cpu":
         problem = "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32"

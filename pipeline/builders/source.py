@@ -61,14 +61,14 @@ class Source:
             self.reader,
             columns=self.schema.columns(),
             collate=self.collate,
-            batch_rows=self.config.train.batch_rows,
+            batch_rows=self.config.train.global_batch_rows,
             lanes=data.lanes,
-            shuffle_rows=data.shuffle_rows if shuffle else 0,
+            shuffle_rows=data.shuffle_buffer_rows if shuffle else 0,
             seed=self.config.seed,
             epoch=epoch,
             rank=self.rank,
             ranks=self.ranks,
-            prefetch=data.prefetch,
+            prefetch=data.prefetch_batches,
         )
 
 

@@ -8,7 +8,7 @@ from data.schema import Schema
 from pipeline.config.run import RunConfig
 from pipeline.config.tables import TableConfig
 from pipeline.distributed.managed_ids import ManagedIds
-from pipeline.distributed.shard import Sharded, Spread
+from pipeline.distributed.shard import Sharded, ShardingOptions
 
 
 def build_table_configs(config: RunConfig, features: Features) -> dict[str, TableConfig]:
@@ -20,19 +20,20 @@ def build_table_configs(config: RunConfig, features: Features) -> dict[str, Tabl
     """
     options = {spec.name: config.tables.of(spec.name) for spec in features.tables}
     for name in (field.name for field in features.schema.managed):
-        if options[name].kernel == "fused_uvm_caching":
+        if options[name].compute_kernel == "fused_uvm_caching":
             raise GenctrError(
-                f"table {name!r}: ids: managed cannot be with kernel fused_uvm_caching\n  next: set it to fused or fused_uvm"
+                f"table {name!r}: ids: managed cannot be with compute_kernel fused_uvm_caching\n  next: set it to "
+                "fused or fused_uvm"
             )
-        if options[name].kernel == "auto":
+        if options[name].compute_kernel == "auto":
             options[name] = options[name].model_copy(update={"kernel": "fused"})
     return options
 
 
-def build_spread(config: RunConfig, features: Features) -> Spread:
+def build_spread(config: RunConfig, features: Features) -> ShardingOptions:
     """What the config says of all tables together."""
     train = config.train
-    return Spread(lookups=features.lengths, communication=train.communication, prefetch=train.pipeline == "prefetch")
+    return ShardingOptions(lookups=features.lengths, communication=train.comm_precision, prefetch=train.pipeline == "prefetch")
 
 
 def build_ids(

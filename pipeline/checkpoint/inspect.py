@@ -20,7 +20,7 @@ from pipeline.checkpoint.coverage import gaps
 from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.manager import SHOWN, Checkpoints
 from pipeline.checkpoint.markers import FOLDER, MARKER
-from pipeline.checkpoint.reader import Pieces, height, shown, size_bytes
+from pipeline.checkpoint.reader import CheckpointReader, height, shown, size_bytes
 from pipeline.config.run import load
 from pipeline.run_folder.lease import Lease
 
@@ -167,14 +167,14 @@ def drop(run: str, name: str) -> tuple[list[str], str]:
     return gone, marks[-len(gone) - 1]
 
 
-def open_named(path: str) -> Pieces:
+def open_named(path: str) -> CheckpointReader:
     """Open a checkpoint to be read: RUN/checkpoints/MARK, or a run folder, whose newest one is meant."""
     above, _, name = path.rstrip("/").rpartition("/")
     if above.endswith(f"/{CHECKPOINTS}") or above == CHECKPOINTS:
         checkpoints = checkpoints_of(above.removesuffix(CHECKPOINTS).rstrip("/") or ".")
-        return Pieces(checkpoints, find(checkpoints, name))
+        return CheckpointReader(checkpoints, find(checkpoints, name))
     checkpoints = checkpoints_of(path)
-    return Pieces(checkpoints, find(checkpoints, NEWEST))
+    return CheckpointReader(checkpoints, find(checkpoints, NEWEST))
 
 
 def listed(checkpoints: Checkpoints) -> list[Listed]:
@@ -230,7 +230,7 @@ def verify(checkpoints: Checkpoints, mark: str, *, advance: Advance) -> Verified
     found = Verified(mark)
     try:
         checkpoints.read_meta(mark)
-        pieces = Pieces(checkpoints, mark)
+        pieces = CheckpointReader(checkpoints, mark)
     except CheckpointError as error:
         found.problems.append(f"{error.what} ({error.where})")
         return found
@@ -251,12 +251,12 @@ def verify(checkpoints: Checkpoints, mark: str, *, advance: Advance) -> Verified
 def stored_bytes(checkpoints: Checkpoints, mark: str) -> int:
     """[bytes] that `verify` will read of a checkpoint, if it can."""
     try:
-        return Pieces(checkpoints, mark).total_bytes
+        return CheckpointReader(checkpoints, mark).total_bytes
     except CheckpointError:
         return 0
 
 
-def _lost_files(pieces: Pieces, found: Verified) -> set[str]:
+def _lost_files(pieces: CheckpointReader, found: Verified) -> set[str]:
     """The files that are not there or too short, each told once with what was in it."""
     held: dict[str, list[str]] = {}
     ends: dict[str, int] = {}
@@ -282,7 +282,7 @@ def _lost_files(pieces: Pieces, found: Verified) -> set[str]:
     return lost
 
 
-def _everything(pieces: Pieces) -> Iterator[tuple[str, ChunkStorageMetadata | None]]:
+def _everything(pieces: CheckpointReader) -> Iterator[tuple[str, ChunkStorageMetadata | None]]:
     for name, stored in pieces.tensors.items():
         for chunk in stored.chunks:
             yield name, chunk
@@ -291,7 +291,7 @@ def _everything(pieces: Pieces) -> Iterator[tuple[str, ChunkStorageMetadata | No
 
 
 def _verify_piece(
-    pieces: Pieces, name: str, chunk: ChunkStorageMetadata, lost: set[str], found: Verified, advance: Advance
+    pieces: CheckpointReader, name: str, chunk: ChunkStorageMetadata, lost: set[str], found: Verified, advance: Advance
 ) -> None:
     def see(block: Tensor) -> None:
         if block.is_floating_point() and (bad := int(block.numel() - block.isfinite().sum())):
@@ -308,7 +308,7 @@ def _verify_piece(
     found.bytes += size_bytes(TensorStorageMetadata(pieces.tensors[name].properties, chunk.sizes, [chunk]))
 
 
-def _verify_value(pieces: Pieces, name: str, lost: set[str], found: Verified) -> None:
+def _verify_value(pieces: CheckpointReader, name: str, lost: set[str], found: Verified) -> None:
     try:
         if pieces.info(name, None).relative_path not in lost:
             torch.load(io.BytesIO(pieces.value(name)), weights_only=True)
@@ -327,7 +327,7 @@ def _inner(error: CheckpointError) -> str:
 # Compare.
 
 
-def compare(left: Pieces, right: Pieces, *, advance: Advance) -> Compared:
+def compare(left: CheckpointReader, right: CheckpointReader, *, advance: Advance) -> Compared:
     """Compare two open checkpoints, number by number; NaN is like NaN.
 
     Args:
@@ -358,7 +358,7 @@ def compare(left: Pieces, right: Pieces, *, advance: Advance) -> Compared:
     return told
 
 
-def _compare_tensors(name: str, left: Pieces, right: Pieces, told: Compared, advance: Advance) -> None:
+def _compare_tensors(name: str, left: CheckpointReader, right: CheckpointReader, told: Compared, advance: Advance) -> None:
     one, other = left.tensors[name], right.tensors[name]
     if one.size != other.size or one.properties.dtype != other.properties.dtype:
         kinds = [f"{list(own.size)} {str(own.properties.dtype).removeprefix('torch.')}" for own in (one, other)]

@@ -31,7 +31,7 @@ OPEN = 32
 """[files] kept open at a time: a store is asked again for a file that is opened again."""
 
 
-class Rows(Protocol):
+class TensorSource(Protocol):
     """Tensors whose rows can be asked for, as they are written to a checkpoint; plain values beside them.
 
     Attributes:
@@ -51,15 +51,15 @@ class Rows(Protocol):
         ...
 
 
-class Pieces:
-    """One checkpoint, open to be read, as `Rows`; used in a `with`.
+class CheckpointReader:
+    """One checkpoint, open to be read, as `TensorSource`; used in a `with`.
 
     Args:
         checkpoints: of the run. mark: which one.
 
     Attributes:
         mark, folder: its name, and where its files are. meta: what was saved beside the tensors.
-        tensors, values, paths: as `Rows` has them.
+        tensors, values, paths: as `TensorSource` has them.
 
     Raises:
         CheckpointError: on any reading: a file is missing, too short, or not what the metadata says.
@@ -80,7 +80,7 @@ class Pieces:
         self._verified: set[tuple[str, torch.Size]] = set()
         self._last: tuple[tuple[str, int], bytes] = ("", 0), b""
 
-    def __enter__(self) -> "Pieces":
+    def __enter__(self) -> "CheckpointReader":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,17 +20,17 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from data.document import write_document
 from data.errors import GenctrError
 from data.ids import MISSING, UNKNOWN, check_growth, rows_before
 from data.paths import PATHS, list_folder, plain, remove_folder
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
+from data.yaml_document import write_document
 from models.table_names import owner_of, table_of
 from pipeline.checkpoint.errors import CheckpointError, one_line
 from pipeline.checkpoint.inspect import CHECKPOINTS, Advance
 from pipeline.checkpoint.manager import Checkpoints
-from pipeline.checkpoint.reader import Pieces, Rows, height, size_bytes
+from pipeline.checkpoint.reader import CheckpointReader, TensorSource, height, size_bytes
 from pipeline.checkpoint.writer import write
 from pipeline.config.run import RunConfig, load
 from pipeline.distributed.initial_values import first_values, spread_of
@@ -42,7 +42,7 @@ NOT_COPIED = (CHECKPOINTS, LEASE, f"{LEASE}.lock", CONFIG)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """A run folder, as it describes itself."""
 
     folder: str
@@ -50,7 +50,7 @@ class Run:
     schema: Schema
 
     @classmethod
-    def of(cls, folder: str) -> "Run":
+    def open(cls, folder: str) -> "RunFolder":
         """Read its config and schema."""
         folder = folder.rstrip("/")
         return cls(folder, *load(f"{folder}/{CONFIG}"))
@@ -58,7 +58,7 @@ class Run:
 
 @contextmanager
 def destination(
-    run: Run, source: Checkpoints, out: str | None, *, rows: Mapping[str, int] | None = None
+    run: RunFolder, source: Checkpoints, out: str | None, *, rows: Mapping[str, int] | None = None
 ) -> Iterator[Checkpoints]:
     """Where checkpoints are written: beside those of the run, or in a new run folder that gets everything else of it too.
 
@@ -69,7 +69,8 @@ def destination(
         rows: what the new folder's schema says of tables that have grown.
 
     Raises:
-        GenctrError: the new folder has a run in it, or part of one, or is inside of this one. Busy: a daily job is at work.
+        GenctrError: the new folder has a run in it, or part of one, or is inside of this one. LeaseHeld: a daily job is at
+            work.
     """
     with ExitStack() as stack:
         try:
@@ -86,7 +87,7 @@ def destination(
 
 
 @contextmanager
-def _new_run(run: Run, out: str, rows: Mapping[str, int]) -> Iterator[Checkpoints]:
+def _new_run(run: RunFolder, out: str, rows: Mapping[str, int]) -> Iterator[Checkpoints]:
     target = Checkpoints(f"{out}/{CHECKPOINTS}", keep=1, asynchronous=False)
     if PATHS.exists(f"{out}/{CONFIG}") or list_folder(target.root):
         raise GenctrError(f"{out} has a run in it, or part of one\n  next: name a new folder, or remove this one")
@@ -122,7 +123,7 @@ def _copy_file(source: str, target: str) -> None:
 
 
 def rewrite(
-    source: Rows, target: Checkpoints, meta: Mapping[str, Any], *, ranks: int, advance: Advance = lambda _: None
+    source: TensorSource, target: Checkpoints, meta: Mapping[str, Any], *, ranks: int, advance: Advance = lambda _: None
 ) -> str:
     """Write a checkpoint, as so many ranks would have.
 
@@ -155,7 +156,8 @@ def rewrite(
 
 
 class Grown:
-    """A checkpoint whose table has more rows, as `Rows`: those it had go on as `data.ids.rows_before` says, the rest begin.
+    """A checkpoint whose table has more rows, as `TensorSource`: those it had go on as `data.ids.rows_before` says, the rest
+    begin.
 
     New rows begin with the first values of the run, which a table of half precision computes when they are looked up; what an
     optimizer remembers of them is 0.
@@ -172,7 +174,9 @@ class Grown:
         GenctrError: there is no such table, or it cannot grow so.
     """
 
-    def __init__(self, pieces: Pieces, config: RunConfig, table: str, *, owners: Container[str], kind: str, rows: int) -> None:
+    def __init__(
+        self, pieces: CheckpointReader, config: RunConfig, table: str, *, owners: Container[str], kind: str, rows: int
+    ) -> None:
         self.values, self.paths, self._pieces, self._config = pieces.values, pieces.paths, pieces, config
         self._kind, self.now, self._owner = kind, rows, table
         weights = {name: own for name, own in tables_of(pieces).items() if owner_of(own, owners) == table}
@@ -228,7 +232,7 @@ class Grown:
         return fresh.to(stored.properties.dtype)
 
 
-def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
+def grow(run: RunFolder, pieces: CheckpointReader, table: str, rows: int) -> Grown:
     """A checkpoint with a larger table.
 
     Args:
@@ -253,22 +257,22 @@ def grow(run: Run, pieces: Pieces, table: str, rows: int) -> Grown:
 # Tables.
 
 
-def tables_of(pieces: Pieces) -> dict[str, str]:
+def tables_of(pieces: CheckpointReader) -> dict[str, str]:
     """The tables of a checkpoint's model: the name of the tensor -> the name of the table."""
     return {name: table for name in pieces.tensors if pieces.paths[name][0] == "model" and (table := table_of(name))}
 
 
-def _owner(run: Run, table: str) -> str:
+def _owner(run: RunFolder, table: str) -> str:
     """The table of the schema that a table is, or is a companion of."""
     return owner_of(table, _owners(run))
 
 
-def _owners(run: Run) -> dict[str, AnyIds]:
+def _owners(run: RunFolder) -> dict[str, AnyIds]:
     """The tables of the schema: by name, the field that has it."""
     return {field.name: field for field in run.schema.fields if isinstance(field, AnyIds) and field.table is None}
 
 
-def table_named(pieces: Pieces, table: str) -> str:
+def table_named(pieces: CheckpointReader, table: str) -> str:
     """The tensor that is this table.
 
     Raises:
@@ -280,7 +284,7 @@ def table_named(pieces: Pieces, table: str) -> str:
     return next(name for name, own in tables.items() if own == table)
 
 
-def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Advance = lambda _: None) -> int:
+def export_table(run: RunFolder, pieces: CheckpointReader, name: str, out: str, *, advance: Advance = lambda _: None) -> int:
     """Write a table as Parquet: `row`, `id` where the raw id of a row is known, `vector`.
 
     A vocabulary's ids, managed ones and those that are row numbers already are known; of hashed ids many share a row. Of
@@ -311,7 +315,7 @@ def export_table(run: Run, pieces: Pieces, name: str, out: str, *, advance: Adva
     return height(pieces.tensors[name])
 
 
-def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator[pa.Table]:
+def _exported(run: RunFolder, pieces: CheckpointReader, name: str, advance: Advance) -> Iterator[pa.Table]:
     """The table, a block at a time."""
     stored, table = pieces.tensors[name], tables_of(pieces)[name]
     ids, dim = _raw_ids(run, pieces, table), _dim(pieces, table, stored.size[1])
@@ -327,12 +331,12 @@ def _exported(run: Run, pieces: Pieces, name: str, advance: Advance) -> Iterator
         advance(block.nbytes)
 
 
-def _dim(pieces: Pieces, table: str, width: int) -> int:
+def _dim(pieces: CheckpointReader, table: str, width: int) -> int:
     """[columns] of a table that the model reads, of `width` stored, a multiple of 4; those beyond never learn."""
     return int(pieces.meta["dims"].get(table, width))
 
 
-def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows: int) -> Tensor:
+def _seen(run: RunFolder, pieces: CheckpointReader, table: str, block: Tensor, first: int, rows: int) -> Tensor:
     """Rows of half precision as a look-up sees them: those that were never written begin with their first values."""
     from pipeline.distributed.cpu_fp16 import FirstValues  # TorchRec takes seconds, and most tables need nothing of it
 
@@ -343,7 +347,7 @@ def _seen(run: Run, pieces: Pieces, table: str, block: Tensor, first: int, rows:
     )
 
 
-def _managed_ids(pieces: Pieces, table: str) -> Callable[[int, int], pa.Array]:
+def _managed_ids(pieces: CheckpointReader, table: str) -> Callable[[int, int], pa.Array]:
     """The same of a managed table, whose map is in the checkpoint."""
     state = f"ids.{table}"
     _, reserved, _ = pieces.rows(f"{state}.shape", 0, 3).tolist()
@@ -362,7 +366,7 @@ def _managed_ids(pieces: Pieces, table: str) -> Callable[[int, int], pa.Array]:
     return ids
 
 
-def _raw_ids(run: Run, pieces: Pieces, table: str) -> Callable[[int, int], pa.Array] | None:
+def _raw_ids(run: RunFolder, pieces: CheckpointReader, table: str) -> Callable[[int, int], pa.Array] | None:
     """The ids of the rows first … last - 1 of a table, None where they are not known."""
     owner = _owner(run, table)
     kind = next((own.ids for own in run.schema.fields if isinstance(own, AnyIds) and own.name in (table, owner)), None)

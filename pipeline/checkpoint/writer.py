@@ -18,13 +18,13 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import BytesIOWriteData, SavePlan, TensorWriteData, WriteItem, WriteItemType
 
 from pipeline.checkpoint.dcp import Writer
-from pipeline.checkpoint.reader import Rows, cut, height, row_bytes, size_bytes
+from pipeline.checkpoint.reader import TensorSource, cut, height, row_bytes, size_bytes
 
 LEAST = 2**12
 """[bytes] that a rank's part of a tensor must have, else the tensor is written whole."""
 
 
-def write(source: Rows, writer: Writer, *, ranks: int, advance: Callable[[int], None]) -> None:
+def write(source: TensorSource, writer: Writer, *, ranks: int, advance: Callable[[int], None]) -> None:
     """Write a checkpoint as so many ranks would have, each its own rows of every large tensor, and finish it.
 
     Args:
@@ -44,7 +44,7 @@ def write(source: Rows, writer: Writer, *, ranks: int, advance: Callable[[int], 
     writer.finish(Metadata({**tensors, **plain}, planner_data=dict(source.paths)), results)
 
 
-def _plan(source: Rows, ranks: int) -> tuple[list[list[WriteItem]], dict[str, TensorStorageMetadata]]:
+def _plan(source: TensorSource, ranks: int) -> tuple[list[list[WriteItem]], dict[str, TensorStorageMetadata]]:
     """What goes into each rank's file, and the tensors cut into the pieces that are written.
 
     A tensor large enough is cut into as many parts of equal height as there are ranks, as TorchRec cuts a row-wise table. The
@@ -100,7 +100,7 @@ def _items(name: str, stored: TensorStorageMetadata) -> list[WriteItem]:
 class _BlockByBlock(DefaultSavePlanner):
     """Hands DCP's writer each piece when it is its turn, and not before."""
 
-    def __init__(self, source: Rows, advance: Callable[[int], None]) -> None:
+    def __init__(self, source: TensorSource, advance: Callable[[int], None]) -> None:
         super().__init__()
         self._source, self._advance = source, advance
 

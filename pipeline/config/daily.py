@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from data.document import BadValue, Section
+from data.yaml_document import BadValue, Section
 from pipeline.config.registry import named
 
 
@@ -24,24 +24,24 @@ class HooksConfig(Section):
 class DailyConfig(Section):
     """The daily job: which days it takes up, when a model is published, what is kept."""
 
-    late: Literal["hold", "append", "ignore"] = "hold"
+    on_late_files: Literal["hold", "append", "ignore"] = "hold"
     """Files that appear in a day after it was trained: stop and ask, train them as a part of that day, or leave them."""
 
-    changed: Literal["refuse", "retrain-from"] = "refuse"
+    on_changed_files: Literal["refuse", "retrain_from"] = "refuse"
     """A trained day whose files are gone or have another size: stop and ask, or go back to before it and train from there."""
 
-    compare: Literal["size", "rows"] = "size"
+    file_identity: Literal["size", "rows"] = "size"
     """How a trained day's files are told from others: by name and size, or also by the number of rows, which opens them all.
     What they contain is compared by `genctr verify`."""
 
-    gap: Literal["wait", "skip", "stop"] = "wait"
-    """A day that is missing while a later one is there: wait until `gap_hours` after its end and then stop, skip it then, or
-    stop at once."""
+    on_missing_day: Literal["wait", "skip", "stop"] = "wait"
+    """A day that is missing while a later one is there: wait until `missing_day_grace_hours` after its end and then stop, skip
+    it then, or stop at once."""
 
-    gap_hours: float = Field(default=12.0, ge=0)
+    missing_day_grace_hours: float = Field(default=12.0, ge=0)
     """[h] after a day's end (UTC) until which it may still come."""
 
-    fresh_share: float = Field(default=0.1, gt=0, le=0.5)
+    holdout_fraction: float = Field(default=0.1, gt=0, le=0.5)
     """[1] share of a day's steps, the last ones, that the new model and the serving one are compared on before they train."""
 
     gates: dict[Annotated[str, named("genctr.gates")], float | tuple[float, float]] = {
@@ -72,13 +72,13 @@ class DailyConfig(Section):
     keep_days: int = Field(default=3, ge=1)
     """[days] whose last checkpoint is kept, to go back to."""
 
-    tables: Literal["float32", "int8"] = "float32"
+    bundle_precision: Literal["fp32", "int8"] = "fp32"
     """How a bundle holds tables: as they are, or a byte a number with a scale and a bias per row."""
 
     optimizer: Literal["keep", "reset_dense", "reset_all"] = "keep"
     """What the optimizers remember when a new day begins: all, or nothing of the network, or nothing at all."""
 
-    row_decay: dict[str, float] = {}
+    table_decay: dict[str, float] = {}
     """[1] factor of every row of a table when a new day begins, by table name: .99 forgets a third in forty days."""
 
     lease_seconds: float = Field(default=60.0, gt=0)
@@ -86,12 +86,12 @@ class DailyConfig(Section):
     once."""
 
     poll_seconds: float = Field(default=60.0, gt=0)
-    """[s] before --follow looks again; doubled while nothing comes, up to `most_poll_seconds`."""
+    """[s] before --follow looks again; doubled while nothing comes, up to `max_poll_seconds`."""
 
-    most_poll_seconds: float = Field(default=900.0, gt=0)
+    max_poll_seconds: float = Field(default=900.0, gt=0)
     """[s] at most between two looks."""
 
-    accept: tuple[str, ...] = ()
+    accept_changes: tuple[str, ...] = ()
     """Changes of config and schema that a run that goes on may take over, in the words of the job when it refuses them."""
 
     hooks: HooksConfig = HooksConfig()
@@ -99,7 +99,7 @@ class DailyConfig(Section):
 
     @model_validator(mode="after")
     def _decays_are_factors(self) -> "DailyConfig":
-        for table, factor in self.row_decay.items():
+        for table, factor in self.table_decay.items():
             if not 0 < factor <= 1:
-                raise BadValue(f"{factor} is no factor between 0 and 1", "row_decay", table)
+                raise BadValue(f"{factor} is no factor between 0 and 1", "table_decay", table)
         return self

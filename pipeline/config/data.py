@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from data.days import goes_on_to, open_end, parse_days
-from data.document import BadValue, Section
 from data.errors import GenctrError
+from data.yaml_document import BadValue, Section
 from pipeline.config.registry import named
 
 
@@ -25,29 +25,30 @@ class DataConfig(Section):
     test: str | tuple[str, ...] = ()
     """The days scored once, with the final model; nothing else ever looks at them."""
 
-    fit: str | tuple[str, ...] = ()
-    """The days vocabularies and statistics are built from; empty means the training days, or, if train.score_first, the first
+    statistics_days: str | tuple[str, ...] = ()
+    """The days vocabularies and statistics are built from; empty means the training days, or, if train.progressive_validation,
+    the first
     of them, without those that a stage scores: a day that is scored is not looked at before."""
 
     layout: str = "day={day}"
     """Where a day lies under the root: a folder per day, or one file per day such as `{day}.parquet`."""
 
-    success: str | None = "_SUCCESS"
+    success_file: str | None = "_SUCCESS"
     """The file that marks a day's folder as complete; null takes every folder for complete."""
 
-    format: Annotated[str, named("genctr.readers")] = "parquet"
+    reader: Annotated[str, named("genctr.readers")] = "parquet"
     """Name of the reader: parquet, csv, or one that an installed package adds."""
 
     reader_options: dict[str, Any] = {}
     """Settings of the reader, by its argument names."""
 
-    shuffle_rows: int = Field(default=65_536, ge=0)
+    shuffle_buffer_rows: int = Field(default=65_536, ge=0)
     """[rows] shuffled together, over all lanes; 0 reads in file order."""
 
     lanes: PositiveInt = 4
-    """[lanes] a day is cut into; the most ranks that can share it, and a divisor of batch_rows."""
+    """[lanes] a day is cut into; the most ranks that can share it, and a divisor of train.global_batch_rows."""
 
-    prefetch: int = Field(default=2, ge=0)
+    prefetch_batches: int = Field(default=2, ge=0)
     """[batches] made ahead by a background thread; 0 makes them in the loop."""
 
     check: Literal["footer", "full"] = "footer"
@@ -65,7 +66,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _every_day_is_for_one_thing(self) -> "DataConfig":
         uses: dict[str, str] = {}
-        for use in ("fit", "days", "validation", "test"):
+        for use in ("statistics_days", "days", "validation", "test"):
             try:
                 names = parse_days(getattr(self, use))
             except GenctrError as error:
@@ -74,7 +75,7 @@ class DataConfig(Section):
                 raise BadValue("no day to train", use)
             if use != "days" and open_end(getattr(self, use)):
                 raise BadValue("only days may go on without an end: name the last one", use)
-            for day in names if use != "fit" else ():
+            for day in names if use != "statistics_days" else ():
                 if day in uses or (use != "days" and goes_on_to(self.days, day)):
                     raise BadValue(f"{day} is in {uses.get(day, 'days')} already: no score would be honest", use)
                 uses[day] = use

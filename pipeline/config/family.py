@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
-from data.document import Section
+from data.yaml_document import Section
 from pipeline.config.registry import find
 from pipeline.config.stages import StageConfig
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from data.document import BadValue, Section
+from data.yaml_document import BadValue, Section
 from pipeline.config.family import ModelSection
 from pipeline.config.registry import named
 

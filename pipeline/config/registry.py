@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import AfterValidator
 
-from data.document import BadValue, nearest
 from data.errors import GenctrError
+from data.yaml_document import BadValue, nearest
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 

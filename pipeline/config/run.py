@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Union
 from pydantic import Field, ValidationError, ValidationInfo, create_model, model_validator
 
 from data.days import goes_on_to, parse_days
-from data.document import BadValue, Section, nearest, read_document
 from data.errors import BadDocument
 from data.schema import AnyField, AnyIds, NumberField, Schema
+from data.yaml_document import BadValue, Section, nearest, read_document
 from pipeline.config.daily import DailyConfig
 from pipeline.config.data import DataConfig
 from pipeline.config.family import Family, ModelSection, family_of
@@ -112,20 +112,20 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
-        if self.train.batch_rows % self.data.lanes:
-            below = self.train.batch_rows // self.data.lanes * self.data.lanes
+        if self.train.global_batch_rows % self.data.lanes:
+            below = self.train.global_batch_rows // self.data.lanes * self.data.lanes
             near = [rows for rows in (below, below + self.data.lanes) if rows]
             raise BadValue(
-                f"{self.train.batch_rows} is not a multiple of data.lanes, {self.data.lanes}: "
+                f"{self.train.global_batch_rows} is not a multiple of data.lanes, {self.data.lanes}: "
                 f"choose {' or '.join(map(str, near))}",
-                *("train", "batch_rows"),
+                *("train", "global_batch_rows"),
             )
-        for table in self.daily.row_decay:
+        for table in self.daily.table_decay:
             if self.tables.of(table).precision == "fp16":
                 told = "fp16 rounds small decays away: leave it out, or set tables.precision to fp32"
-                raise BadValue(told, "daily", "row_decay", table)
-        if self.daily.row_decay and self.stages and "tables" in self.stages[-1].freeze:
-            raise BadValue("the last stage freezes the tables: they cannot forget, leave it out", "daily", "row_decay")
+                raise BadValue(told, "daily", "table_decay", table)
+        if self.daily.table_decay and self.stages and "tables" in self.stages[-1].freeze:
+            raise BadValue("the last stage freezes the tables: they cannot forget, leave it out", "daily", "table_decay")
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
@@ -142,7 +142,7 @@ class RunConfig(Section):
                 raise BadValue(f"no stage before this one; {nearest(stage.load.stage, list(earlier))}", *here, "load", "stage")
             _check_objective(stage, *here)
             _check_days(stage, trained, *here)
-            if stage.load is not None and stage.load.what in ("tables", "all"):
+            if stage.load is not None and stage.load.parts in ("tables", "all"):
                 _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
             if at + 1 < len(self.stages) and self.stages[at].data.get("test"):
                 raise BadValue("no model but the last stage's is tested: set it there", *here, "data", "test")
@@ -199,11 +199,11 @@ def _check_objective(stage: Stage, *here: str | int) -> None:
         told = f"the family {model.family} has no objective {stage.objective!r}; {nearest(stage.objective, objectives)}"
         raise BadValue(told, *here, "objective")
     metric = train.early_stop.metric if train.early_stop is not None else None
-    if not train.score_first and metric is None:
+    if not train.progressive_validation and metric is None:
         return
     objective = find("genctr.objectives", stage.objective)
-    if train.score_first and not objective.scores_rows:
-        raise BadValue(f"{stage.objective} scores no rows: set it to false", *here, "train", "score_first")
+    if train.progressive_validation and not objective.scores_rows:
+        raise BadValue(f"{stage.objective} scores no rows: set it to false", *here, "train", "progressive_validation")
     if metric is not None and metric not in objective.higher_is_better:
         known = list(objective.higher_is_better)
         told = f"{stage.objective} is judged by {', '.join(known)}; {nearest(metric, known)}"
@@ -212,9 +212,9 @@ def _check_objective(stage: Stage, *here: str | int) -> None:
 
 def _check_precision(tables: TablesConfig, loaded: TablesConfig, load: LoadConfig, *here: str | int) -> None:
     """Tables are stored as in the stage they come from: blank rows of fp16 tables mean something, those of fp32 ones do not."""
-    for name in ("", *tables.only, *loaded.only):
+    for name in ("", *tables.overrides, *loaded.overrides):
         before, now = loaded.of(name).precision, tables.of(name).precision
-        place = ("tables", "only", name, "precision") if name else ("tables", "precision")
+        place = ("tables", "overrides", name, "precision") if name else ("tables", "precision")
         if before != now:
             raise BadValue(f"stage {load.stage}, whose tables are loaded, stores them as {before}", *here, *place)
         if now == "fp16" and load.rescale is not None:
@@ -229,7 +229,7 @@ def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> N
             if day in trained:
                 raise BadValue(f"{day} was trained by stage {trained[day]}: no score would be honest", *here, *place)
     own = stage.config.data.days
-    for day in trained if stage.config.train.score_first else ():
+    for day in trained if stage.config.train.progressive_validation else ():
         if goes_on_to(own, day):
             told = f"{day}, which is scored, was trained by stage {trained[day]}: begin with the last such day, or later"
             raise BadValue(told, *here, "data", "days")
@@ -238,7 +238,7 @@ def _check_days(stage: Stage, trained: Mapping[str, str], *here: str | int) -> N
 def _scored(config: RunConfig) -> dict[tuple[str, str], list[str]]:
     """The days that a stage scores, by what says so."""
     data = config.data
-    first = {("train", "score_first"): parse_days(data.days)[1:]} if config.train.score_first else {}
+    first = {("train", "progressive_validation"): parse_days(data.days)[1:]} if config.train.progressive_validation else {}
     return {("data", use): parse_days(getattr(data, use)) for use in ("validation", "test")} | first
 
 
@@ -246,8 +246,8 @@ def fit_days(config: RunConfig) -> list[str]:
     """The days that vocabularies and statistics are built from: none that a stage scores, unless the config names it."""
     days, stages = parse_days(config.data.days), [stage.config for stage in config.resolved()]
     scored = {day for stage in stages for names in _scored(stage).values() for day in names}
-    unseen = [day for day in (days[:1] if config.train.score_first else days) if day not in scored]
-    return parse_days(config.data.fit) or unseen or parse_days(stages[0].data.days)[:1]
+    unseen = [day for day in (days[:1] if config.train.progressive_validation else days) if day not in scored]
+    return parse_days(config.data.statistics_days) or unseen or parse_days(stages[0].data.days)[:1]
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
@@ -266,12 +266,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
         schema_path = posixpath.join(posixpath.dirname(path), schema_path)  # a path from / stays as it is
     schema = read_document(schema_path, Schema)
     tables = [field.name for field in schema.fields if _has_table(field)]
-    for name in config.tables.only:
+    for name in config.tables.overrides:
         if name not in tables:
-            raise BadDocument(f"{path}: tables.only.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
-    for name in config.daily.row_decay:
+            raise BadDocument(f"{path}: tables.overrides.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+    for name in config.daily.table_decay:
         if name not in tables and name.removesuffix("_linear").removesuffix("_second") not in tables:
-            raise BadDocument(f"{path}: daily.row_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
+            raise BadDocument(f"{path}: daily.table_decay.{name}: {schema_path} makes no such table\n  {nearest(name, tables)}")
     stages = [stage.config for stage in config.resolved()]
     if schema.managed and (unfit := [own.model.family for own in stages if not own.family.reads.managed_ids]):
         raise BadDocument(

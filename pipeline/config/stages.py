@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from data.document import BadValue, Section
+from data.yaml_document import BadValue, Section
 
 
 class LoadConfig(Section):
@@ -13,7 +13,7 @@ class LoadConfig(Section):
     stage: str
     """The earlier stage; of it the best pass, or else the last."""
 
-    what: Literal["none", "tables", "network", "all"] = "all"
+    parts: Literal["none", "tables", "network", "all"] = "all"
     """Embedding tables, everything else, or both; what the new model has no place for is left behind."""
 
     rescale: float | None = Field(default=None, gt=0)
@@ -60,7 +60,7 @@ class StageConfig(Section):
 
     @model_validator(mode="after")
     def _says_nothing_of_the_whole_run(self) -> "StageConfig":
-        for section, key in (("data", "fit"), ("train", "ranks"), ("train", "device")):
+        for section, key in (("data", "statistics_days"), ("train", "ranks"), ("train", "device")):
             if key in getattr(self, section):
                 raise BadValue(f"all stages have the same: set it in {section} of the run", section, key)
         return self

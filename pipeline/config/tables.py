@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.document import BadValue, Section, nearest
+from data.yaml_document import BadValue, Section, nearest
 
 
 class InitConfig(Section):
@@ -31,7 +31,7 @@ class TableConfig(Section):
     """[1] lambda. adam adds lambda * weight to the gradient, lazy_adam takes lr * lambda * weight off the rows it looks up;
     on a CPU the others have none."""
 
-    decay: Literal["touched", "table"] = "touched"
+    weight_decay_rows: Literal["touched", "table"] = "touched"
     """Which rows decay: those looked up in the step, or the whole table (adam only)."""
 
     eps: float = Field(default=1e-8, gt=0)
@@ -52,11 +52,11 @@ class TableConfig(Section):
     """How the table is spread over ranks; auto leaves it to TorchRec's planner. One too small to give every rank a row stays
     whole."""
 
-    kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"] = "auto"
+    compute_kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"] = "auto"
     """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
     with a part of it on the card. auto: fused if it fits, else as little in main memory as it takes."""
 
-    cache: float = Field(default=0.2, gt=0, le=1)
+    cache_load_factor: float = Field(default=0.2, gt=0, le=1)
     """[1] share of a table that fused_uvm_caching keeps on the card."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
@@ -64,33 +64,33 @@ class TableConfig(Section):
     small steps count; on a CPU it holds no row in memory before it is trained, and needs optimizer sgd or rowwise_adagrad.
     Bundles hold fp32 all the same."""
 
-    clip: float | None = Field(default=None, gt=0)
+    gradient_clip_value: float | None = Field(default=None, gt=0)
     """[1] largest absolute value of a coordinate of the gradient of a looked-up vector; null does not clip."""
 
 
 class TablesConfig(TableConfig):
     """The settings of all tables, and of single ones."""
 
-    only: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, Any]] = {}
     """Settings of single tables, by table name; what is not said is taken from above."""
 
     @model_validator(mode="after")
     def _single_tables_are_valid(self) -> "TablesConfig":
-        for name, settings in self.only.items():
+        for name, settings in self.overrides.items():
             for key in settings:
                 if key not in TableConfig.model_fields:
-                    raise BadValue(f"unknown key; {nearest(key, list(TableConfig.model_fields))}", "only", name, key)
+                    raise BadValue(f"unknown key; {nearest(key, list(TableConfig.model_fields))}", "overrides", name, key)
             try:
                 self.of(name)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise BadValue(f"{first['msg']}, got {first['input']!r}", "only", name, *first["loc"]) from error
+                raise BadValue(f"{first['msg']}, got {first['input']!r}", "overrides", name, *first["loc"]) from error
         return self
 
     def of(self, name: str) -> TableConfig:
         """The settings of one table."""
-        common = self.model_dump(exclude={"only"})
-        return TableConfig.model_validate(merged(common, self.only.get(name, {})))
+        common = self.model_dump(exclude={"overrides"})
+        return TableConfig.model_validate(merged(common, self.overrides.get(name, {})))
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

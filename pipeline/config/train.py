@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from data.document import Section
+from data.yaml_document import Section
 
 
 class DenseConfig(Section):
@@ -42,12 +42,14 @@ class ScheduleConfig(Section):
     """[steps] over which the factor rises from 0 to 1."""
 
     decay: Literal["none", "linear", "cosine", "inverse_sqrt"] = "none"
-    """The fall from 1 to `floor` over `decay_steps` after the warm-up; inverse_sqrt never ends, for jobs that do not either."""
+    """The fall from 1 to `min_factor` over `decay_steps` after the warm-up; inverse_sqrt never ends, for jobs that do not
+    either."""
 
     decay_steps: PositiveInt = 100_000
-    """[steps] the fall takes; the factor stays at `floor` after it. Of inverse_sqrt: after three times as many it is 1/2."""
+    """[steps] the fall takes; the factor stays at `min_factor` after it. Of inverse_sqrt: after three times as many it is
+    1/2."""
 
-    floor: float = Field(default=0.0, ge=0, le=1)
+    min_factor: float = Field(default=0.0, ge=0, le=1)
     """[1] the least factor."""
 
 
@@ -109,10 +111,10 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; auto is cuda if there is one."""
 
-    plan: str | None = None
+    sharding_plan: str | None = None
     """A plan of `genctr plan --save` that says who holds which shard; null plans when the job starts."""
 
-    communication: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    comm_precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """What looked-up vectors and their gradients travel between ranks in. int8: vectors with a scale per 32 numbers, gradients
     as fp16. bf16 on CUDA only."""
 
@@ -123,7 +125,7 @@ class TrainConfig(Section):
     hardware: HardwareConfig = HardwareConfig()
     """What a rank has, for `genctr plan`."""
 
-    batch_rows: PositiveInt = 4096
+    global_batch_rows: PositiveInt = 4096
     """[rows] one step trains, over all ranks together: the same step for any number of ranks."""
 
     epochs: PositiveInt = 1
@@ -132,7 +134,7 @@ class TrainConfig(Section):
     max_steps: PositiveInt | None = None
     """[steps] after which to stop early; null trains every row."""
 
-    score_first: bool = False
+    progressive_validation: bool = False
     """Whether every day but the first is scored before one of its rows trains (first epoch)."""
 
     dense: DenseConfig = DenseConfig()
@@ -157,7 +159,7 @@ class CheckpointConfig(Section):
     every_steps: PositiveInt = 1000
     """[steps] between two saves inside a day."""
 
-    keep: PositiveInt = 2
+    keep_last: PositiveInt = 2
     """[checkpoints] newest ones kept; the best epoch's is kept besides."""
 
     asynchronous: bool = True

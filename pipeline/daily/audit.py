@@ -8,11 +8,11 @@ from typing import Any
 
 from data.batch import Tally
 from data.days import Day
-from data.document import read_document
 from data.errors import BadInput, GenctrError
 from data.readers import CountsRows
 from data.row_hash import ROW_HASH
 from data.schema import Schema
+from data.yaml_document import read_document
 from pipeline.builders.source import Source, build_source
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.daily.ledger import History, Ledger, LedgerError, base_of
@@ -87,7 +87,7 @@ def verify(
         schema = record.trained["schema"]
         base = base_of(name)
         # A night may have left out what the config would not now. Not said of all days: it has every file read twice.
-        bad = history.bad.get(base) or any((part.trained or {})["quarantined"] for part in history.parts(base))
+        bad = history.unreadable_files.get(base) or any((part.trained or {})["quarantined"] for part in history.parts(base))
         source = source_of(schema, "quarantine" if bad else "stop")
         if schema not in there:
             there[schema] = set(source.days.list())
@@ -131,7 +131,7 @@ def _files(source: Source, name: str, history: History) -> list[str]:
     wrong = [f"{file} was trained in another part of the day too" for file in twice]
     if name == next(iter(parts)):
         sizes = source.days.sizes(base)
-        missed = sorted(sizes.keys() - history.files(base).keys() - history.left(base, sizes))
+        missed = sorted(sizes.keys() - history.files(base).keys() - history.untrained_files(base, sizes))
         wrong += [f"{file} was not trained: it came later" for file in missed]
     return wrong
 

@@ -22,13 +22,13 @@ from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import begin, load
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.export import INSIDE
-from pipeline.training.collapse_monitor import Sight
+from pipeline.training.collapse_monitor import RepresentationStats
 from pipeline.training.loop import TrainState
 from pipeline.training.metrics import Meters
 from pipeline.training.paired_bootstrap import compare
 
 
-class FreshLook:
+class ChallengerComparison:
     """Compares the model in training with the one that serves.
 
     Args:
@@ -58,9 +58,9 @@ class FreshLook:
     def __call__(self, stream: DayStream, at: Cursor) -> dict[str, Any]:
         """{rows, candidate, serving, calibration: [low, high], difference: {metric: [value, low, high]}, psi, effective_rank,
         finite}; of the first target. Without a serving model `intervals: {metric: [low, high]}` of the new one's own."""
-        sight = Sight(self._job.observed)
+        sight = RepresentationStats(self._job.observed)
         logits_TN, labels_TN, weights_TN, groups_N = self._scored(stream, at, sight).gathered()
-        seen = sight.told().get("emb", {}).get("rankme_share")
+        seen = sight.summary().get("emb", {}).get("rankme_share")
         healthy = _finite_share(self._job)
         grouped = self._job.schema.group is not None
 
@@ -72,9 +72,9 @@ class FreshLook:
             before = self._before[0] if self._before is not None else None
             return {**known, **compare(logits_TN[0], before, labels_TN[0], weights_TN[0], groups_N if grouped else None)}
 
-        return self._job.world.agree(told, dict[str, Any])
+        return self._job.world.from_rank_zero(told, dict[str, Any])
 
-    def _scored(self, stream: DayStream, at: Cursor, sight: Sight | None = None) -> Meters:
+    def _scored(self, stream: DayStream, at: Cursor, sight: RepresentationStats | None = None) -> Meters:
         """The rows from `at` on, scored by the model as it is."""
         model, meters = self._job.sharded.model, Meters(self._job.schema.target_names)
         model.eval()
@@ -83,7 +83,7 @@ class FreshLook:
                 _, output = model(batch.to(self._job.world.device))
                 meters.update(output)
                 if sight is not None:
-                    sight.add(output.seen)
+                    sight.add(output.observed)
         model.train()
         return meters
 
@@ -95,23 +95,23 @@ def borrowed(job: Job, bundle: Bundle) -> Iterator[None]:
     In place, because two models of production size do not fit into one machine's memory. What the job's model was must be in
     its newest checkpoint, or be what its stage begins with. If scoring fails, the job fails, and resumes from there too.
     """
-    take_over(job, bundle)
+    load_bundle_weights(job, bundle)
     yield
     mark = job.checkpoints.latest()
     if mark is None or job.checkpoints.read_meta(mark)["state"]["stage"] != job.at:
         begin(job, job.at)  # the stage's first day: nothing of it is saved
-    elif job.config.daily.accept and not fits(job, mark):  # what of it was taken over
-        job.enter(job.at)
+    elif job.config.daily.accept_changes and not fits(job, mark):  # what of it was taken over
+        job.enter_stage(job.at)
         load_grown(job, mark)
     else:
         load(job, mark)
 
 
 @torch.no_grad()
-def take_over(job: Job, bundle: Bundle) -> None:
+def load_bundle_weights(job: Job, bundle: Bundle) -> None:
     """Put a bundle's weights into the job's model, each rank its own shards. Collective in effect: all ranks call it."""
     if job.ids is not None:
-        job.ids.take_over({name: bundle.held(name) for name in bundle.ids})
+        job.ids.load({name: bundle.held(name) for name in bundle.ids})
     state, dense = job.sharded.model.state_dict(), bundle.dense()
     for table in tables_in(state):
         for shard in table.shards:
@@ -130,5 +130,5 @@ def _finite_share(job: Job) -> float:
     for value in job.sharded.model.state_dict().values():
         if isinstance(value, Tensor) and not isinstance(value, ShardedTensor) and value.is_floating_point():
             counts += torch.tensor([int(value.isfinite().sum()), value.numel()])
-    finite, numbers = job.world.total(counts).tolist()
+    finite, numbers = job.world.all_reduce_sum(counts).tolist()
     return finite / numbers if numbers else 1.0

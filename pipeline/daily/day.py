@@ -15,12 +15,12 @@ from data.readers import CountsNulls
 from data.row_hash import ROW_HASH
 from pipeline.builders.job import Job
 from pipeline.config.daily import DailyConfig
-from pipeline.daily.challenger import FreshLook
+from pipeline.daily.challenger import ChallengerComparison
 from pipeline.daily.dry_run import DAY_PIN, tidy
-from pipeline.daily.gates import Answer, Evidence, judge
+from pipeline.daily.gates import Evidence, GateResult, judge
 from pipeline.daily.ledger import DayRecord, History, SharedLedger, base_of
 from pipeline.daily.notify import tell
-from pipeline.daily.policy import Action, NeedsPerson
+from pipeline.daily.policy import Action, OperatorRequired
 from pipeline.distributed.shard import tables_in
 from pipeline.jobs.advice import warn_of_scores
 from pipeline.jobs.day_run import train_rows
@@ -76,7 +76,7 @@ class DayWork:
 
     def tidy(self) -> None:
         """Let go of old bundles, and tell the monitoring."""
-        self._world.agree(lambda: tidy(self._job.folder, self._folder, self._ledger.own, keep=self._config.keep), None)
+        self._world.from_rank_zero(lambda: tidy(self._job.folder, self._folder, self._ledger.own, keep=self._config.keep), None)
 
     def take_up(self, action: Action, state: TrainState, restored: Mapping[str, Any], outcome: Outcome) -> TrainState:
         """Take up a day, or go on with it from wherever it stands."""
@@ -89,7 +89,7 @@ class DayWork:
             self._ledger.append("late", {"day": base_of(name), "files": [], "quarantined": quarantined}, state.step)
             return state
         if state.cursor.day != name or (state.cursor.row == 0 and record.trained is None):
-            state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), fresh={}, scores={})
+            state = replace(state, cursor=Cursor(0, name, 0, job.config.data.lanes), holdout={}, scores={})
         if record.trained is None:
             state = self._train(day, record, state, restored)
             outcome.trained.append(name)
@@ -116,15 +116,15 @@ class DayWork:
         stream = job.source.stream(day, shuffle=True)
         files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
         quarantined = self._quarantined(day)
-        nulls = self._world.agree(lambda: self._nulls(day), dict[str, float])
+        nulls = self._world.from_rank_zero(lambda: self._nulls(day), dict[str, float])
         facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._ledger.mark}
         facts["schema"] = digest(job.source.schema)
         if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
-            raise NeedsPerson(
+            raise OperatorRequired(
                 f"day {name} is half trained with another schema\n  next: finish it with the schema it was begun with"
             )
         look = self._look(name, state, begun)
-        pause = look.begins(stream, state.cursor) if not state.fresh else None
+        pause = look.begins(stream, state.cursor) if not state.holdout else None
         if pause is not None:
             look.before(stream, pause, state)
         if not begun:
@@ -158,7 +158,7 @@ class DayWork:
         ]
         job.checkpoints.unpin(pin for pin in job.checkpoints.pins() if pin.startswith(DAY_PIN) and pin not in kept)
 
-    def _look(self, day: str, state: TrainState, begun: bool) -> FreshLook:
+    def _look(self, day: str, state: TrainState, begun: bool) -> ChallengerComparison:
         """What compares the new model with the one that serves."""
         history = self._ledger.history
         serving = open_alike(self._world, lambda: self._serving(history, day, state))
@@ -169,16 +169,16 @@ class DayWork:
             and bool(last)
             and last[-1].bundle == serving.name
             and serving.step == state.step
-            and serving.manifest["tables_kept"] == "float32"
+            and serving.manifest["bundle_precision"] == "fp32"
         )
-        return FreshLook(self._job, share=self._config.fresh_share, serving=serving, same=same)
+        return ChallengerComparison(self._job, share=self._config.holdout_fraction, serving=serving, same=same)
 
     def _serving(self, history: History, day: str, state: TrainState) -> Bundle | None:
         """What serves, if it can be compared with."""
         if history.serving is None:
             return None
         try:
-            bundle = Bundle(f"{self._folder}/{self._ledger.own.rival(history, day)}")
+            bundle = Bundle(f"{self._folder}/{self._ledger.own.incumbent(history, day)}")
             if (bundle.schema, bundle.model) != (self._job.source.schema, self._job.config.model):
                 raise BundleError("it has another schema or model", bundle.path, "nothing: the next one that serves can be")
             bundle.verify()
@@ -191,23 +191,25 @@ class DayWork:
     def _judge(self, day: Day, state: TrainState) -> None:
         """Write the bundle, ask the gates, write down what they say."""
         job, history = self._job, self._ledger.history
-        rewound = self._world.agree(lambda: sum(entry["event"] == "rewound" for entry in self._ledger.own.entries), int)
+        rewound = self._world.from_rank_zero(
+            lambda: sum(entry["event"] == "rewound" for entry in self._ledger.own.entries), int
+        )
         name = f"{day.name}-{state.step:07d}" + (f"-{rewound}" if rewound else "")
         record = history.days[day.name]
         facts = {
             "name": job.stages[-1].config.name,
             "parent": history.serving,
             "scored": (record.scored or {}).get("metrics"),
-            "fresh": state.fresh,
-            "tables_kept": self._config.tables,
+            "holdout": state.holdout,
+            "bundle_precision": self._config.bundle_precision,
         }
         export(job, self._folder, name, day=day, step=state.step, facts=facts)
-        answers = self._world.agree(lambda: self._answers(day.name, history, state, name), list[Answer])
+        answers = self._world.from_rank_zero(lambda: self._answers(day.name, history, state, name), list[GateResult])
         publish = all(answer.ok for answer in answers)
-        values = {"day": day.name, "bundle": name, "publish": publish, "fresh": state.fresh}
+        values = {"day": day.name, "bundle": name, "publish": publish, "holdout": state.holdout}
         self._ledger.append("judged", {**values, "answers": [answer.to_json() for answer in answers]}, state.step)
 
-    def _answers(self, name: str, history: History, state: TrainState, bundle: str) -> list[Answer]:
+    def _answers(self, name: str, history: History, state: TrainState, bundle: str) -> list[GateResult]:
         record = history.days[name]
         assert record.trained is not None
         earlier = [
@@ -219,14 +221,14 @@ class DayWork:
         scorer = Scorer(Bundle(f"{self._folder}/{bundle}"))
         evidence = Evidence(
             scored=scored if whole or scored.get(first.name) is not None else {},  # a few late rows of one label are no sign
-            fresh=state.fresh,
+            holdout=state.holdout,
             rows=record.trained["rows"],
             earlier_rows=[own["rows"] for own in earlier] if whole else (),
             nulls=record.trained["nulls"],
             earlier_nulls=[own["nulls"] for own in earlier] if whole else (),
             parity=scorer.parity(),
             parity_bound=parity_bound(scorer),
-            alone=history.serving is None or ("candidate" in state.fresh and "serving" not in state.fresh),
+            alone=history.serving is None or ("candidate" in state.holdout and "serving" not in state.holdout),
         )
         return judge(evidence, self._config.gates, self._config.first_gates)
 
@@ -237,13 +239,13 @@ class DayWork:
         config, step = self._config, judged["step"]
         if judged["publish"]:
             parent = self._ledger.history.serving
-            self._world.agree(lambda: self._switch(judged["bundle"]), None)
+            self._world.from_rank_zero(lambda: self._switch(judged["bundle"]), None)
             self._ledger.append("published", {"day": name, "bundle": judged["bundle"], "parent": parent}, step)
             outcome.published.append(name)
         else:
             outcome.held.append(name)
         self.tidy()
-        if self._world.first:
+        if self._world.is_rank_zero:
             event: Literal["published", "held"] = "published" if judged["publish"] else "held"
             failed = [_in_words(own) for own in judged["answers"] if not own["ok"]]
             known = {"day": name, "bundle": judged["bundle"], "publish": judged["publish"], "failed": failed}
@@ -275,15 +277,15 @@ class DayWork:
         else:
             wanted = list(names)
         if not wanted and record.scored is not None:
-            raise NeedsPerson(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
+            raise OperatorRequired(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
         if missing := [own for own in wanted if own not in names]:
-            raise NeedsPerson(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
+            raise OperatorRequired(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
         return opened.only(name, [names[own] for own in wanted])
 
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:
         days = self._job.source.days
         names = {days.below_root(path): why for path, why in day.quarantined.items()}
-        sizes = self._world.agree(lambda: days.sizes(base_of(day.name)) if names else {}, dict[str, int | None])
+        sizes = self._world.from_rank_zero(lambda: days.sizes(base_of(day.name)) if names else {}, dict[str, int | None])
         return {name: {"size": sizes.get(name), "why": why.splitlines()[0]} for name, why in names.items()}
 
     def _nulls(self, day: Day) -> dict[str, float]:
@@ -304,10 +306,10 @@ def renew(job: Job, config: DailyConfig) -> None:
     """What a new day begins with: tables that forget, optimizers that do."""
     state = job.sharded.model.state_dict()
     for table in tables_in(state):
-        if table.name in config.row_decay:
+        if table.name in config.table_decay:
             for shard in table.shards:
-                shard.values.mul_(config.row_decay[table.name])
-    if config.row_decay:
+                shard.values.mul_(config.table_decay[table.name])
+    if config.table_decay:
         job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
     for name, own in job.optimizer.optimizers if config.optimizer != "keep" else ():
         if name != "tables" or config.optimizer == "reset_all":

@@ -79,7 +79,7 @@ def _foreseen(action: Action, history: History, config: RunConfig, days: Days) -
     if action.kind != "train":
         return []
     sizes = days.sizes(base_of(action.day))
-    rows = days.rows(base_of(action.day)) if config.daily.compare == "rows" else {}
+    rows = days.rows(base_of(action.day)) if config.daily.file_identity == "rows" else {}
     files = {
         name: {"size": size, "rows": rows.get(name, 0), "skipped": 0}
         for name, size in sizes.items()
@@ -134,8 +134,8 @@ def _is_as_begun(folder: str, config: RunConfig, schema: Schema) -> bool:
         said.model_dump() == stored.model_dump()
         and schema == stored_schema
         and PATHS.exists(f"{folder}/schemas/{digest(read)}.yaml")
-        and not config.daily.accept  # a model that was accepted may not be in the checkpoint yet
-        and not any(stage.config.train.plan for stage in stages)  # which is checked against the ranks there are
+        and not config.daily.accept_changes  # a model that was accepted may not be in the checkpoint yet
+        and not any(stage.config.train.sharding_plan for stage in stages)  # which is checked against the ranks there are
         and not objective_kind(stages[-1]).counts_values
     )
 
@@ -179,7 +179,7 @@ def tidy(run: str, bundles: str, ledger: Ledger, *, keep: int) -> None:
     """Let go of old bundles, and tell the monitoring."""
     history = ledger.history()
     known = [entry["bundle"] for entry in ledger.entries if entry["event"] == "judged"]
-    prune(bundles, keep=keep, needed=history.wanted, known=known)
+    prune(bundles, keep=keep, needed=history.bundles_to_keep, known=known)
     write_metrics(run, history)
 
 

@@ -60,7 +60,7 @@ class Evidence:
 
     Args:
         scored: metrics of the day before it trained, by the model of the day before; empty if there was none.
-        fresh: see `pipeline.daily.challenger`; empty if the day was too short.
+        holdout: see `pipeline.daily.challenger`; empty if the day was too short.
         rows: [rows] of the day. earlier_rows: of days before, the newest last.
         nulls: share of nulls by column; empty if the files do not say. earlier_nulls: of days before.
         parity: [1] largest difference of a logit between bundle and trainer. parity_bound: [1] what rounding explains of it.
@@ -68,7 +68,7 @@ class Evidence:
     """
 
     scored: Mapping[str, float] = field(default_factory=dict)
-    fresh: Mapping[str, Any] = field(default_factory=dict)
+    holdout: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 0
     earlier_rows: Sequence[int] = ()
     nulls: Mapping[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GateResult:
     """A gate's answer.
 
     Args:
@@ -99,14 +99,14 @@ class Answer:
         return dict(self.__dict__)
 
 
-Gate: TypeAlias = Callable[[Evidence, Limit], Answer]
+Gate: TypeAlias = Callable[[Evidence, Limit], GateResult]
 
 
-def _bounded(name: str, number: float | None, low: float | None, high: float | None, missing: str) -> Answer:
+def _bounded(name: str, number: float | None, low: float | None, high: float | None, missing: str) -> GateResult:
     if number is None:
-        return Answer(name, None, True, low, high, missing)
+        return GateResult(name, None, True, low, high, missing)
     ok = number == number and (low is None or number >= low) and (high is None or number <= high)
-    return Answer(name, number, ok, low, high)
+    return GateResult(name, number, ok, low, high)
 
 
 def _single(name: str, limit: Limit) -> float:
@@ -123,11 +123,11 @@ def _pair(name: str, limit: Limit) -> tuple[float, float]:
 
 def _missing(evidence: Evidence, metric: str) -> str:
     """Why the day's last rows have no such number."""
-    if not evidence.fresh:
+    if not evidence.holdout:
         return "too few rows"
-    if evidence.fresh.get("finite", 1.0) < 1:
+    if evidence.holdout.get("finite", 1.0) < 1:
         return "not all numbers of the new model are finite"
-    if "serving" not in evidence.fresh:
+    if "serving" not in evidence.holdout:
         return "no serving model to compare with"
     return f"these rows have no {metric}: are their labels, or those of every group, all alike?"
 
@@ -135,15 +135,15 @@ def _missing(evidence: Evidence, metric: str) -> str:
 def _compared(metric: str, *, higher_is_better: bool) -> Gate:
     """The gate of a difference between the new model and the serving one."""
 
-    def gate(evidence: Evidence, limit: Limit) -> Answer:
+    def gate(evidence: Evidence, limit: Limit) -> GateResult:
         least = _single(metric, limit)
         low, high = (least, None) if higher_is_better else (None, least)
-        found = evidence.fresh.get("difference", {}).get(metric)
+        found = evidence.holdout.get("difference", {}).get(metric)
         if found is None:
-            return Answer(metric, None, True, low, high, _missing(evidence, metric))
+            return GateResult(metric, None, True, low, high, _missing(evidence, metric))
         number, bottom, top = found
         ok = top >= least if higher_is_better else bottom <= least
-        return Answer(metric, number, ok, low, high, f"95 % interval {bottom:+.4f} … {top:+.4f}")
+        return GateResult(metric, number, ok, low, high, f"95 % interval {bottom:+.4f} … {top:+.4f}")
 
     return gate
 
@@ -151,36 +151,36 @@ def _compared(metric: str, *, higher_is_better: bool) -> Gate:
 def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
     """The gate of a score of the day before it trained."""
 
-    def gate(evidence: Evidence, limit: Limit) -> Answer:
+    def gate(evidence: Evidence, limit: Limit) -> GateResult:
         bound = _single(name, limit)
         low, high = (bound, None) if at_least else (None, bound)
         number = evidence.scored.get(metric)
         if evidence.scored and number is None:  # the ledger has null for what is no number: a floor that nobody saw held
-            return Answer(name, None, False, low, high, f"the day has no {metric}: are its labels all alike?")
+            return GateResult(name, None, False, low, high, f"the day has no {metric}: are its labels all alike?")
         return _bounded(name, number, low, high, "no model had seen a day before, or a few late rows")
 
     return gate
 
 
-def calibration(evidence: Evidence, limit: Limit) -> Answer:
+def calibration(evidence: Evidence, limit: Limit) -> GateResult:
     """Mean prediction over mean label of the new model."""
     low, high = _pair("calibration", limit)
-    number = evidence.fresh.get("candidate", {}).get("calibration")
+    number = evidence.holdout.get("candidate", {}).get("calibration")
     if number is None:
-        return Answer("calibration", None, True, low, high, _missing(evidence, "calibration"))
-    bottom, top = evidence.fresh.get("calibration", (number, number))
+        return GateResult("calibration", None, True, low, high, _missing(evidence, "calibration"))
+    bottom, top = evidence.holdout.get("calibration", (number, number))
     ok = top >= low and bottom <= high
-    return Answer("calibration", number, ok, low, high, f"95 % interval {bottom:.3f} … {top:.3f}")
+    return GateResult("calibration", number, ok, low, high, f"95 % interval {bottom:.3f} … {top:.3f}")
 
 
-def rows(evidence: Evidence, limit: Limit) -> Answer:
+def rows(evidence: Evidence, limit: Limit) -> GateResult:
     """Is the day as large as its like?"""
     usual = median(evidence.earlier_rows) if evidence.earlier_rows else 0
     number = evidence.rows / usual if usual else None
     return _bounded("rows", number, *_pair("rows", limit), "no days before, or none with rows")
 
 
-def nulls(evidence: Evidence, limit: Limit) -> Answer:
+def nulls(evidence: Evidence, limit: Limit) -> GateResult:
     """Has a column lost its values?"""
     changes = {
         column: abs(share - median(before))
@@ -188,29 +188,29 @@ def nulls(evidence: Evidence, limit: Limit) -> Answer:
         if (before := [day[column] for day in evidence.earlier_nulls if column in day])
     }
     if not changes:
-        return Answer("nulls", None, True, None, _single("nulls", limit), "no days before, or files that count no nulls")
+        return GateResult("nulls", None, True, None, _single("nulls", limit), "no days before, or files that count no nulls")
     worst = max(changes, key=lambda column: changes[column])
     answer = _bounded("nulls", changes[worst], None, _single("nulls", limit), "")
-    return Answer(answer.gate, answer.number, answer.ok, answer.low, answer.high, f"column {worst}")
+    return GateResult(answer.gate, answer.number, answer.ok, answer.low, answer.high, f"column {worst}")
 
 
-def psi(evidence: Evidence, limit: Limit) -> Answer:
+def psi(evidence: Evidence, limit: Limit) -> GateResult:
     """Have the scores moved, other than for the better?"""
-    answer = _bounded("psi", evidence.fresh.get("psi"), None, _single("psi", limit), _missing(evidence, "psi"))
-    better = surely_better(evidence.fresh)
+    answer = _bounded("psi", evidence.holdout.get("psi"), None, _single("psi", limit), _missing(evidence, "psi"))
+    better = surely_better(evidence.holdout)
     if answer.ok or not better:
         return answer
     return replace(answer, ok=True, note=f"above the limit, but the new model is surely better: {better}")
 
 
-def surely_better(fresh: Mapping[str, Any]) -> str:
+def surely_better(holdout: Mapping[str, Any]) -> str:
     """Why the new model is surely better than the serving one, as the table above defines it; empty if it is not."""
-    found = {name: interval for name, interval in fresh.get("difference", {}).items() if name in ("logloss", "ne", "auc")}
+    found = {name: interval for name, interval in holdout.get("difference", {}).items() if name in ("logloss", "ne", "auc")}
     gains = {name: (low, high) if name == "auc" else (-high, -low) for name, (_, low, high) in found.items()}
     if any(high < 0 for _, high in gains.values()):
         return ""
     sure = [name for name, (low, _) in gains.items() if low > 0]
-    new, serving = (abs(_log(fresh.get(model, {}).get("calibration"))) for model in ("candidate", "serving"))
+    new, serving = (abs(_log(holdout.get(model, {}).get("calibration"))) for model in ("candidate", "serving"))
     if sure == ["auc"] and not new <= serving:
         return ""
     return ", ".join(
@@ -226,22 +226,22 @@ def _first(metric: str) -> Gate:
     """The gate of a model that nothing serves to compare with."""
     name = f"first_{metric}"
 
-    def gate(evidence: Evidence, limit: Limit) -> Answer:
+    def gate(evidence: Evidence, limit: Limit) -> GateResult:
         low: float | None
         high: float | None
         if metric == "calibration":
             low, high = _pair(name, limit)
         else:
             low, high = (_single(name, limit), None) if metric == "auc" else (None, _single(name, limit))
-        number = _number(evidence.fresh.get("candidate", {}).get(metric))
+        number = _number(evidence.holdout.get("candidate", {}).get(metric))
         if number is not None:
-            bottom, top = evidence.fresh.get("intervals", {}).get(metric, (number, number))
+            bottom, top = evidence.holdout.get("intervals", {}).get(metric, (number, number))
             ok = (low is None or top >= low) and (high is None or bottom <= high)
-            return Answer(name, number, ok, low, high, f"95 % interval {bottom:.4f} … {top:.4f}")
+            return GateResult(name, number, ok, low, high, f"95 % interval {bottom:.4f} … {top:.4f}")
         number = _number(evidence.scored.get(metric))
         if number is not None:
             return replace(_bounded(name, number, low, high, ""), note="of the whole day, by the model of the day before")
-        return Answer(name, None, False, low, high, f"{_unmeasured(evidence, metric)}; the next night asks again")
+        return GateResult(name, None, False, low, high, f"{_unmeasured(evidence, metric)}; the next night asks again")
 
     return gate
 
@@ -253,26 +253,26 @@ def _number(value: float | None) -> float | None:
 
 def _unmeasured(evidence: Evidence, metric: str) -> str:
     """Why nothing says how good a first model is."""
-    if not evidence.fresh:
-        return "the day has a single step, so none of its rows is held out: set train.batch_rows lower"
-    if evidence.fresh.get("finite", 1.0) < 1:
+    if not evidence.holdout:
+        return "the day has a single step, so none of its rows is held out: set train.global_batch_rows lower"
+    if evidence.holdout.get("finite", 1.0) < 1:
         return "not all numbers of the new model are finite"
-    return f"the {evidence.fresh.get('rows', 0)} rows held out have no {metric}: are their labels all alike?"
+    return f"the {evidence.holdout.get('rows', 0)} rows held out have no {metric}: are their labels all alike?"
 
 
-def effective_rank(evidence: Evidence, limit: Limit) -> Answer:
+def effective_rank(evidence: Evidence, limit: Limit) -> GateResult:
     """Are the embeddings collapsing?"""
     return _bounded(
-        "effective_rank", evidence.fresh.get("effective_rank"), _single("effective_rank", limit), None, "too few rows"
+        "effective_rank", evidence.holdout.get("effective_rank"), _single("effective_rank", limit), None, "too few rows"
     )
 
 
-def finite(evidence: Evidence, limit: Limit) -> Answer:
+def finite(evidence: Evidence, limit: Limit) -> GateResult:
     """Is everything a number?"""
-    return _bounded("finite", evidence.fresh.get("finite"), _single("finite", limit), None, "too few rows")
+    return _bounded("finite", evidence.holdout.get("finite"), _single("finite", limit), None, "too few rows")
 
 
-def parity(evidence: Evidence, limit: Limit) -> Answer:
+def parity(evidence: Evidence, limit: Limit) -> GateResult:
     """Does the bundle say what the trainer said? (law 8)"""
     return _bounded("parity", evidence.parity, None, _single("parity", limit), "")
 
@@ -301,7 +301,7 @@ FIRST: dict[str, Gate] = {metric: _first(metric) for metric in ("auc", "ne", "ca
 COMPARED = ("auc", "gauc", "logloss", "ne", "psi")
 
 
-def judge(evidence: Evidence, limits: Mapping[str, Limit], first: Mapping[Any, Limit] | None = None) -> list[Answer]:
+def judge(evidence: Evidence, limits: Mapping[str, Limit], first: Mapping[Any, Limit] | None = None) -> list[GateResult]:
     """Every gate's answer, in the order of the config, then `first` in place of a comparison, then what is always asked.
 
     Raises:

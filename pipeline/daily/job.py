@@ -13,7 +13,7 @@ from pipeline.builders.job import Job
 from pipeline.daily.day import DayWork, Outcome
 from pipeline.daily.dry_run import mark_before
 from pipeline.daily.ledger import SharedLedger
-from pipeline.daily.policy import Action, NeedsPerson, check, last_day, next_action
+from pipeline.daily.policy import Action, OperatorRequired, check, last_day, next_action
 from pipeline.daily.rewind import drop_abandoned, resumed, rewind
 from pipeline.jobs.train import train_stages
 from pipeline.run_folder.lease import Lease
@@ -21,14 +21,14 @@ from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import StepOutput
 
 
-class Held(Callback):
+class LeaseGuard(Callback):
     """Ends a job that slept so long that another one has taken the run over: two must not save into one folder."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
 
     def on_step_end(self, state: TrainState, output: StepOutput) -> None:
-        """Raise `Busy` if the lease is lost, before the step is saved."""
+        """Raise `LeaseHeld` if the lease is lost, before the step is saved."""
         if self._lease.was_lost:
             self._lease.check()
 
@@ -43,7 +43,7 @@ class Daily:
 
     def __init__(self, job: Job, lease: Lease | None, *, until: str | None, quiet: bool) -> None:
         self._job, self._quiet = job, quiet
-        self._callbacks = [Held(lease)] if lease is not None else []
+        self._callbacks = [LeaseGuard(lease)] if lease is not None else []
         last = job.stages[-1].config
         self._config, self._world, self._until = last.daily, job.world, last_day(last, until)
         self._ledger = SharedLedger(job.folder, job.world, lease)
@@ -54,7 +54,7 @@ class Daily:
         """Take up days until there is none left, or for ever.
 
         Raises:
-            NeedsPerson: the log changed, or a day is missing, in a way that the policies leave to a person.
+            OperatorRequired: the log changed, or a day is missing, in a way that the policies leave to a person.
         """
         job, outcome = self._job, Outcome()
         self._day.tidy()
@@ -65,9 +65,9 @@ class Daily:
         )
         poll = self._config.poll_seconds
         while True:
-            action = self._world.agree(self._decide, Action)
+            action = self._world.from_rank_zero(self._decide, Action)
             if action.kind == "stop":
-                raise NeedsPerson(action.why)
+                raise OperatorRequired(action.why)
             if action.kind == "wait":
                 job.log.write("waiting", state.step, {"day": action.day, "why": action.why})
                 outcome.waits = action.why
@@ -75,7 +75,7 @@ class Daily:
                 if not follow or done:
                     return outcome
                 self._sleep(poll)
-                poll = min(poll * 2, self._config.most_poll_seconds)
+                poll = min(poll * 2, self._config.max_poll_seconds)
                 continue
             poll = self._config.poll_seconds
             if action.kind == "skip":

@@ -10,7 +10,7 @@ same lines, however often the job was killed; times are in `log.jsonl`. A person
 |---|---|
 | `scored`   | a day before its first row trained: `day`, `step`, `rows`, `skipped`, `metrics`, `headline` |
 | `trained`  | `day`, `step`, `rows`, `files`: {name below the log's root: {size, rows, hash, skipped}}, `row_hash`: the format of the hashes, "1" where it is missing, `quarantined`: {name: {size, why}} |
-| `judged`   | `day`, `step`, `publish`: the verdict, `answers`: [{gate, number, low, high, ok, note}], `fresh`: what they looked at |
+| `judged`   | `day`, `step`, `publish`: the verdict, `answers`: [{gate, number, low, high, ok, note}], `holdout`: what they looked at |
 | `published`| `day`, `step`, `bundle`, `parent` |
 | `approved` | a held model was published by a person: `day`, `step`, `bundle`, `reason`, `who`, `at` |
 | `rolled back` | `bundle`: back to this one, `from`, `reason`, `who`, `at` |
@@ -30,10 +30,10 @@ from datetime import date, timedelta
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
-from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
 from data.seal import is_sealed, sealed, unsealed
+from data.yaml_document import finite
 
 if TYPE_CHECKING:
     from pipeline.distributed.world import World
@@ -86,13 +86,14 @@ class History:
     """The ledger, folded: days in the order they were taken up, and the bundles that served, in order.
 
     Args:
-        days: by name. ignored: late files that were left, by day. bad: sizes of files that could not be read, by day and name.
+        days: by name. ignored: late files that were left, by day. unreadable_files: sizes of files that could not be read, by
+            day and name.
         served: bundles as `current` named them, in order. withdrawn: bundles that a person went back from.
     """
 
     days: dict[str, DayRecord] = field(default_factory=dict)
     ignored: dict[str, set[str]] = field(default_factory=dict)
-    bad: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    unreadable_files: dict[str, dict[str, int | None]] = field(default_factory=dict)
     served: list[str] = field(default_factory=list)
     withdrawn: set[str] = field(default_factory=set)
 
@@ -112,7 +113,7 @@ class History:
         return self.served[-1] if self.served else None
 
     @property
-    def wanted(self) -> set[str]:
+    def bundles_to_keep(self) -> set[str]:
         """The bundle that serves, and the one a person would go back to: nights of held models must not push it out."""
         good = [name for name in dict.fromkeys(self.served) if name not in self.withdrawn]
         return {*self.served[-1:], *good[-2:]}
@@ -140,9 +141,9 @@ class History:
         """The files of a day that were trained, over its parts, by name."""
         return {name: own for part in self.parts(day) for name, own in (part.trained or {})["files"].items()}
 
-    def left(self, day: str, sizes: Mapping[str, int]) -> set[str]:
+    def untrained_files(self, day: str, sizes: Mapping[str, int]) -> set[str]:
         """The files of a day, as it is now, that are known and were not trained: left, or quarantined and still the same."""
-        bad = dict(self.bad.get(day, {}))
+        bad = dict(self.unreadable_files.get(day, {}))
         for part in self.parts(day):
             bad |= {name: own["size"] for name, own in (part.trained or {})["quarantined"].items()}
         same = {name for name, size in bad.items() if sizes.get(name) == size}  # else it was mended
@@ -180,7 +181,7 @@ class Ledger:
         """The entries, folded."""
         return fold(self.entries)
 
-    def rival(self, history: History, day: str) -> str:
+    def incumbent(self, history: History, day: str) -> str:
         """The bundle that the model which trains `day` is compared with: what serves.
 
         If the day is trained again, what serves may have trained the very rows they are compared on. Then it is the newest
@@ -272,7 +273,7 @@ class SharedLedger:
         self._folder, self._world, self._lease = folder, world, lease
         self._ledger: Ledger | None = None
         self._history: History | None = None
-        world.agree(self._read, None)
+        world.from_rank_zero(self._read, None)
 
     def _read(self) -> None:
         self._ledger = Ledger(self._folder)
@@ -289,26 +290,26 @@ class SharedLedger:
     def history(self) -> History:
         """What the ledger says, folded once for every entry."""
         if self._history is None:
-            self._history = self._world.agree(lambda: self.own.history(), History)
+            self._history = self._world.from_rank_zero(lambda: self.own.history(), History)
         return self._history
 
     @property
     def entries(self) -> list[dict[str, Any]]:
         """All entries, in order."""
-        return self._world.agree(lambda: self.own.entries, list[dict[str, Any]])
+        return self._world.from_rank_zero(lambda: self.own.entries, list[dict[str, Any]])
 
     @property
     def mark(self) -> dict[str, Any]:
         """Where the ledger stands, for a checkpoint to remember."""
-        return self._world.agree(lambda: self.own.mark, dict[str, Any])
+        return self._world.from_rank_zero(lambda: self.own.mark, dict[str, Any])
 
     def before(self, number: int) -> History:
         """What its first entries amount to."""
-        return self._world.agree(lambda: fold(self.own.entries[:number]), History)
+        return self._world.from_rank_zero(lambda: fold(self.own.entries[:number]), History)
 
     def check(self, saved: Mapping[str, Any]) -> None:
         """See that it agrees with a checkpoint: see `Ledger.check`."""
-        self._world.agree(lambda: self.own.check(saved), None)
+        self._world.from_rank_zero(lambda: self.own.check(saved), None)
 
     def append(self, event: str, values: Mapping[str, Any], step: int) -> None:
         """Add an entry, if the job still holds the lease."""
@@ -318,7 +319,7 @@ class SharedLedger:
                 self._lease.check()
             self.own.append(event, {"step": step, **values})
 
-        self._world.agree(append, None)
+        self._world.from_rank_zero(append, None)
         self._history = None
 
 
@@ -384,7 +385,7 @@ def fold(entries: Sequence[Mapping[str, Any]]) -> History:
         if event == "late":
             history.ignored.setdefault(day, set()).update(entry["files"])
             bad = {name: own["size"] for name, own in entry.get("quarantined", {}).items()}
-            history.bad.setdefault(day, {}).update(bad)
+            history.unreadable_files.setdefault(day, {}).update(bad)
             continue
         own = history.days.setdefault(day, DayRecord(day))
         if event in ("scored", "trained", "judged"):

@@ -14,7 +14,7 @@ from pipeline.daily.gates import Evidence, judge
 from pipeline.daily.ledger import History, next_date
 
 
-class NeedsPerson(GenctrError):
+class OperatorRequired(GenctrError):
     """Somebody has to decide: the log is not what it was, or a day is missing."""
 
     exit_code = 4
@@ -81,18 +81,18 @@ def _compared(
     told += [f"{name} has {rows[name]} rows, had {had[name]}" for name in sorted(had) if rows.get(name, had[name]) != had[name]]
     if told:
         why = f"day {day} has changed since it was trained: {told[0]}"
-        if config.changed == "retrain-from":
+        if config.on_changed_files == "retrain_from":
             return Action("rewind", day, why)
-        return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.changed to retrain-from")
-    late = tuple(sorted(sizes.keys() - trained.keys() - history.left(day, sizes)))
+        return Action("stop", day, f"{why}\n  next: bring the files back, or set daily.on_changed_files to retrain_from")
+    late = tuple(sorted(sizes.keys() - trained.keys() - history.untrained_files(day, sizes)))
     if not late:
         return None
     why = f"{len(late)} files came to day {day} after it was {'trained' if trained else 'skipped'}, such as {late[0]}"
-    if config.late == "append":
+    if config.on_late_files == "append":
         return Action("train", f"{day}+{len(history.names(day))}", why, late)
-    if config.late == "ignore":
+    if config.on_late_files == "ignore":
         return Action("leave", day, why, late)
-    return Action("stop", day, f"{why}\n  next: set daily.late to append or ignore, or take the files away")
+    return Action("stop", day, f"{why}\n  next: set daily.on_late_files to append or ignore, or take the files away")
 
 
 def _wanted(history: History, first: str, until: str | None, asked: Callable[[str], bool]) -> str | None:
@@ -116,10 +116,10 @@ def _next(
         return Action("wait", wanted or "", f"day {wanted} is not there yet" if wanted else "no new day is there")
     if wanted is None or coming[0] <= wanted:
         return Action("train", coming[0], "it is complete")
-    deadline = _end(wanted) + timedelta(hours=config.gap_hours)
+    deadline = _end(wanted) + timedelta(hours=config.missing_day_grace_hours)
     why = f"day {wanted} is missing, {coming[0]} is there"
-    if config.gap == "stop" or (config.gap == "wait" and now >= deadline):
-        return Action("stop", wanted, f"{why}\n  next: bring day {wanted}, or set daily.gap to skip")
+    if config.on_missing_day == "stop" or (config.on_missing_day == "wait" and now >= deadline):
+        return Action("stop", wanted, f"{why}\n  next: bring day {wanted}, or set daily.on_missing_day to skip")
     if now < deadline:
         return Action("wait", wanted, f"{why}; it may come until {deadline:%Y-%m-%d %H:%M} UTC")
     return Action("skip", wanted, why)
@@ -151,7 +151,7 @@ def next_action(history: History, config: RunConfig, days: Days, until: str | No
         found,
         lambda day: sizes[day],
         config.daily,
-        rows=days.rows if config.daily.compare == "rows" else lambda day: {},
+        rows=days.rows if config.daily.file_identity == "rows" else lambda day: {},
         first=names[0],
         until=until,
         asked=lambda day: day in named or (last is not None and day > last),

@@ -8,7 +8,7 @@ from data.errors import GenctrError
 from pipeline.builders.job import Job
 from pipeline.daily.dry_run import DAY_PIN, abandoned, trained_before
 from pipeline.daily.ledger import DayRecord, SharedLedger
-from pipeline.daily.policy import NeedsPerson
+from pipeline.daily.policy import OperatorRequired
 from pipeline.jobs.restore import restore
 from pipeline.training.loop import TrainState
 
@@ -37,7 +37,7 @@ def _forget_lost_days(job: Job, ledger: SharedLedger, state: TrainState) -> None
         newest = f"the newest there is stands in {state.cursor.day}" if job.checkpoints.latest() else "there is none"
         kind = "damaged" if job.checkpoints.damaged() else "gone"
         why = f"the checkpoint at the end of day {lost[-1]} is {kind}; {newest}"
-        if job.world.first:
+        if job.world.is_rank_zero:
             sys.stderr.write(f"genctr: {why}: training again from {lost[0]}\n")
         gone = names[names.index(lost[0]) :]
         ledger.append("rewound", {"day": lost[0], "gone": gone, "why": why}, state.step)
@@ -60,7 +60,7 @@ def rewind(job: Job, ledger: SharedLedger, day: str, why: str, mark: str | None 
     """Go back to before `day`: to the checkpoint at the end of the day before it, or to the one named.
 
     Raises:
-        NeedsPerson: there is no such checkpoint any more.
+        OperatorRequired: there is no such checkpoint any more.
     """
     history = ledger.history
     before = trained_before(history, day)
@@ -68,18 +68,18 @@ def rewind(job: Job, ledger: SharedLedger, day: str, why: str, mark: str | None 
     pin = f"{DAY_PIN}{before[-1]}" if before else ""
     mark = mark or (None if begins else job.checkpoints.pinned(pin))
     if mark is None and not begins:
-        raise NeedsPerson(
+        raise OperatorRequired(
             f"{why}\n  the checkpoint at the end of day {before[-1]} is not kept any more (daily.keep_days)\n"
             "  next: bring the files back, or begin a new run folder"
         )
     step = job.checkpoints.read_meta(mark)["step"] if mark else 0
     if begins and len(job.stages) > 1:
-        raise NeedsPerson(
+        raise OperatorRequired(
             f"{why}\n  it is the first day, and the stages before it are not kept\n  next: begin a new run folder"
         )
     ledger.append("rewound", {"day": day, "gone": history.since(day), "why": why.splitlines()[0]}, step)
     drop_abandoned(job, ledger)
-    job.enter(len(job.stages) - 1)
+    job.enter_stage(len(job.stages) - 1)
     return resumed(job, ledger)
 
 
@@ -87,4 +87,4 @@ def drop_abandoned(job: Job, ledger: SharedLedger) -> None:
     """Remove the checkpoints of days that were rewound, should a kill have come between."""
     entries = ledger.entries
     job.checkpoints.wait()
-    job.checkpoints.drop(job.world.agree(lambda: abandoned(job.checkpoints.store, entries), list[str]))
+    job.checkpoints.drop(job.world.from_rank_zero(lambda: abandoned(job.checkpoints.store, entries), list[str]))

@@ -60,7 +60,9 @@ def check_communication(name: str, device: torch.device) -> None:
         GenctrError: it cannot.
     """
     if name == "bf16" and device.type == "cpu":
-        raise GenctrError("train.communication: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16, int8 or fp32")
+        raise GenctrError(
+            "train.comm_precision: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16, int8 or fp32"
+        )
 
 
 def make_sharders(name: str, batch_rows: int, widths: Mapping[str, int]) -> list[ModuleSharder[nn.Module]]:
@@ -96,6 +98,6 @@ def _part(widths: Mapping[str, int]) -> int:
             return part
     name, width = next((name, width) for name, width in widths.items() if width % PARTS[-1])
     raise GenctrError(
-        f"train.communication: int8 has a scale for every {PARTS[-1]} numbers, and table {name!r} is {width} wide\n"
+        f"train.comm_precision: int8 has a scale for every {PARTS[-1]} numbers, and table {name!r} is {width} wide\n"
         "  next: set it to fp16, or give tables widths that are multiples of 16"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 
-from pipeline.distributed.cpu_kernels import OwnTables
+from pipeline.distributed.cpu_kernels import CustomTables
 
 Rows = Literal["touched", "all"]
 
@@ -45,7 +45,7 @@ class Adam:
     clip: float | None = None
 
     @property
-    def made_as(self) -> EmbOptimType:
+    def base_optimizer(self) -> EmbOptimType:
         """Pointwise Adagrad: its moment becomes the first one."""
         return EmbOptimType.EXACT_ADAGRAD
 
@@ -53,12 +53,12 @@ class Adam:
         """All of it FBGEMM's."""
         return {}
 
-    def over(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "AdamTables":
+    def wrap(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "AdamTables":
         """Take over a group's tables."""
         return AdamTables(tables, self)
 
 
-class AdamTables(OwnTables):
+class AdamTables(CustomTables):
     """A TBE of equally wide CPU tables that learns by Adam.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 
 from data.ids import mix
-from pipeline.distributed.cpu_kernels import OwnTables
+from pipeline.distributed.cpu_kernels import CustomTables
 
 GROUP = 4
 """[columns] that share one random word of 64 bits; FBGEMM's widths, and shards of them, are multiples of it."""
@@ -84,7 +84,7 @@ class FirstValues:
 
 
 @dataclass(frozen=True)
-class Half:
+class StochasticFp16:
     """How a group of fp16 tables learns.
 
     With g the gradient of a row (that of all its look-ups in the step, summed) and D its width:
@@ -107,7 +107,7 @@ class Half:
     clip: float | None = None
 
     @property
-    def made_as(self) -> EmbOptimType:
+    def base_optimizer(self) -> EmbOptimType:
         """FBGEMM's optimizer of that name, for its state."""
         return EmbOptimType.EXACT_SGD if self.optimizer == "sgd" else EmbOptimType.EXACT_ROWWISE_ADAGRAD
 
@@ -116,14 +116,14 @@ class Half:
         moments = {} if self.optimizer == "sgd" else {"momentum1": untouched(rows, torch.float)}
         return {"weights": untouched(numbers, torch.half), **moments}
 
-    def over(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "HalfTables":
+    def wrap(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "Fp16Tables":
         """Take over a group's tables."""
         corners = [table.local_metadata.shard_offsets if table.local_metadata else (0, 0) for table in config.embedding_tables]
         tops, lefts = ([corner[at] for corner in corners] for at in (0, 1))
-        return HalfTables(tables, self, names=[table.name for table in config.embedding_tables], tops=tops, lefts=lefts)
+        return Fp16Tables(tables, self, names=[table.name for table in config.embedding_tables], tops=tops, lefts=lefts)
 
 
-class HalfTables(OwnTables):
+class Fp16Tables(CustomTables):
     """A TBE of equally wide fp16 CPU tables that look first values up and round at random.
 
     Args:
@@ -135,7 +135,7 @@ class HalfTables(OwnTables):
     def __init__(
         self,
         tables: SplitTableBatchedEmbeddingBagsCodegen,
-        rule: Half,
+        rule: StochasticFp16,
         *,
         names: list[str],
         tops: list[int],

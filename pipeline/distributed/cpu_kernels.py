@@ -1,7 +1,7 @@
 """Embedding tables on CPU that learn by a rule of ours: FBGEMM's memory and layout, TorchRec's kernels, our backward.
 
-FBGEMM's CPU tables (TBE) know SGD, Adagrad and row-wise Adagrad in fp32. A group of tables marked with a `Rule` is made as one
-of these and taken over by `OwnTables`. TorchRec's own first values are left out: `shard.py` gives better ones.
+FBGEMM's CPU tables (TBE) know SGD, Adagrad and row-wise Adagrad in fp32. A group of tables marked with a `UpdateRule` is made
+as one of these and taken over by `CustomTables`. TorchRec's own first values are left out: `shard.py` gives better ones.
 """
 
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ from torchrec.distributed.embedding_types import GroupedEmbeddingConfig
 from torchrec.distributed.types import ShardingEnv, ShardingType
 
 
-class Rule(Protocol):
+class UpdateRule(Protocol):
     """How a group of tables learns; groups with different rules are never one."""
 
     @property
-    def made_as(self) -> EmbOptimType:
+    def base_optimizer(self) -> EmbOptimType:
         """The optimizer that FBGEMM makes the tables with: it decides which state there is."""
         ...
 
@@ -38,12 +38,12 @@ class Rule(Protocol):
         """Where weights and state lie, by FBGEMM's names, given how many numbers and rows; what is left out FBGEMM makes."""
         ...
 
-    def over(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "OwnTables":
+    def wrap(self, tables: SplitTableBatchedEmbeddingBagsCodegen, config: GroupedEmbeddingConfig) -> "CustomTables":
         """Take over a group's tables."""
         ...
 
 
-class OwnTables(nn.Module):
+class CustomTables(nn.Module):
     """A TBE of equally wide CPU tables whose backward is ours; anything else asked of it, it asks the TBE.
 
     The count of steps is the TBE's own `iter`, as on CUDA.
@@ -126,7 +126,7 @@ class _LookUp(torch.autograd.Function):
     """The look-up, with the update as its backward."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, module: OwnTables, indices: Tensor, offsets: Tensor) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, module: CustomTables, indices: Tensor, offsets: Tensor) -> Tensor:
         looked = module.look(indices, offsets)
         ctx.save_for_backward(indices, offsets)  # the look-up has mended ids that are out of bounds
         ctx.module = module
@@ -189,13 +189,13 @@ class UnpooledKernel(BatchedFusedEmbedding):
         """Nothing: first values come later, the same for every plan."""
 
 
-def _take(config: GroupedEmbeddingConfig) -> tuple[bool, Rule | None]:
+def _take(config: GroupedEmbeddingConfig) -> tuple[bool, UpdateRule | None]:
     """Whether a group's next step depends on the count of steps; our rule for it, taken out of the group's settings."""
     settings = config.fused_params
-    rule: Rule | None = settings.pop("rule", None)
+    rule: UpdateRule | None = settings.pop("rule", None)
     counted = rule is not None or settings["optimizer"] == EmbOptimType.ADAM
     if rule is not None:
-        settings["optimizer"] = rule.made_as
+        settings["optimizer"] = rule.base_optimizer
         del settings["width"]  # it was there to keep tables of different widths in different groups
         rows = [(table.local_rows, table.local_rows * table.local_cols) for table in config.embedding_tables]
         memory = rule.memory(sum(numbers for _, numbers in rows), sum(own for own, _ in rows))
@@ -205,11 +205,11 @@ def _take(config: GroupedEmbeddingConfig) -> tuple[bool, Rule | None]:
 
 
 def _equip(
-    kernel: Any, config: GroupedEmbeddingConfig, group: dist.ProcessGroup | None, counted: bool, rule: Rule | None
+    kernel: Any, config: GroupedEmbeddingConfig, group: dist.ProcessGroup | None, counted: bool, rule: UpdateRule | None
 ) -> None:
     config.fused_params.pop("preallocated_host_buffers", None)
     if rule is not None:
-        kernel._emb_module = rule.over(kernel._emb_module, config)
+        kernel._emb_module = rule.wrap(kernel._emb_module, config)
     elif counted:
         count_training_steps(kernel._emb_module)
     kernel._optim = TableOptimizer(config, kernel._emb_module, group, counted=counted)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from data.document import nearest
 from data.errors import GenctrError
+from data.yaml_document import nearest
 from pipeline.config.train import HardwareConfig
 
 GROUPS, OWN = "/sys/fs/cgroup", "/proc/self/cgroup"

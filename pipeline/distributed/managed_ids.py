@@ -6,7 +6,7 @@ the same for any number of ranks, and after a kill.
 
 TorchRec's own managed collision cannot keep these laws: what MCH evicts depends on how its range is cut over the ranks, it
 cannot be loaded on more of them, a table and its first-order weights cannot share one map, and MPZCH counts hours of the wall
-clock and does not train on a CPU. Where both can do a thing they do the same: `tests/models/test_managed.py` runs over both.
+clock and does not train on a CPU. Where both can do a thing they do the same: `tests/models/test_id_table.py` runs over both.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from data.batch import Batch
 from data.errors import GenctrError
 from data.ids import MISSING, NO_ID, seed_of
 from data.schema import AnyIds, Schema
-from models.managed import UNSEEN, IdTable, Policy, first_vectors
+from models.id_table import UNSEEN, IdTable, Policy, first_vectors
 from models.table_names import owner_of
 from pipeline.config.tables import InitConfig
 from pipeline.distributed.shard import Sharded
@@ -299,7 +299,7 @@ class ManagedIds:
         for table in self.tables:
             table.clock[PER_DAY:] = 0
 
-    def told(self) -> dict[str, dict[str, float]]:
+    def summary(self) -> dict[str, dict[str, float]]:
         """What the day under way made of every table.
 
         Returns:
@@ -320,7 +320,7 @@ class ManagedIds:
             }
         return told
 
-    def take_over(self, held: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def load(self, held: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Let the maps be those of another model, to be read: by table its ids and their rows."""
         for table in self.tables:
             table.map.put(*(values.to(table.map.state["id"].device) for values in held[table.name]))

@@ -77,7 +77,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Wish:
+class TableConstraints:
     """What is asked of one table.
 
     Args:
@@ -103,7 +103,7 @@ class DoesNotFit(GenctrError):
 
 
 @dataclass(frozen=True)
-class Made:
+class PlannedShards:
     """A plan, and what TorchRec expects of it.
 
     Args:
@@ -115,8 +115,12 @@ class Made:
 
 
 def make_plan(
-    model: nn.Module, sharders: list[ModuleSharder[nn.Module]], wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int
-) -> Made:
+    model: nn.Module,
+    sharders: list[ModuleSharder[nn.Module]],
+    wishes: Mapping[str, TableConstraints],
+    cluster: Cluster,
+    batch_rows: int,
+) -> PlannedShards:
     """TorchRec's plan. The same arguments give the same plan, on every rank of a job and on paper.
 
     Args:
@@ -133,11 +137,11 @@ def make_plan(
         except PlannerError as error:
             problem = error
         else:
-            return Made(plan, planner._best_plan or [])  # none without tables
+            return PlannedShards(plan, planner._best_plan or [])  # none without tables
     raise DoesNotFit(f"the tables cannot be spread over {cluster.ranks} ranks\n{problem}")
 
 
-def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, Wish]]:
+def _ladder(wishes: Mapping[str, TableConstraints], cluster: Cluster) -> Iterator[dict[str, TableConstraints]]:
     """What may be chosen, from the best on: the planner is asked anew only if nothing of it fits.
 
     On CPU tables stay whole if they fit: there row-wise is 1.4 to 1.9 times slower, which TorchRec's estimates do not know.
@@ -155,7 +159,9 @@ def _ladder(wishes: Mapping[str, Wish], cluster: Cluster) -> Iterator[dict[str, 
         yield {name: replace(wish, kernels=wish.kernels[:kernels]) for name, wish in wishes.items()}
 
 
-def _planner(model: nn.Module, wishes: Mapping[str, Wish], cluster: Cluster, batch_rows: int) -> EmbeddingShardingPlanner:
+def _planner(
+    model: nn.Module, wishes: Mapping[str, TableConstraints], cluster: Cluster, batch_rows: int
+) -> EmbeddingShardingPlanner:
     rows = {name: parameter.shape[0] for _, name, parameter in tables_of(model)}
     topology, batch_size = cluster.topology(), math.ceil(batch_rows / cluster.ranks)
     constraints = {name: _constraints(wish, cluster, rows[name]) for name, wish in wishes.items()}
@@ -182,7 +188,9 @@ class _Bytes(EmbeddingStorageEstimator):
     those with one number a row are on the card. It does not know adam's copy.
     """
 
-    def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints], wishes: Mapping[str, Wish]) -> None:
+    def __init__(
+        self, topology: Topology, constraints: dict[str, ParameterConstraints], wishes: Mapping[str, TableConstraints]
+    ) -> None:
         super().__init__(topology, constraints)
         self._wishes, self._cuda = wishes, topology.compute_device == "cuda"
 
@@ -193,7 +201,7 @@ class _Bytes(EmbeddingStorageEstimator):
             for shard in option.shards:
                 shard.storage += self._moved(self._wishes[option.name], option.compute_kernel, *shard.size)
 
-    def _moved(self, wish: Wish, kernel: str, rows: int, columns: int) -> Storage:
+    def _moved(self, wish: TableConstraints, kernel: str, rows: int, columns: int) -> Storage:
         numbers = rows * remembered(wish.optimizer, columns)
         theirs = min(numbers, 2 * rows * columns) * (2 if wish.precision == "fp16" else 4)
         on_card = self._cuda and (kernel == "fused" or wish.optimizer == "rowwise_adagrad")
@@ -205,7 +213,7 @@ class _Bytes(EmbeddingStorageEstimator):
         )
 
 
-def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraints:
+def _constraints(wish: TableConstraints, cluster: Cluster, rows: int) -> ParameterConstraints:
     several = cluster.hosts > 1 or len(wish.shardings) == 1
     narrow = math.ceil(wish.width / cluster.ranks)
     if cluster.device == "cuda":
@@ -223,7 +231,7 @@ def _constraints(wish: Wish, cluster: Cluster, rows: int) -> ParameterConstraint
     return constraints
 
 
-def possible_shardings(wish: Wish, rows: int, ranks: int, hosts: int) -> tuple[str, ...]:
+def possible_shardings(wish: TableConstraints, rows: int, ranks: int, hosts: int) -> tuple[str, ...]:
     """The shardings a table may have. FBGEMM's kernels fail without a row, so one too small to be split by rows is not."""
     split = {"row_wise": ranks, "table_row_wise": ranks // hosts, "grid_shard": ranks // hosts}
 
@@ -268,7 +276,7 @@ class TablePlan:
     prefetch: bool
     shards: tuple[Shard, ...]
 
-    def differences(self, name: str, rows: int, wish: Wish, *, ranks: int, hosts: int) -> list[str]:
+    def differences(self, name: str, rows: int, wish: TableConstraints, *, ranks: int, hosts: int) -> list[str]:
         """What a job's table is other than this one, a line each."""
         shardings = possible_shardings(wish, rows, ranks, hosts)
         job = {"rows": rows, "width": wish.width, "precision": wish.precision, "optimizer": wish.optimizer}
@@ -283,7 +291,7 @@ class TablePlan:
         ]
 
 
-def table_plans(options: list[ShardingOption], wishes: Mapping[str, Wish]) -> dict[str, TablePlan]:
+def table_plans(options: list[ShardingOption], wishes: Mapping[str, TableConstraints]) -> dict[str, TablePlan]:
     """What is kept of a plan."""
     kept = {}
     for option in options:

@@ -18,10 +18,10 @@ from torchrec.distributed.types import (
 )
 from torchrec.modules.embedding_configs import DataType
 
-from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
-from pipeline.distributed.planner import TablePlan, Wish, table_plan, tables_of
+from data.yaml_document import finite
+from pipeline.distributed.planner import TableConstraints, TablePlan, table_plan, tables_of
 
 FORMAT = 1
 Stages = Mapping[str, Mapping[str, TablePlan]]
@@ -71,7 +71,7 @@ class SavedPlan:
             return cls(**{**values, "stages": stages})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise GenctrError(
-                f"train.plan: {path} cannot be read as a plan: {error}\n  next: genctr plan RUN.yaml --save {path}"
+                f"train.sharding_plan: {path} cannot be read as a plan: {error}\n  next: genctr plan RUN.yaml --save {path}"
             ) from error
 
     def check_cluster(self, path: str, *, device: str, ranks: int, hosts: int) -> None:
@@ -90,7 +90,7 @@ class SavedPlan:
             card = self.name if self.device == device else "CARD"
             raise another_cluster(path, wrong, "cpu" if device == "cpu" else card, ranks, hosts)
 
-    def tables(self, path: str, stage: str, model: nn.Module, wishes: Mapping[str, Wish]) -> ShardingPlan:
+    def tables(self, path: str, stage: str, model: nn.Module, wishes: Mapping[str, TableConstraints]) -> ShardingPlan:
         """The plan of one stage, as DistributedModelParallel takes it.
 
         Raises:
@@ -144,6 +144,6 @@ def another_cluster(path: str, wrong: list[str], device: str, ranks: int, hosts:
     """The error that a plan was made for another job."""
     shown = "\n".join(f"  {line}" for line in wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
     return GenctrError(
-        f"train.plan: {path} was made for another job\n{shown}\n"
+        f"train.sharding_plan: {path} was made for another job\n{shown}\n"
         f"  next: genctr plan RUN.yaml --ranks {ranks} --hosts {hosts} --device {device} --save {path}"
     )

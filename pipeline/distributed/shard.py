@@ -24,11 +24,11 @@ from models.table_names import owner_of, table_of
 from pipeline.config.tables import TableConfig
 from pipeline.distributed import cpu_adam as adam
 from pipeline.distributed.comm_codecs import make_sharders
-from pipeline.distributed.cpu_fp16 import FirstValues, Half
+from pipeline.distributed.cpu_fp16 import FirstValues, StochasticFp16
 from pipeline.distributed.cpu_kernels import our_kernels
 from pipeline.distributed.hardware import total_memory
 from pipeline.distributed.initial_values import BLOCK_ROWS, first_values, spread_of
-from pipeline.distributed.planner import EVERYWHERE, Cluster, Wish, make_plan
+from pipeline.distributed.planner import EVERYWHERE, Cluster, TableConstraints, make_plan
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.sharded_embeddings import SUMMED_OVER_RANKS
 
@@ -41,7 +41,7 @@ MEMORY_SHARE = 0.85
 
 
 @dataclass(frozen=True)
-class Spread:
+class ShardingOptions:
     """What is said of all tables together.
 
     Args:
@@ -135,7 +135,7 @@ class Sharded:
                 if isinstance(value, ShardedTensor):
                     yield name, ShardedTable(key, value)
 
-    def seen(self, table: str, part: Tensor, rows: Tensor, column: int = 0) -> Tensor:
+    def rows_as_read(self, table: str, part: Tensor, rows: Tensor, column: int = 0) -> Tensor:
         """Some stored rows of a table as its look-ups see them, in fp32 on CPU.
 
         Args:
@@ -158,7 +158,7 @@ def shard(
     device: torch.device,
     batch_rows: int,
     seed: int,
-    spread: Spread | None = None,
+    spread: ShardingOptions | None = None,
 ) -> Sharded:
     """Plan, spread and initialise the model's tables.
 
@@ -179,7 +179,7 @@ def shard(
         GenctrError: settings that the device or the sharding cannot keep, tables that do not fit into memory, or a saved plan
             of other tables.
     """
-    spread = spread or Spread()
+    spread = spread or ShardingOptions()
     chosen, wishes, first = prepare(model, tables=tables, device=device, spread=spread, seed=seed)
     sharders = make_sharders(spread.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
     if spread.saved is not None:
@@ -202,8 +202,8 @@ def shard(
 
 
 def prepare(
-    model: nn.Module, *, tables: Mapping[str, TableConfig], device: torch.device, spread: Spread, seed: int
-) -> tuple[dict[str, TableConfig], dict[str, Wish], dict[str, FirstValues]]:
+    model: nn.Module, *, tables: Mapping[str, TableConfig], device: torch.device, spread: ShardingOptions, seed: int
+) -> tuple[dict[str, TableConfig], dict[str, TableConstraints], dict[str, FirstValues]]:
     """Give every table its optimizer and precision, as a plan has to know them; needs no process group.
 
     Args:
@@ -216,7 +216,7 @@ def prepare(
         GenctrError: settings that the device or the sharding cannot keep.
     """
     chosen: dict[str, TableConfig] = {}
-    wishes: dict[str, Wish] = {}
+    wishes: dict[str, TableConstraints] = {}
     first: dict[str, FirstValues] = {}
     for collection in _collections(model):
         pooled = isinstance(collection, EmbeddingBagCollection)
@@ -227,7 +227,7 @@ def prepare(
             if spread.communication == "int8" and options.sharding in WITHIN_A_ROW:
                 raise GenctrError(
                     f"table {config.name!r}: int8 has a scale for every part of a vector, which {options.sharding} would cut\n"
-                    "  next: set sharding to auto, or train.communication to fp16"
+                    "  next: set sharding to auto, or train.comm_precision to fp16"
                 )
             config.init_fn = _leave  # TorchRec's own, which would write every row
             if options.precision == "fp16":
@@ -238,24 +238,26 @@ def prepare(
             settings = _settings(config, options, device, first.get(config.name))
             _apply_optimizer_in_backward(OPTIMIZERS[options.optimizer], [holder.weight], settings, register_hook=False)
             chosen[config.name] = options
-            wishes[config.name] = Wish(
+            wishes[config.name] = TableConstraints(
                 optimizer=options.optimizer,
                 width=config.embedding_dim,
                 precision=options.precision,
                 shardings=_shardings(options, device, pooled=pooled, averaged=averaged, spread=spread),
                 kernels=_kernels(options, device),
-                cache=options.cache,
+                cache=options.cache_load_factor,
                 prefetch=spread.prefetch,
                 lookups=tuple(spread.lookups.get(name, 1.0) for name in config.feature_names),
             )
     return chosen, wishes, first
 
 
-def _shardings(options: TableConfig, device: torch.device, *, pooled: bool, averaged: bool, spread: Spread) -> tuple[str, ...]:
+def _shardings(
+    options: TableConfig, device: torch.device, *, pooled: bool, averaged: bool, spread: ShardingOptions
+) -> tuple[str, ...]:
     """How a table may be spread. Splitting columns would change row-wise Adagrad and cut int8's parts, and slows a CPU down."""
     if options.sharding != "auto":
         return (options.sharding,)
-    if options.clip is not None and averaged:
+    if options.gradient_clip_value is not None and averaged:
         return ("table_wise",)
     if device.type == "cpu":
         return ("table_wise", "row_wise")
@@ -265,8 +267,8 @@ def _shardings(options: TableConfig, device: torch.device, *, pooled: bool, aver
 
 
 def _kernels(options: TableConfig, device: torch.device) -> tuple[str, ...]:
-    if options.kernel != "auto":
-        return (options.kernel,)
+    if options.compute_kernel != "auto":
+        return (options.compute_kernel,)
     return ("fused",) if device.type == "cpu" else ("fused", "fused_uvm_caching", "fused_uvm")
 
 
@@ -307,8 +309,8 @@ def _check(config: BaseEmbeddingConfig, options: TableConfig, device: torch.devi
     assert config.embedding_dim % 4 == 0, "FBGEMM's tables are multiples of 4 wide"
     optimizer, sharding = options.optimizer, options.sharding
     problem = ""
-    if options.decay == "table" and options.weight_decay and optimizer != "adam":
-        problem = f"{optimizer} decays the rows it looks up only: set decay to touched, or optimizer to adam"
+    if options.weight_decay_rows == "table" and options.weight_decay and optimizer != "adam":
+        problem = f"{optimizer} decays the rows it looks up only: set weight_decay_rows to touched, or optimizer to adam"
     elif options.weight_decay and optimizer in ("sgd", "adagrad"):
         problem = f"FBGEMM's {optimizer} has no weight decay: set weight_decay to 0, or optimizer to adam or lazy_adam"
     elif options.weight_decay and optimizer == "rowwise_adagrad" and device.type == "cpu":
@@ -319,8 +321,11 @@ def _check(config: BaseEmbeddingConfig, options: TableConfig, device: torch.devi
         problem = f"rowwise_adagrad keeps one moment per row, which {sharding} would split: set sharding to row_wise"
     elif not pooled and sharding not in ("auto", *EVERYWHERE):
         problem = f"attention reads its rows unpooled, which {sharding} cannot: choose from {', '.join(EVERYWHERE)}"
-    elif options.clip is not None and averaged and sharding in SUMMED_OVER_RANKS:
-        problem = f"clip and a mean do not go together under {sharding}: set sharding to table_wise, or clip to null"
+    elif options.gradient_clip_value is not None and averaged and sharding in SUMMED_OVER_RANKS:
+        problem = (
+            f"gradient_clip_value and a mean do not go together under {sharding}: set sharding to table_wise, "
+            "or gradient_clip_value to null"
+        )
     problem = problem or device_problem(options, device)
     if problem:
         raise GenctrError(f"table {config.name!r}: {problem}")
@@ -330,8 +335,8 @@ def device_problem(options: TableConfig, device: torch.device) -> str:
     """What a device cannot keep of where and how a table is, or nothing."""
     if device.type != "cpu":
         return ""
-    if options.kernel not in ("auto", "fused"):
-        return f"kernel {options.kernel} needs a CUDA device: on a CPU set it to auto"
+    if options.compute_kernel not in ("auto", "fused"):
+        return f"compute_kernel {options.compute_kernel} needs a CUDA device: on a CPU set it to auto"
     if options.precision == "fp16" and options.optimizer not in HALF_OPTIMIZERS:
         wanted = " or ".join(HALF_OPTIMIZERS)
         return f"{options.optimizer} has no fp16 tables on a CPU: set precision to fp32, or optimizer to {wanted}"
@@ -345,13 +350,16 @@ def _settings(
     settings: dict[str, Any] = {"lr": options.lr}
     if options.optimizer != "sgd":
         settings["eps"] = options.eps
-    if options.clip is not None:
-        settings |= {"gradient_clipping": True, "max_gradient": options.clip}
+    if options.gradient_clip_value is not None:
+        settings |= {"gradient_clipping": True, "max_gradient": options.gradient_clip_value}
     if options.optimizer == "rowwise_adagrad" and options.weight_decay:
         settings |= {"weight_decay": options.weight_decay, "weight_decay_mode": WeightDecayMode.L2}
     if first is not None:
         assert options.optimizer == "sgd" or options.optimizer == "rowwise_adagrad", "checked before"
-        return settings | {"rule": Half(options.optimizer, options.eps, first, options.clip), "width": config.embedding_dim}
+        return settings | {
+            "rule": StochasticFp16(options.optimizer, options.eps, first, options.gradient_clip_value),
+            "width": config.embedding_dim,
+        }
     if OPTIMIZERS[options.optimizer] is not Adam:
         return settings
     if device.type != "cpu":
@@ -362,8 +370,8 @@ def _settings(
         eps=options.eps,
         weight_decay=options.weight_decay,
         moves="all" if options.optimizer == "adam" else "touched",
-        decays="all" if options.decay == "table" else "touched",
-        clip=options.clip,
+        decays="all" if options.weight_decay_rows == "table" else "touched",
+        clip=options.gradient_clip_value,
     )
     return settings | {"rule": rule, "width": config.embedding_dim}
 

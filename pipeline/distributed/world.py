@@ -38,16 +38,16 @@ class World:
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this rank writes what is written once."""
         return self.rank == 0
 
-    def agree(self, work: Callable[[], T], kind: Any) -> T:
+    def from_rank_zero(self, work: Callable[[], T], kind: Any) -> T:
         """What rank 0's `work` returns, on every rank, read as a `kind` (see `decode`). What a person can fix (a `GenctrError`,
         a full disk) is raised on every rank, so that none waits, and all end with the same exit code."""
         return share(work, kind)
 
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over ranks, on every rank; `tensor` is left alone."""
         total = tensor.to(self.device, copy=True)
         dist.all_reduce(total)
@@ -104,7 +104,7 @@ def writing(world: World, lease: Lease) -> Iterator[Lease]:
     """Hold a run folder as the one job that writes to it: rank 0 holds the lease, every rank asks it. Collective.
 
     Raises:
-        Busy: on every rank, if another job holds it. GenctrError: it cannot be written.
+        LeaseHeld: on every rank, if another job holds it. GenctrError: it cannot be written.
     """
     with ExitStack() as stack:
 
@@ -117,8 +117,8 @@ def writing(world: World, lease: Lease) -> Iterator[Lease]:
                     f"the run folder cannot be written: {error}\n  next: fix {where}, or give another --out"
                 ) from error
 
-        token = world.agree(enter, str)
-        if not world.first:
+        token = world.from_rank_zero(enter, str)
+        if not world.is_rank_zero:
             stack.enter_context(lease.shared(token))
         yield lease
 

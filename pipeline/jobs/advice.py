@@ -20,7 +20,7 @@ FEW_STEPS = 100
 def warn(job: Job, step: int, why: str) -> None:
     """Write down a warning, and say it once. All ranks call it; the first one speaks."""
     job.log.write("warning", step, {"why": why})
-    if job.world.first:
+    if job.world.is_rank_zero:
         sys.stderr.write(f"genctr: warning: {why}\n")
 
 
@@ -41,7 +41,7 @@ def warn_of_scores(job: Job, days: str, scores: Mapping[str, Any], step: int) ->
                 job,
                 step,
                 f"target {target}, {days} ({found.get('rows', 0):.0f} rows): {'; '.join(problems)}\n"
-                "  next: train more steps (lower train.batch_rows, more days), or look for a change of the labels; "
+                "  next: train more steps (lower train.global_batch_rows, more days), or look for a change of the labels; "
                 "early in a run it passes",
             )
 
@@ -64,6 +64,7 @@ def warn_of_few_steps(job: Job, step: int, *, rows: int, steps: int) -> None:
     warn(
         job,
         step,
-        f"{told} {planned} steps: a day of {rows} rows, train.batch_rows {train.batch_rows}. A model hardly moves in so few\n"
-        f"  next: set train.batch_rows to {batch} or less for {FEW_STEPS} steps, or train more rows",
+        f"{told} {planned} steps: a day of {rows} rows, train.global_batch_rows {train.global_batch_rows}. A model "
+        "hardly moves in so few\n"
+        f"  next: set train.global_batch_rows to {batch} or less for {FEW_STEPS} steps, or train more rows",
     )

@@ -19,8 +19,8 @@ from pipeline.builders.job import Job
 from pipeline.jobs.advice import warn_of_few_steps
 from pipeline.jobs.evaluate import check_skipped
 from pipeline.run_folder.progress import Progress
-from pipeline.training.callbacks import NOTHING, Bar, KeepZeros, Saver, Tallies, TrainMeters
-from pipeline.training.collapse_monitor import Watch
+from pipeline.training.callbacks import NOTHING, CheckpointCallback, KeepZeros, MetricsLogger, ProgressCallback, RowTally
+from pipeline.training.collapse_monitor import CollapseMonitor
 from pipeline.training.loop import Callback, TrainState, train
 
 
@@ -35,7 +35,7 @@ def train_rows(
     look: Callable[[], dict[str, Any]] = dict,
     facts: Mapping[str, Any] = NOTHING,
     others: Sequence[Callback] = (),
-) -> tuple[TrainState, Saver, bool]:
+) -> tuple[TrainState, CheckpointCallback, bool]:
     """Train what is left of an opened day, the one the cursor is in.
 
     Args:
@@ -50,9 +50,9 @@ def train_rows(
     with day.progress(quiet=quiet) as progress:
         progress.skip(day.rows_at(state.cursor))
         callbacks = day.callbacks(progress, others)
-        if pause is not None and not state.fresh:
+        if pause is not None and not state.holdout:
             state = day.train(state, callbacks, day.steps_until(state, pause))
-            state = replace(state, fresh=look())
+            state = replace(state, holdout=look())
         state = day.train(state, callbacks, job.config.train.max_steps)
     return day.finish(state), day.saver, day.ended(state)
 
@@ -73,9 +73,9 @@ class _DayRun:
         self._day, self._epoch, self._rows_before = state.cursor.day, state.cursor.epoch, state.rows
         self._stream = job.source.stream(opened, epoch=self._epoch, shuffle=True)
         self._meters = job.objective.step_metrics()
-        self._tallies = Tallies(self._begin(state, restored))
+        self._tallies = RowTally(self._begin(state, restored))
         self._since = time.perf_counter()
-        self.saver = Saver(
+        self.saver = CheckpointCallback(
             job.checkpoints,
             tensors=job.tensors,
             meters=self._meters,
@@ -101,7 +101,7 @@ class _DayRun:
                     hint="bring back the files as they were, or give a new --out",
                 )
             self._meters.load_state_dict(restored["meters"])
-            if job.world.first:
+            if job.world.is_rank_zero:
                 tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
         if state.step == 0:
             warn_of_few_steps(job, 0, rows=self._stream.rows, steps=self._stream.steps_left(state.cursor))
@@ -114,7 +114,7 @@ class _DayRun:
         job = self._job
         verb = "train" if len(job.stages) == 1 else job.stage.name
         label = f"{verb} {self._day}" if job.config.train.epochs == 1 else f"{verb} {self._day} epoch {self._epoch + 1}"
-        return Progress(self._stream.rows, label, shown=job.world.first, plain=quiet)
+        return Progress(self._stream.rows, label, shown=job.world.is_rank_zero, plain=quiet)
 
     def rows_at(self, cursor: Cursor) -> int:
         """[rows] of the day before a cursor in it, over all lanes."""
@@ -125,16 +125,16 @@ class _DayRun:
         the job; then the learning rates; what only watches; the save last, of all that the others have counted."""
         job, config = self._job, self._job.config.train
         maps: list[Callback] = [KeepZeros(job.ids)] if job.ids is not None else []
-        metrics = TrainMeters(self._meters, log=job.log, every_steps=config.log_every_steps, known=self._stage())
-        watch = Watch(
+        metrics = MetricsLogger(self._meters, log=job.log, every_steps=config.log_every_steps, known=self._stage())
+        watch = CollapseMonitor(
             job.objective.model,
             job.sharded,
             job.observed,
             job.log,
             every_steps=config.diagnose_every_steps,
-            batch_rows=config.batch_rows,
+            batch_rows=config.global_batch_rows,
         )
-        bar = Bar(progress, ranks=job.world.ranks)
+        bar = ProgressCallback(progress, ranks=job.world.ranks)
         return [*maps, job.interrupt, *others, job.schedule, watch, self._tallies, metrics, bar, self.saver]
 
     def steps_until(self, state: TrainState, pause: Cursor) -> int:
@@ -157,10 +157,10 @@ class _DayRun:
             GenctrError: more rows were left out than `data.max_bad_rows_share` allows.
         """
         job, seconds = self._job, time.perf_counter() - self._since
-        counts = job.world.total(self._tallies.here.stacked())
+        counts = job.world.all_reduce_sum(self._tallies.here.stacked())
         self._check_skipped(counts)
         total = counts.tolist()
-        if job.world.first and (skipped := sum(total[2])):
+        if job.world.is_rank_zero and (skipped := sum(total[2])):
             sys.stderr.write(f"genctr: day {self._day}: {skipped:,} bad rows of {self._opened.rows:,} left out\n")
         files = {
             file.path: {"rows": r, "hash": h, "skipped": s} for file, r, h, s in zip(self._opened.files, *total, strict=True)
@@ -178,7 +178,7 @@ class _DayRun:
         return {"stage": self._job.stage.name} if len(self._job.stages) > 1 else {}
 
     def _ids_told(self) -> dict[str, Any]:
-        return {"ids": self._job.ids.told()} if self._job.ids is not None else {}
+        return {"ids": self._job.ids.summary()} if self._job.ids is not None else {}
 
 
 def _cut(day: Day) -> str:

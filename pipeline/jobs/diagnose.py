@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from data.document import finite
 from data.paths import PATHS, write_whole
+from data.yaml_document import finite
 from models.diagnostics import correlation, singular_values
 from pipeline.builders.job import Job
 from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.log import read_log
 from pipeline.run_folder.progress import Progress
-from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
+from pipeline.training.collapse_monitor import RepresentationStats, set_watch, tables_told
 from pipeline.training.metrics import NotFinite
 
 ROWS = 50_000
@@ -36,7 +36,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     model = job.sharded.model
     model.eval()
     set_watch(job.objective.model, on=True)
-    sight, left = Sight(job.observed), ROWS
+    sight, left = RepresentationStats(job.observed), ROWS
     looked: list[str] = []
     for day in days:
         if left <= 0:
@@ -44,14 +44,14 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         looked.append(day)
         stream = job.source.stream(job.open(day, step))
         with (
-            Progress(min(stream.rows, left), f"look at {day}", shown=job.world.first, plain=quiet) as progress,
+            Progress(min(stream.rows, left), f"look at {day}", shown=job.world.is_rank_zero, plain=quiet) as progress,
             torch.no_grad(),
         ):
             for batch in stream.batches(stream.start()):
                 if left <= 0:
                     break
                 _, output = model(batch.to(job.world.device))
-                sight.add(output.seen)
+                sight.add(output.observed)
                 progress.advance(min(batch.rows, left), "")
                 left -= batch.rows
     set_watch(job.objective.model, on=False)
@@ -63,9 +63,9 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
                 f"{name}: vectors of the model are not finite\n"
                 "  next: start again from an earlier checkpoint with a smaller learning rate or gradient clipping"
             )
-    told = {**sight.told(), "tables": tables_told(job.sharded)}
+    told = {**sight.summary(), "tables": tables_told(job.sharded)}
     job.log.write("diagnosed", step, told)
-    if job.world.first:
+    if job.world.is_rank_zero:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
         spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
@@ -89,7 +89,7 @@ def days_to_show(job: Job) -> list[str]:
         trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
         return trained[-1:] or job.source.train_days[-1:]
 
-    return job.source.validation_days or job.world.agree(last, list[str])
+    return job.source.validation_days or job.world.from_rank_zero(last, list[str])
 
 
 def _report(told: dict[str, Any], folder: str) -> str:

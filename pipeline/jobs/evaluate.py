@@ -54,7 +54,10 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
         opened = day if isinstance(day, Day) else job.open(day, step)
         before = counts.clone()
         stream, written = job.source.stream(opened), []
-        with Progress(stream.rows, f"score {opened.name}", shown=job.world.first, plain=quiet) as progress, torch.no_grad():
+        with (
+            Progress(stream.rows, f"score {opened.name}", shown=job.world.is_rank_zero, plain=quiet) as progress,
+            torch.no_grad(),
+        ):
             for batch in stream.batches(stream.start()):
                 _, output = model(batch.to(job.world.device))
                 metrics.update(output)
@@ -62,16 +65,16 @@ def evaluate(job: Job, days: Sequence[str | Day], *, step: int, quiet: bool, pre
                 counts += torch.stack([batch.tally.rows.sum(), batch.tally.skipped.sum()])
                 if predictions is not None:
                     written.append(_predictions(output, job.schema.target_names, opened))
-        check_skipped(job, opened, int(job.world.total(counts - before)[1]))
+        check_skipped(job, opened, int(job.world.all_reduce_sum(counts - before)[1]))
         if predictions is not None and written:
             _write(pa.concat_tables(written), f"{predictions}/day={opened.name}", job.world)
     job.source.collate.origins = False
     model.train()
     seconds = time.perf_counter() - since
-    rows, skipped = job.world.total(counts).tolist()
+    rows, skipped = job.world.all_reduce_sum(counts).tolist()
     counted = {"rows": rows, "skipped": skipped, "seconds": seconds, "rows_per_second": rows / seconds}
     scores = {**counted, "metrics": metrics.compute(), "headline": list(objective.headline.path)}
-    return job.world.agree(lambda: scores, dict[str, Any])
+    return job.world.from_rank_zero(lambda: scores, dict[str, Any])
 
 
 def check_skipped(job: Job, day: Day, skipped: int) -> None:
@@ -88,7 +91,7 @@ def check_skipped(job: Job, day: Day, skipped: int) -> None:
     if skipped <= limit * day.rows:
         return
     # Each rank knows its own rows' reasons; the first one's are told.
-    reason = job.world.agree(
+    reason = job.world.from_rank_zero(
         lambda: next((own for own, _ in job.source.collate.reasons.most_common(1)), "see data.bad_rows: stop"), str
     )
     raise BadInput(
@@ -120,7 +123,7 @@ def _write(rows: pa.Table, folder: str, world: World) -> None:
     names = [f"rank-{rank:05d}.parquet" for rank in range(world.ranks)]
     with PATHS.open(f"{folder}/{names[world.rank]}", "wb") as file:
         pq.write_table(rows, file)
-    if world.first:
+    if world.is_rank_zero:
         for name in fnmatch.filter(list_folder(folder), "rank-*.parquet"):
             if name not in names:
                 PATHS.rm(f"{folder}/{name}")

@@ -13,7 +13,7 @@ from torchrec.distributed.types import ShardedTensor
 from data.errors import GenctrError
 from data.ids import check_growth, rows_before
 from data.schema import AnyIds
-from models.managed import Policy
+from models.id_table import Policy
 from models.table_names import owner_of, table_of
 from pipeline.builders.job import Job
 from pipeline.distributed.world import gather

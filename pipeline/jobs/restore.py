@@ -41,7 +41,7 @@ def restore(job: Job) -> tuple[TrainState, dict[str, Any]]:
 
 
 def _restored(job: Job, mark: str) -> tuple[TrainState, dict[str, Any]]:
-    if job.config.daily.accept and not fits(job, mark):
+    if job.config.daily.accept_changes and not fits(job, mark):
         meta = job.checkpoints.read_meta(mark)
         job.log.write("grown", meta["step"], {"from": mark, **load_grown(job, mark).to_json()})
         state = replace(TrainState.from_json(meta["state"]), best=None, stale=0)  # the best was another model
@@ -60,14 +60,14 @@ def _set_aside(job: Job, mark: str, error: Damaged) -> None:
     before = job.checkpoints.latest()
     if before is not None:
         state = job.checkpoints.read_meta(before)["state"]
-        if job.world.first:
+        if job.world.is_rank_zero:
             sys.stderr.write(
                 f"genctr: {error.what}\n  where: {error.where}\n  {mark} is set aside ({SET_ASIDE} is its marker now); the run "
                 f"resumes from {before}: day {state['cursor']['day']}, step {state['step']:,}; "
                 f"{lost['rows'] - state['rows']:,} rows are trained again\n"
             )
-        job.enter(int(state["stage"]))  # what was loaded of the damaged one is not kept
-    elif job.world.first:
+        job.enter_stage(int(state["stage"]))  # what was loaded of the damaged one is not kept
+    elif job.world.is_rank_zero:
         sys.stderr.write(f"genctr: {error.what}\n  where: {error.where}\n")
 
 
@@ -78,9 +78,9 @@ def start(job: Job) -> Cursor:
 
 def begin(job: Job, at: int) -> dict[str, Any]:
     """Enter a stage with its first values and what it takes over; return what that was."""
-    job.enter(at)
+    job.enter_stage(at)
     own = job.stage.load
-    return {} if own is None else {"from": own.stage, "what": own.what, **transfer(job, own).to_json()}
+    return {} if own is None else {"from": own.stage, "parts": own.parts, **transfer(job, own).to_json()}
 
 
 def load(job: Job, mark: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def restore_best(job: Job) -> int:
     mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
-    if job.config.daily.accept and not fits(job, mark):  # scores of what begins anew would say nothing
+    if job.config.daily.accept_changes and not fits(job, mark):  # scores of what begins anew would say nothing
         raise GenctrError(
             f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
         )

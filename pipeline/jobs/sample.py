@@ -76,7 +76,7 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
         if left <= 0:
             break
         stream = job.source.stream(job.open(day, step))
-        with Progress(min(stream.rows, left), f"draw rows of {day}", shown=job.world.first, plain=quiet) as progress:
+        with Progress(min(stream.rows, left), f"draw rows of {day}", shown=job.world.is_rank_zero, plain=quiet) as progress:
             for batch in stream.batches(stream.start()):
                 if left <= 0:
                     break

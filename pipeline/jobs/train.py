@@ -65,7 +65,7 @@ def _next_stage(job: Job, state: TrainState) -> TrainState:
     """Enter the next stage and take over what it loads. Nothing is saved: it can be done again from the former stage's end."""
     name, newest = job.stage.name, job.checkpoints.latest()
     if newest is not None and job.checkpoints.pinned(name) is None:  # told to end before what was trained by then
-        job.world.agree(lambda: job.checkpoints.pin(name, newest), None)
+        job.world.from_rank_zero(lambda: job.checkpoints.pin(name, newest), None)
     took = begin(job, job.at + 1)
     job.log.write("stage", state.step, {"stage": job.stage.name, "objective": job.stage.objective, **took})
     return TrainState(state.step, state.rows, start(job), scores=state.scores, stage=job.at, began=state.step)
@@ -81,7 +81,13 @@ def _train_day(
         raise GenctrError(
             f"{job.folder} stands in day {day}, which data.days has no longer\n  next: set it back, or give a new --out"
         )
-    if config.score_first and epoch == 0 and state.cursor.row == 0 and state.step > state.began and day not in state.scores:
+    if (
+        config.progressive_validation
+        and epoch == 0
+        and state.cursor.row == 0
+        and state.step > state.began
+        and day not in state.scores
+    ):
         scores = evaluate(job, [day], step=state.step, quiet=quiet)
         state = replace(state, scores={**state.scores, day: scores})
         job.log.write("scored", state.step, {"day": day, **scores})

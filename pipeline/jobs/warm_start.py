@@ -44,15 +44,15 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
     if mark is None:
         raise GenctrError(f"{job.folder}: stage {load.stage} left no checkpoint to load\n  next: train it, or mend load.stage")
     there = job.checkpoints.sizes(mark, "model")
-    pairs = dict(_pairs(here, there, load.what))
+    pairs = dict(_pairs(here, there, load.parts))
     for name, source in pairs.items():
         if _size(here[name]) != there[source]:
             sizes = f"{list(there[source])} in stage {load.stage}, {list(_size(here[name]))} in stage {job.stage.name}"
             raise GenctrError(f"{_short(name)} does not fit: {sizes}\n  next: give both the same width, or load less")
-    if load.what != "none" and not pairs:
-        raise GenctrError(f"stage {job.stage.name}: nothing of stage {load.stage} fits its {load.what}")
+    if load.parts != "none" and not pairs:
+        raise GenctrError(f"stage {job.stage.name}: nothing of stage {load.stage} fits its {load.parts}")
     job.checkpoints.restore(mark, {"model": {source: here[name] for name, source in pairs.items()}}, some=True)
-    if job.ids is not None and load.what in ("tables", "all"):
+    if job.ids is not None and load.parts in ("tables", "all"):
         known = job.checkpoints.sizes(mark, "ids")
         maps = {table: own for table, own in job.ids.state_dict().items() if f"{table}.id" in known}
         if maps:  # a table that only this stage reads begins with an empty one

@@ -19,9 +19,9 @@ from pipeline.distributed.hardware import Device
 from pipeline.distributed.planner import (
     Cluster,
     DoesNotFit,
-    Made,
+    PlannedShards,
+    TableConstraints,
     TablePlan,
-    Wish,
     make_plan,
     remembered,
     table_plans,
@@ -46,7 +46,7 @@ MOST_HOSTS = 64
 
 
 @dataclass(frozen=True)
-class Ask:
+class ClusterSpec:
     """The ranks that a plan is for.
 
     Args:
@@ -107,7 +107,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Paper:
+class StageEstimate:
     """The plan of one stage.
 
     Args:
@@ -119,7 +119,7 @@ class Paper:
     """
 
     stage: str
-    ask: Ask
+    ask: ClusterSpec
     batch_rows: int
     network: Network
     budget: int
@@ -178,9 +178,9 @@ class Paper:
         }
 
 
-def on_paper(
-    config: RunConfig, schema: Schema, ask: Ask, known: Mapping[str, int], network: Network | None = None
-) -> list[Paper]:
+def estimate(
+    config: RunConfig, schema: Schema, ask: ClusterSpec, known: Mapping[str, int], network: Network | None = None
+) -> list[StageEstimate]:
     """Plan every stage of a run.
 
     Args:
@@ -201,13 +201,13 @@ def on_paper(
     return papers
 
 
-def saved_plan(papers: list[Paper]) -> SavedPlan:
+def saved_plan(papers: list[StageEstimate]) -> SavedPlan:
     """The plans of all stages, for a job to keep to."""
     ask = papers[0].ask
     return SavedPlan(ask.device.kind, ask.device.name, ask.ranks, ask.hosts, {own.stage: own.tables for own in papers})
 
 
-def _check_ranks(config: RunConfig, ask: Ask) -> None:
+def _check_ranks(config: RunConfig, ask: ClusterSpec) -> None:
     if ask.ranks < 1 or ask.hosts < 1 or ask.ranks % ask.hosts:
         below = max(ask.ranks // max(ask.hosts, 1), 1) * max(ask.hosts, 1)
         raise GenctrError(
@@ -218,24 +218,24 @@ def _check_ranks(config: RunConfig, ask: Ask) -> None:
         if stage.config.data.lanes < ask.ranks:
             raise GenctrError(
                 f"{ask.ranks} ranks cannot share {stage.config.data.lanes} lanes: some would never have a row\n"
-                f"  next: --set data.lanes={ask.ranks}, and train.batch_rows a multiple of it"
+                f"  next: --set data.lanes={ask.ranks}, and train.global_batch_rows a multiple of it"
             )
 
 
 class _Planner:
     """Plans one stage, as it is and with changes."""
 
-    def __init__(self, run: RunConfig, stage: Stage, schema: Schema, ask: Ask, network: Network) -> None:
+    def __init__(self, run: RunConfig, stage: Stage, schema: Schema, ask: ClusterSpec, network: Network) -> None:
         self._run, self._stage, self._ask, self._network = run, stage, ask, network
         self._features = features_of(schema, stage.config.model)
 
-    def paper(self) -> Paper:
+    def paper(self) -> StageEstimate:
         """The plan, or what would make one."""
         config, ask = self._stage.config, self._ask
         budget = self._cluster(ask).memory
         needed = self._needed(config)
-        made: Made | None = None
-        wishes: dict[str, Wish] = {}
+        made: PlannedShards | None = None
+        wishes: dict[str, TableConstraints] = {}
         problem, advice = "", []
         try:
             made, wishes = self._make(config, ask)
@@ -244,10 +244,10 @@ class _Planner:
         lines = _lines(made, ask) if made else []
         times = self._times(made, config, ask) if made else None
         tables = table_plans(made.options, wishes) if made else {}
-        return Paper(
+        return StageEstimate(
             stage=self._stage.name,
             ask=ask,
-            batch_rows=config.train.batch_rows,
+            batch_rows=config.train.global_batch_rows,
             network=self._network,
             budget=budget,
             needed=sum(needed.values()),
@@ -260,9 +260,9 @@ class _Planner:
             warnings=_warnings(tables, lines, times, ask),
         )
 
-    def _cluster(self, ask: Ask) -> Cluster:
+    def _cluster(self, ask: ClusterSpec) -> Cluster:
         device = ask.device
-        rows = math.ceil(self._stage.config.train.batch_rows / ask.ranks)
+        rows = math.ceil(self._stage.config.train.global_batch_rows / ask.ranks)
         network = self._network.bytes + rows * self._network.row_bytes
         memory = int(min(MEMORY_SHARE * device.memory, (1 - PROGRAM) * device.memory - network))
         return Cluster(
@@ -274,17 +274,17 @@ class _Planner:
             device.bandwidths,
         )
 
-    def _prepared(self, config: RunConfig) -> tuple[Objective, dict[str, Wish]]:
+    def _prepared(self, config: RunConfig) -> tuple[Objective, dict[str, TableConstraints]]:
         """The stage's model with its tables on meta, as a job of this config makes it, and what a plan may do with them."""
         objective = objective_of(self._stage, self._features, META)
         tables, spread = build_table_configs(config, self._features), build_spread(config, self._features)
         _, wishes, _ = prepare(objective, tables=tables, device=torch.device(self._ask.device.kind), spread=spread, seed=0)
         return objective, wishes
 
-    def _make(self, config: RunConfig, ask: Ask) -> tuple[Made, dict[str, Wish]]:
+    def _make(self, config: RunConfig, ask: ClusterSpec) -> tuple[PlannedShards, dict[str, TableConstraints]]:
         objective, wishes = self._prepared(config)
-        batch_rows = config.train.batch_rows
-        sharders = make_sharders(config.train.communication, batch_rows, {name: wish.width for name, wish in wishes.items()})
+        batch_rows = config.train.global_batch_rows
+        sharders = make_sharders(config.train.comm_precision, batch_rows, {name: wish.width for name, wish in wishes.items()})
         return make_plan(objective, sharders, wishes, self._cluster(ask), batch_rows), wishes
 
     def _needed(self, config: RunConfig) -> dict[str, int]:
@@ -296,10 +296,10 @@ class _Planner:
             found[name] = weight.numel() * weight.element_size() + 4 * remembered(wishes[name].optimizer, width) * rows
         return found
 
-    def _times(self, made: Made, config: RunConfig, ask: Ask) -> Times:
+    def _times(self, made: PlannedShards, config: RunConfig, ask: ClusterSpec) -> Times:
         device, network = ask.device, self._network
         path = _calculate_critical_path(made.options)
-        rows = math.ceil(config.train.batch_rows / ask.ranks)
+        rows = math.ceil(config.train.global_batch_rows / ask.ranks)
         precision = config.train.dense.precision
         rate = device.bf16_flops if precision == "bf16" else device.flops
         reached = REACHED["cpu" if device.kind == "cpu" else precision]
@@ -319,7 +319,7 @@ class _Planner:
             settings = " ".join(f"--set {place}={value}" for place in _places(self._run, key))
             yield self._try(what, settings, _with(config, key, value), ask)
         for hosts in self._more_hosts(config):
-            more = Ask(ask.device, ask.ranks // ask.hosts * hosts, hosts, ask.vocabularies)
+            more = ClusterSpec(ask.device, ask.ranks // ask.hosts * hosts, hosts, ask.vocabularies)
             settings = f"--ranks {more.ranks} --hosts {hosts}{_lanes(config, more.ranks)}"
             found = self._try(f"{hosts} hosts", settings, config, more)
             if found.fits:
@@ -335,7 +335,7 @@ class _Planner:
             if math.ceil(least * share) <= MOST_HOSTS * ask.hosts:
                 yield math.ceil(least * share)
 
-    def _try(self, what: str, settings: str, config: RunConfig, ask: Ask) -> Advice:
+    def _try(self, what: str, settings: str, config: RunConfig, ask: ClusterSpec) -> Advice:
         try:
             made, _ = self._make(config, ask)
         except GenctrError:
@@ -346,7 +346,7 @@ class _Planner:
 
 def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]]:
     """Changes of all tables that may make them fit: in words, the key, the value."""
-    tables = [config.tables, *(config.tables.of(name) for name in config.tables.only)]
+    tables = [config.tables, *(config.tables.of(name) for name in config.tables.overrides)]
     if any(own.sharding != "auto" for own in tables):
         yield "tables spread as the planner likes", "sharding", "auto"
     if any(own.optimizer in ("adam", "lazy_adam", "adagrad") for own in tables):
@@ -356,38 +356,38 @@ def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]
         yield "tables in half precision", "precision", "fp16"
     if device.kind == "cpu":
         return
-    if any(own.kernel not in ("auto", "fused_uvm_caching") for own in tables):
-        yield "tables in main memory, a part of them on the card", "kernel", "fused_uvm_caching"
-    if any(own.kernel != "fused_uvm" for own in tables):
-        yield "tables in main memory", "kernel", "fused_uvm"
+    if any(own.compute_kernel not in ("auto", "fused_uvm_caching") for own in tables):
+        yield "tables in main memory, a part of them on the card", "compute_kernel", "fused_uvm_caching"
+    if any(own.compute_kernel != "fused_uvm" for own in tables):
+        yield "tables in main memory", "compute_kernel", "fused_uvm"
 
 
 def _places(run: RunConfig, key: str) -> Iterator[str]:
     """Where a run says `key` of all its tables, and where of the tables of one stage or of a single one."""
     yield f"tables.{key}"
-    said: list[tuple[str, Mapping[str, Any]]] = [("tables", {"only": run.tables.only})]
+    said: list[tuple[str, Mapping[str, Any]]] = [("tables", {"overrides": run.tables.overrides})]
     said += [(f"stages.{at}.tables", stage.tables) for at, stage in enumerate(run.stages)]
     for place, tables in said:
         if key in tables:
             yield f"{place}.{key}"
-        yield from (f"{place}.only.{name}.{key}" for name, own in tables.get("only", {}).items() if key in own)
+        yield from (f"{place}.overrides.{name}.{key}" for name, own in tables.get("overrides", {}).items() if key in own)
 
 
 def _lanes(config: RunConfig, ranks: int) -> str:
     """What gives every rank a lane, for the command line."""
     if ranks <= config.data.lanes:
         return ""
-    rows = config.train.batch_rows
+    rows = config.train.global_batch_rows
     return f" --set data.lanes={next((lanes for lanes in range(ranks, rows + 1) if rows % lanes == 0), ranks)}"
 
 
 def _with(config: RunConfig, key: str, value: str) -> RunConfig:
     """The config with one setting of all tables changed, single ones too."""
-    only = {name: {k: v for k, v in own.items() if k != key} for name, own in config.tables.only.items()}
-    return config.model_copy(update={"tables": config.tables.model_copy(update={key: value, "only": only})})
+    overrides = {name: {k: v for k, v in own.items() if k != key} for name, own in config.tables.overrides.items()}
+    return config.model_copy(update={"tables": config.tables.model_copy(update={key: value, "overrides": overrides})})
 
 
-def _lines(made: Made, ask: Ask) -> list[RankLine]:
+def _lines(made: PlannedShards, ask: ClusterSpec) -> list[RankLine]:
     lines = [[0, 0, 0.0] for _ in range(ask.ranks)]
     for option in made.options:
         for shard in option.shards:
@@ -399,7 +399,7 @@ def _lines(made: Made, ask: Ask) -> list[RankLine]:
     return [RankLine(int(memory), int(ddr), float(lookup)) for memory, ddr, lookup in lines]
 
 
-def _warnings(tables: Mapping[str, TablePlan], lines: list[RankLine], times: Times | None, ask: Ask) -> list[str]:
+def _warnings(tables: Mapping[str, TablePlan], lines: list[RankLine], times: Times | None, ask: ClusterSpec) -> list[str]:
     """What a person should know of a plan that fits."""
     found: list[str] = []
     if times is None:
@@ -415,5 +415,5 @@ def _warnings(tables: Mapping[str, TablePlan], lines: list[RankLine], times: Tim
     if mean and most > 1.5 * mean:
         found.append(f"the busiest rank looks up {most / mean:.1f} times as long as the mean one")
     if times.communication > times.step / 2:
-        found.append("more than half of a step is communication: try train.communication fp16, or larger batches")
+        found.append("more than half of a step is communication: try train.comm_precision fp16, or larger batches")
     return found

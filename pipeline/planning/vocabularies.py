@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from data.document import nearest
 from data.errors import GenctrError
 from data.schema import AnyIds, Schema
+from data.yaml_document import nearest
 
 
 def check_guesses(schema: Schema, guessed: Iterable[str]) -> None:

@@ -4,17 +4,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from data.document import write_document
 from data.errors import GenctrError
 from data.paths import PATHS
 from data.schema import AnyIds, NumberField, Schema, VectorField
 from data.statistics import FILE
+from data.yaml_document import write_document
 from pipeline.config.run import RunConfig, Stage, load
 
 MAY_CHANGE = {
-    *("schema_file", "data.root", "data.lanes", "data.prefetch"),
+    *("schema_file", "data.root", "data.lanes", "data.prefetch_batches"),
     *("data.check", "data.bad_files", "data.bad_rows", "data.max_bad_rows_share"),  # what helps at night must not ask for more
-    *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.plan", "train.pipeline"),
+    *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.sharding_plan", "train.pipeline"),
 }
 """What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""
 
@@ -75,12 +75,12 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
             f"{folder} has a model that would take one thing for another:\n{told}\n  next: set these back (what is new goes to "
             "the end, or where something is gone; a field with a new name begins anew), or give a new --out"
         )
-    refused = [line for line in changed if line not in config.daily.accept]
+    refused = [line for line in changed if line not in config.daily.accept_changes]
     if refused and trained:
         told = "\n".join(f"  {line}" for line in refused)
         raise GenctrError(
             f"{folder} was begun with another config:\n{told}\n  next: set these back, give a new --out, "
-            f"or confirm them and keep what fits:\n  daily.accept: {json.dumps(refused, ensure_ascii=False)}"
+            f"or confirm them and keep what fits:\n  daily.accept_changes: {json.dumps(refused, ensure_ascii=False)}"
         )
     return bool(changed) and not trained
 
@@ -96,7 +96,7 @@ def claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
             for path in filter(PATHS.exists, counted):
                 PATHS.rm(path)
         if PATHS.exists(f"{folder}/config.yaml"):
-            accept = dict.fromkeys([*load_run(folder)[0].daily.accept, *config.daily.accept])
+            accept = dict.fromkeys([*load_run(folder)[0].daily.accept_changes, *config.daily.accept_changes])
             config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
         stages = config.resolved()
         read = stage_schema(schema, stages[-1], stages)
@@ -120,7 +120,7 @@ def _changes(folder: str, config: RunConfig, schema: Schema) -> list[str]:
         if before.get(key) != now.get(key)
         and key not in MAY_CHANGE
         and not key.startswith(("checkpoint.", "daily.", "train.hardware."))
-        and not key.endswith((".sharding", ".kernel", ".cache"))
+        and not key.endswith((".sharding", ".compute_kernel", ".cache_load_factor"))
     )
     lines = [f"{key}: begun with {before.get(key)!r}, now {now.get(key)!r}" for key in changed]
     return [*lines, *schema_changes(begun_schema, schema)]

@@ -31,7 +31,7 @@ TEMPORARY = re.compile(r".*\.[0-9a-f]{32}\.tmp")
 """What `write_whole` calls the file of a guarded folder that is not whole yet."""
 
 
-class Busy(GenctrError):
+class LeaseHeld(GenctrError):
     """Another job holds the run folder."""
 
     exit_code = 5
@@ -45,12 +45,12 @@ class Lease:
         also: folders that only the holder writes too, such as that of the bundles.
 
     While it is held, whatever this process writes into these folders through `data.paths` asks the lease first. So a job that
-    was taken over while it slept changes nothing when it wakes up: it ends with `Busy`. On a disk the question and the change
-    are one step, under a lock; a store has no locks, and what was on its way there at that instant arrives: whole objects,
-    under names of this job's where another one may write the same.
+    was taken over while it slept changes nothing when it wakes up: it ends with `LeaseHeld`. On a disk the question and the
+    change are one step, under a lock; a store has no locks, and what was on its way there at that instant arrives: whole
+    objects, under names of this job's where another one may write the same.
 
     Raises:
-        Busy: on entering, another job is alive; on `check` and on writing, another job has taken over.
+        LeaseHeld: on entering, another job is alive; on `check` and on writing, another job has taken over.
         OSError: the lease cannot be read or written.
     """
 
@@ -123,11 +123,11 @@ class Lease:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise `Busy` unless this job still holds the lease."""
+        """Raise `LeaseHeld` unless this job still holds the lease."""
         with self._turn:
             held = self._held()
         if held is None or held["token"] != self._token:
-            raise Busy(
+            raise LeaseHeld(
                 f"{self._path}: {'another job' if held is None else _name(held)} has taken this run over\n  next: let it"
             )
 
@@ -181,7 +181,7 @@ def _locked(path: str) -> Iterator[None]:
     """Alone among the processes that see this file, where it is on a disk.
 
     Raises:
-        Busy: another process holds the lock and lets nobody in. GenctrError: there is no lock file but a link.
+        LeaseHeld: another process holds the lock and lets nobody in. GenctrError: there is no lock file but a link.
     """
     if "://" in path:
         yield
@@ -196,7 +196,7 @@ def _locked(path: str) -> Iterator[None]:
         deadline = time.monotonic() + LOCK_SECONDS
         while not _took(file):
             if time.monotonic() > deadline:
-                raise Busy(
+                raise LeaseHeld(
                     f"{path}.lock: another process has held this lock for {LOCK_SECONDS:.0f} s: a job that is stopped or "
                     f"hangs, or a stranger\n  next: see which one by `fuser {path}.lock`, and end it"
                 )
@@ -246,5 +246,5 @@ def _name(held: dict[str, Any]) -> str:
     return f"process {held['pid']} on {held.get('host', '?')}"
 
 
-def _busy(path: str, held: dict[str, Any]) -> Busy:
-    return Busy(f"{path}: {_name(held)} works on this run\n  next: let it finish, or end it; its lease ends with it")
+def _busy(path: str, held: dict[str, Any]) -> LeaseHeld:
+    return LeaseHeld(f"{path}: {_name(held)} works on this run\n  next: let it finish, or end it; its lease ends with it")

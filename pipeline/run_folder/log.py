@@ -6,7 +6,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 |---|---|
 | `resumed`     | `cursor`: where reading goes on; `rows` [rows trained so far]; `ranks` [ranks] |
 | `grown`       | a checkpoint of another shape was taken over: `from` it; `kept`, `enlarged`, `fresh`, `left`: names of tensors |
-| `stage`       | a stage after the first begins: `stage`, `objective`; if it takes something over, `from`: the stage, `what`, `loaded` and `fresh`: names of tables and parameters |
+| `stage`       | a stage after the first begins: `stage`, `objective`; if it takes something over, `from`: the stage, `parts`, `loaded` and `fresh`: names of tables and parameters |
 | `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `metrics`; `headline` |
 | `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `metrics` of the day so far, `auc` to within `auc_error` |
 | `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `tables`: rms, dead, moved, rankme |
@@ -37,9 +37,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from data.document import finite
 from data.paths import PATHS, plain, write_whole
-from pipeline.run_folder.lease import Busy, Lease
+from data.yaml_document import finite
+from pipeline.run_folder.lease import Lease, LeaseHeld
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -126,7 +126,7 @@ class RunLog:
                     for event in self._held_back:
                         self._write(*event)
                     self._end()
-            except Busy as error:
+            except LeaseHeld as error:
                 sys.stderr.write(f"genctr: what was found is not in {self._path}, which another job is writing: {error}\n")
             self._held_back = []
         self._end()

@@ -15,13 +15,13 @@ from torchrec.distributed.types import ShardedTensor
 from data.batch import Batch
 from data.cursor import Cursor
 from data.days import Day
-from data.document import finite
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, remove_folder, write_whole
 from data.seal import sealed
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
+from data.yaml_document import finite
 from pipeline.builders.job import Job
 from pipeline.distributed.shard import ShardedTable
 from pipeline.distributed.world import World, gather
@@ -45,22 +45,22 @@ def export(job: Job, folder: str, name: str, *, day: Day, step: int, facts: Mapp
         GenctrError: what is there whole is another model.
     """
     path = f"{folder}/{name}"
-    if job.world.agree(lambda: PATHS.exists(f"{path}/{MANIFEST}"), bool):
+    if job.world.from_rank_zero(lambda: PATHS.exists(f"{path}/{MANIFEST}"), bool):
         bundle = open_alike(job.world, lambda: Bundle(path))
         assert bundle is not None
-        if job.world.total(torch.tensor([int(_differs(job, bundle))])).any():
+        if job.world.all_reduce_sum(torch.tensor([int(_differs(job, bundle))])).any():
             raise GenctrError(
                 f"{path} is there already, and is another model's: does another run publish here?\n"
                 "  next: give daily.publish a folder of its own, or take this bundle away"
             )
     else:
-        job.world.agree(lambda: _begin(path), None)
+        job.world.from_rank_zero(lambda: _begin(path), None)
         written, tables = _write_tables(job, path)
         maps = _write_maps(job, path, f"{folder}/{facts['parent']}" if facts.get("parent") else None)
         expected, sample = _sample(job, day)
         gathered = gather(lambda: (written | maps, tables), tuple[dict[str, Any], dict[str, list[dict[str, Any]]]])
         told = {"day": day.name, "step": step, **facts}
-        job.world.agree(lambda: _write_rest(job, path, gathered, expected, sample, told), None)
+        job.world.from_rank_zero(lambda: _write_rest(job, path, gathered, expected, sample, told), None)
     bundle = open_alike(job.world, lambda: Bundle(path))
     assert bundle is not None
     return bundle
@@ -74,7 +74,7 @@ def open_alike(world: World, work: Callable[[], Bundle | None]) -> Bundle | None
         found.append(work())
         return (found[0].path, found[0].sha256) if found[0] is not None else None
 
-    known = world.agree(first, tuple[str, str] | None)
+    known = world.from_rank_zero(first, tuple[str, str] | None)
     if known is None or found:
         return found[0] if found else None
     path, sha256 = known
@@ -85,7 +85,7 @@ def open_alike(world: World, work: Callable[[], Bundle | None]) -> Bundle | None
 def _differs(job: Job, bundle: Bundle) -> bool:
     """Whether a bundle has other bits than the model, as far as this rank holds it."""
     try:
-        dense, as_bytes = bundle.dense(), bundle.manifest["tables_kept"] == "int8"
+        dense, as_bytes = bundle.dense(), bundle.manifest["bundle_precision"] == "int8"
         for key, value in job.sharded.model.state_dict().items():
             name = key.removeprefix(INSIDE)
             if isinstance(value, ShardedTensor) and key.startswith(INSIDE):
@@ -119,7 +119,7 @@ def _write_tables(job: Job, path: str) -> tuple[dict[str, Any], dict[str, list[d
     """This rank's shards: what the manifest says of their files, and of the tables' pieces."""
     files: dict[str, Any] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
-    as_bytes = job.config.daily.tables == "int8"
+    as_bytes = job.config.daily.bundle_precision == "int8"
     for number, table in enumerate(job.sharded.tables()):
         if not table.key.startswith(INSIDE):
             continue
@@ -138,7 +138,7 @@ def _parts(job: Job, table: ShardedTable) -> Iterator[tuple[int, int, Tensor]]:
     for shard in table.shards:
         for begin, end in pieces(*shard.values.shape):
             numbers = torch.arange(shard.row + begin, shard.row + end)
-            own = job.sharded.seen(table.name, shard.values[begin:end], numbers, shard.column)
+            own = job.sharded.rows_as_read(table.name, shard.values[begin:end], numbers, shard.column)
             yield shard.row + begin, shard.column, own.contiguous()
 
 
@@ -177,7 +177,9 @@ def _held_before(parent: str | None, table: str) -> Tensor | None:
 def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None]:
     """The first good rows of a day as they lie in the log, on rank 0, and what the trainer's model says of them. Collective."""
     found: list[pa.Table] = []
-    job.world.agree(lambda: found.append(_first_rows(job, day)), None)  # the other ranks have no rows, and fail if it does
+    job.world.from_rank_zero(
+        lambda: found.append(_first_rows(job, day)), None
+    )  # the other ranks have no rows, and fail if it does
     collated, kept = _collated(job, day, found[0] if found else day.schema.empty_table())
     model = job.sharded.model
     model.eval()
@@ -255,8 +257,8 @@ def _write_rest(
         "schema": job.source.schema.model_dump(mode="json", by_alias=True),
         "model": job.config.model.model_dump(mode="json", by_alias=True),
         "precision": job.config.train.dense.precision,
-        "communication": job.config.train.communication,
-        "reader": {"format": job.config.data.format, "options": job.config.data.reader_options},
+        "communication": job.config.train.comm_precision,
+        "reader": {"format": job.config.data.reader, "options": job.config.data.reader_options},
         "tables": tables,
         **{kind: _maps_of(job, files, kind) for kind in ("ids", "gone") if job.ids is not None},
         "expected": expected,

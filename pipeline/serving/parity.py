@@ -14,9 +14,9 @@ draw of these roundings, and 4 covers the difference between two maxima over the
 | what is rounded | how `rounded` has it |
 |---|---|
 | `train.dense.precision: bf16` | the same layers under torch's autocast, on the CPU |
-| `daily.tables: int8` | every vector moved by up to half a step, (max - min) / 255 of its own numbers |
-| `train.communication: int8` | the same |
-| `train.communication: fp16`, `bf16` | every vector in fp16, bf16 |
+| `daily.bundle_precision: int8` | every vector moved by up to half a step, (max - min) / 255 of its own numbers |
+| `train.comm_precision: int8` | the same |
+| `train.comm_precision: fp16`, `bf16` | every vector in fp16, bf16 |
 """
 
 import copy
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torchrec import KeyedJaggedTensor
 
-from models.sparse import Events, Looked
+from models.sparse import JaggedEvents, Lookups
 from pipeline.serving.scorer import Scorer
 from pipeline.training.inputs import inputs_of
 
@@ -51,7 +51,7 @@ def parity_bound(scorer: Scorer) -> float:
     bound = ORDER * order
     manifest = scorer.bundle.manifest
     bf16, sent = manifest.get("precision") == "bf16", manifest.get("communication")
-    kept = "int8" if manifest["tables_kept"] == "int8" else sent
+    kept = "int8" if manifest["bundle_precision"] == "int8" else sent
     if bf16 or kept in CHANGES:
         change = CHANGES.get(kept, Tensor.float)
         bound += PLACES * (_logits(scorer, torch.float32, change, bf16=bf16) - fp32_TB).abs().max()
@@ -67,7 +67,7 @@ def _logits(scorer: Scorer, dtype: torch.dtype, change: Change, *, bf16: bool = 
     del twin.sparse
     twin.to(dtype)
 
-    def look_up(bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Looked:
+    def look_up(bags: KeyedJaggedTensor | None, sequences: KeyedJaggedTensor | None) -> Lookups:
         return _changed(sparse(bags, sequences), change)
 
     twin.sparse = look_up
@@ -76,11 +76,11 @@ def _logits(scorer: Scorer, dtype: torch.dtype, change: Change, *, bf16: bool = 
     return torch.stack([output.logits[target].double() for target in scorer.bundle.targets])
 
 
-def _changed(looked: Looked, change: Change) -> Looked:
-    def events(found: dict[str, Events]) -> dict[str, Events]:
-        return {name: Events(change(own.values), own.lengths) for name, own in found.items()}
+def _changed(looked: Lookups, change: Change) -> Lookups:
+    def events(found: dict[str, JaggedEvents]) -> dict[str, JaggedEvents]:
+        return {name: JaggedEvents(change(own.values), own.lengths) for name, own in found.items()}
 
-    return Looked(
+    return Lookups(
         vectors={name: change(own) for name, own in looked.vectors.items()},
         linear={name: change(own) for name, own in looked.linear.items()},
         events=events(looked.events),

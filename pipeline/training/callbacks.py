@@ -23,7 +23,7 @@ from pipeline.training.objective import StepMetrics, StepOutput
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class TrainMeters(Callback):
+class MetricsLogger(Callback):
     """Running metrics of the day in training, one `train` line in the log every so many steps, with what else is `known`."""
 
     def __init__(self, meters: StepMetrics, *, log: RunLog, every_steps: int, known: Mapping[str, Any] = NOTHING) -> None:
@@ -54,7 +54,7 @@ class KeepZeros(Callback):
         self._ids.keep_zero()
 
 
-class Tallies(Callback):
+class RowTally(Callback):
     """Which rows of the day were trained: counted and hashed per file, on this rank."""
 
     def __init__(self, start: Tally) -> None:
@@ -65,7 +65,7 @@ class Tallies(Callback):
         self.here = self.here + output.batch.tally
 
 
-class Saver(Callback):
+class CheckpointCallback(Callback):
     """Writes checkpoints: model, optimizers, state, meters and tally, all of the same step; the widths that are read of
     the tables, `dims`, by which others know what of a table is padding; and what else is known, `facts`.
 
@@ -78,7 +78,7 @@ class Saver(Callback):
         *,
         tensors: Callable[[], dict[str, Any]],
         meters: StepMetrics,
-        tallies: Tallies,
+        tallies: RowTally,
         world: World,
         every_steps: int,
         ends: Callable[[Cursor], bool],
@@ -112,7 +112,7 @@ class Saver(Callback):
         kept = self._checkpoints.latest()  # waits for the save in the background too
         check_finite(tensors, self._world, since=self._saved or state, now=state, kept=kept)
         self._saved = state
-        tally = self._world.total(self._tallies.here.stacked())
+        tally = self._world.all_reduce_sum(self._tallies.here.stacked())
         self._accept(tally)
         meta: dict[str, Any] = {
             "state": state.to_json(),
@@ -127,7 +127,7 @@ class Saver(Callback):
         self._checkpoints.save(state.step, tensors=tensors, meta=meta, pin=pin)
 
 
-class Bar(Callback):
+class ProgressCallback(Callback):
     """Moves the progress bar and shows the loss now and then, as this rank's rows have it."""
 
     def __init__(self, progress: Progress, *, ranks: int) -> None:

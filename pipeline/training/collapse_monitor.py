@@ -24,7 +24,7 @@ MOST_COORDINATES = 2048
 evenly spaced."""
 
 
-class Sight:
+class RepresentationStats:
     """What was seen of the representations so far, on this rank.
 
     Args:
@@ -70,7 +70,7 @@ class Sight:
             found["generated"], found["raw"] = both.part(slice(width)), both.part(slice(width, None))
         return found
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """The scalars, by representation, field and band of cardinality. Collective."""
         totals = self.totals()
         told: dict[str, Any] = {name: spectrum(moments) for name, moments in totals.items() if name != "operands"}
@@ -93,7 +93,7 @@ class Sight:
         return told
 
 
-class Watch(Callback):
+class CollapseMonitor(Callback):
     """A callback that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
 
     Args:
@@ -118,7 +118,7 @@ class Watch(Callback):
     ) -> None:
         self._model, self._sharded, self._observed, self._log, self._every = model, sharded, observed, log, every_steps
         self.steps = max(-(-rows // batch_rows), 1)
-        self._sight = Sight(observed)
+        self._sight = RepresentationStats(observed)
 
     def on_step_begin(self, state: TrainState) -> None:
         """Have the model report the sides of its product in the steps that are looked at."""
@@ -128,10 +128,10 @@ class Watch(Callback):
         """Look; at the end of a look write what was seen. Every rank does so in the same step."""
         if not self._is_looking(state.step):
             return
-        self._sight.add(output.seen)
+        self._sight.add(output.observed)
         if state.step % self._every == 0:
-            self._log.write("diagnosed", state.step, {**self._sight.told(), "tables": tables_told(self._sharded)})
-            self._sight = Sight(self._observed)
+            self._log.write("diagnosed", state.step, {**self._sight.summary(), "tables": tables_told(self._sharded)})
+            self._sight = RepresentationStats(self._observed)
 
     def _is_looking(self, step: int) -> bool:
         return bool(self._every) and (step - 1) % self._every >= self._every - self.steps
@@ -153,12 +153,12 @@ def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
         for at, shard in enumerate(table.shards):
             step = max(-(-len(shard.values) // TABLE_ROWS), 1)
             numbers = torch.arange(shard.row, shard.row + len(shard.values), step)
-            seen = sharded.seen(name, shard.values[::step, :part], numbers, shard.column)
+            seen = sharded.rows_as_read(name, shard.values[::step, :part], numbers, shard.column)
             moment = moments.get((table.key, at))
             total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
         if dist.is_initialized():
             dist.all_reduce(total)
-        told[name] = {k: v for k, v in TableHealth.told(total, part).items() if whole or k != "rankme"}
+        told[name] = {k: v for k, v in TableHealth.summary(total, part).items() if whole or k != "rankme"}
         told[name]["rows"] /= len({own.shard_offsets[1] for own in placed})  # a part is no row
         told[name]["of_rows"] = float(rows)
     return told

@@ -31,7 +31,7 @@ def check_finite(tensors: Mapping[str, Any], world: World, *, since: TrainState,
         Diverged: on every rank, if any rank has a number that is nan or infinite. Each names what it has.
     """
     wrong = [f"{name}: {where}" for name, part in _parts(tensors) if (where := first_not_finite(*part))]
-    if not world.total(torch.tensor([len(wrong)])).item():
+    if not world.all_reduce_sum(torch.tensor([len(wrong)])).item():
         return
     more = f"; and {len(wrong) - SHOWN} more tensors" if len(wrong) > SHOWN else ""
     what = "; ".join(wrong[:SHOWN]) + more if wrong else "all is finite on this rank, but not on another one, which names it"

@@ -35,9 +35,9 @@ class FieldMeters:
     @torch.no_grad()
     def update(self, output: StepOutput) -> None:
         """Add the rows of one step; there may be none."""
-        step = torch.stack([output.seen[name] for name in SUMS], dim=1)
+        step = torch.stack([output.observed[name] for name in SUMS], dim=1)
         self._sums = self._sums.to(step.device) + step
-        self._last = {name: output.seen[name] for name in ("weight", "difficulty") if name in output.seen}
+        self._last = {name: output.observed[name] for name in ("weight", "difficulty") if name in output.observed}
 
     def compute(self) -> dict[str, dict[str, float]]:
         """The metrics over all ranks: {field: {metric: value}}; nan where nothing was hidden. Collective."""

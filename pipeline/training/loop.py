@@ -20,7 +20,7 @@ class TrainState:
         best: the best validation value so far, and stale: [epochs] since then.
         lr_factor: [1] what stale epochs have made of the learning rates.
         stopped: early stopping has ended the stage.
-        fresh: what a daily job found on the day's last rows before they trained; empty before.
+        holdout: what a daily job found on the day's last rows before they trained; empty before.
         stage: the stage under way, counted from 0. began: [steps] trained when it began; epochs, early stopping and learning
             rates count from there.
     """
@@ -33,7 +33,7 @@ class TrainState:
     stale: int = 0
     lr_factor: float = 1.0
     stopped: bool = False
-    fresh: dict[str, Any] = field(default_factory=dict)
+    holdout: dict[str, Any] = field(default_factory=dict)
     stage: int = 0
     began: int = 0
 

@@ -14,18 +14,18 @@ from pipeline.training.loop import Callback, TrainState
 def factor(config: ScheduleConfig, step: int) -> float:
     """What the learning rates are multiplied by in the step with this number, counted from 0.
 
-    Rises as (step + 1) / warmup_steps, then falls from 1 to `floor` over `decay_steps`, on a line or half a cosine; or as
-    1 / sqrt(1 + steps / decay_steps), not below `floor`.
+    Rises as (step + 1) / warmup_steps, then falls from 1 to `min_factor` over `decay_steps`, on a line or half a cosine; or as
+    1 / sqrt(1 + steps / decay_steps), not below `min_factor`.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.decay == "none":
         return 1.0
     if config.decay == "inverse_sqrt":
-        return max(config.floor, 1.0 / math.sqrt(1.0 + (step - config.warmup_steps) / config.decay_steps))
+        return max(config.min_factor, 1.0 / math.sqrt(1.0 + (step - config.warmup_steps) / config.decay_steps))
     done = min((step - config.warmup_steps) / config.decay_steps, 1.0)
     left = 1.0 - done if config.decay == "linear" else (1.0 + math.cos(math.pi * done)) / 2.0
-    return config.floor + (1.0 - config.floor) * left
+    return config.min_factor + (1.0 - config.min_factor) * left
 
 
 class Schedule(Callback):

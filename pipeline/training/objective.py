@@ -23,7 +23,7 @@ class StepOutput:
     batch: Batch
     logits: dict[str, Tensor]
     losses: dict[str, Tensor]
-    seen: dict[str, Tensor] = field(default_factory=dict)
+    observed: dict[str, Tensor] = field(default_factory=dict)
 
 
 class MapsIds(Protocol):

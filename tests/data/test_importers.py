@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.days import Days
-from data.document import read_document
 from data.errors import BadInput, GenctrError
 from data.importers import IMPORTERS, run_import
 from data.importers.raw import Tap, days_of_dates
 from data.readers import ParquetReader
 from data.schema import Schema
+from data.yaml_document import read_document
 
 
 def days_of(out: Path) -> dict[str, pa.Table]:

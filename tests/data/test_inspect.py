@@ -18,12 +18,12 @@ import pytest
 from torch import nn
 
 from data.days import write_day
-from data.document import read_document
 from data.errors import BadInput, GenctrError
-from data.guess import TORCH, ColumnFacts, Guess
 from data.inspect import DistinctSketch, Report, inspect
 from data.schema import IdField, Schema, SequenceField
+from data.schema_suggestion import TORCH, ColumnFacts, Guess
 from data.synthetic import write
+from data.yaml_document import read_document
 
 SHARED = Path(os.environ.get("GENCTR_DATA", "../shared/data"))
 

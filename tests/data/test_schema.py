@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from data.document import Section, read_document, write_document
 from data.errors import BadDocument, BadInput
 from data.schema import Schema, SequenceField
+from data.yaml_document import Section, read_document, write_document
 
 FEED = """
 name: feed

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.days import Days
-from data.document import read_document
 from data.errors import GenctrError
 from data.readers import ParquetReader
 from data.schema import Schema
 from data.synthetic import World, best_reachable, scores, write
+from data.yaml_document import read_document
 
 ROWS = 4_000
 DAY_MS = 86_400_000

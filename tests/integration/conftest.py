@@ -15,9 +15,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(str(folder / "log"), days=3, rows=1511, seed=5)
     run = yaml.safe_load(Path("launch/configs/demo.yaml").read_text())
     run["schema"] = str(Path("launch/configs/demo.schema.yaml").resolve())
-    run["data"] |= {"root": str(folder / "log"), "days": "2026-11-01..2026-11-03", "shuffle_rows": 512, "prefetch": 2}
-    run["train"] |= {"batch_rows": 32, "ranks": 1, "log_every_steps": 7}
-    run["checkpoint"] = {"every_steps": 5, "keep": 2}
+    run["data"] |= {
+        "root": str(folder / "log"),
+        "days": "2026-11-01..2026-11-03",
+        "shuffle_buffer_rows": 512,
+        "prefetch_batches": 2,
+    }
+    run["train"] |= {"global_batch_rows": 32, "ranks": 1, "log_every_steps": 7}
+    run["checkpoint"] = {"every_steps": 5, "keep_last": 2}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))
     return path

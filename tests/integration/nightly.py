@@ -31,9 +31,9 @@ def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Pa
         "name": "tiny",
         "schema": str(SCHEMA),
         "seed": 7,
-        "data": {"root": str(folder / "log"), "days": "2026-11-01..", "lanes": 2, "shuffle_rows": 32},
+        "data": {"root": str(folder / "log"), "days": "2026-11-01..", "lanes": 2, "shuffle_buffer_rows": 32},
         "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.2}},
-        "train": {"batch_rows": 16, "device": "cpu", "score_first": True, "log_every_steps": 4},
+        "train": {"global_batch_rows": 16, "device": "cpu", "progressive_validation": True, "log_every_steps": 4},
         "checkpoint": {"every_steps": 3},
         "daily": {"gates": LENIENT, "first_gates": {}, "keep": 4, "lease_seconds": 2, **daily},
     }

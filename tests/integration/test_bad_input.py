@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.document import read_document
 from data.schema import Schema
+from data.yaml_document import read_document
 from pipeline.config.run import load
 from tests.jobs import assert_every_row_once, assert_same_bits, events, start
 from tests.tiny import DAYS, SCHEMA, Done, process, some, train, write_log
@@ -22,7 +22,7 @@ from tests.tiny import DAYS, SCHEMA, Done, process, some, train, write_log
 FIRST, SECOND = DAYS[:2]
 PART = f"day={SECOND}/part-00001.parquet"
 LAST = f"day={SECOND}/part-00002.parquet"
-IN_ORDER = ("data.shuffle_rows=0", "data.test=[]", "data.validation=[]")
+IN_ORDER = ("data.shuffle_buffer_rows=0", "data.test=[]", "data.validation=[]")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_a_log_that_does_not_mark_its_days_says_so(config: Path, root: Path, unb
     for mark in root.glob("*/_SUCCESS"):
         mark.unlink()
 
-    done = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER, "data.success=null")
+    done = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER, "data.success_file=null")
 
     assert done.code == 0, done.err
     assert_same_bits(unbroken, tmp_path / "run")
@@ -378,7 +378,7 @@ def test_what_rank_0_alone_looks_for_is_told_on_every_rank_so_that_none_waits(co
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("data.shufle_rows=9", "data.shufle_rows: unknown key\n  did you mean 'shuffle_rows'?"),
+        ("data.shuffle_bufer_rows=9", "data.shuffle_bufer_rows: unknown key\n  did you mean 'shuffle_buffer_rows'?"),
         ("data.days=2026-02-27..2026-02-30", "'2026-02-30' is not a date"),
         ("data.test=[2026-11-31]", "'2026-11-31' is not a date"),
         ("data.root=/nowhere", "there is no such folder\n  where: file /nowhere\n  next: check data.root"),
@@ -397,11 +397,11 @@ def test_a_config_that_cannot_be_leaves_nothing_that_is_in_the_way(
 
 
 def test_an_unknown_key_is_told_with_the_line_of_the_run_file(config: Path, tmp_path: Path) -> None:
-    text = config.read_text().replace("batch_rows:", "batchrows:")
+    text = config.read_text().replace("global_batch_rows:", "global_batchrows:")
     (tmp_path / "run.yaml").write_text(text)
     line = 1 + next(n for n, line in enumerate(text.splitlines()) if "batchrows" in line)
 
-    told = f"{tmp_path / 'run.yaml'}, line {line}: train.batchrows: unknown key\n  did you mean 'batch_rows'?"
+    told = f"{tmp_path / 'run.yaml'}, line {line}: train.global_batchrows: unknown key\n  did you mean 'global_batch_rows'?"
     assert_told(train(tmp_path / "run.yaml", tmp_path / "run"), told)
 
 

@@ -137,7 +137,7 @@ PLANS = {
 )
 def test_every_row_is_the_same_after_any_ranks_and_any_sharding(config: Path, tmp_path: Path, optimizer: str) -> None:
     out = tmp_path / "run"
-    same = (*SHORT, f"tables.optimizer={optimizer}", "model.dim=16", "checkpoint.keep=20")
+    same = (*SHORT, f"tables.optimizer={optimizer}", "model.dim=16", "checkpoint.keep_last=20")
     train(config, out, *same)
     (tmp_path / "first").mkdir()
     first = Path(shutil.copytree(out, tmp_path / "first" / "run"))
@@ -256,8 +256,8 @@ def test_what_is_written_is_a_checkpoint_at_the_end_and_none_before(config: Path
 
 def _reshard_slowly(run: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    read = reader.Pieces.rows
-    reader.Pieces.rows = lambda self, *words: (time.sleep(0.02), read(self, *words))[1]  # type: ignore[method-assign]
+    read = reader.CheckpointReader.rows
+    reader.CheckpointReader.rows = lambda self, *words: (time.sleep(0.02), read(self, *words))[1]  # type: ignore[method-assign]
     sys.exit(genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet").code)
 
 
@@ -273,7 +273,7 @@ def test_a_failed_write_leaves_nothing(run: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reader.Pieces, "rows", full)
+    monkeypatch.setattr(reader.CheckpointReader, "rows", full)
     done = genctr("ckpt", "reshard", run, "--ranks", 2, "--quiet")
     assert done.code == 2
     assert "the checkpoint could not be written: [Errno 28] No space left on device" in done.err
@@ -286,7 +286,7 @@ def test_a_new_folder_is_no_run_until_all_is_in_it(run: Path, tmp_path: Path) ->
 
     words = ("ckpt", "reshard", run, "all", "--ranks", 2, "--out", tmp_path / "out", "--quiet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader.Pieces, "rows", full)
+        patch.setattr(reader.CheckpointReader, "rows", full)
         assert genctr(*words).code == 2
     assert (tmp_path / "out" / "statistics").exists()
     assert not (tmp_path / "out" / "config.yaml").exists()
@@ -388,7 +388,7 @@ def test_a_table_grows_to_what_a_job_with_the_new_schema_would_make_of_it(tmp_pa
     (tmp_path / "larger.yaml").write_text(yaml.safe_dump(schema))
     larger = tmp_path / "larger-run.yaml"
     larger.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"schema": str(tmp_path / "larger.yaml")}))
-    accepted = f'daily.accept=["field {table}.rows: begun with {5 if table == "tab" else 32768}, now {rows}"]'
+    accepted = f'daily.accept_changes=["field {table}.rows: begun with {5 if table == "tab" else 32768}, now {rows}"]'
     with built(larger, out, *SHORT, *wide, accepted) as job:
         load_grown(job, str(job.checkpoints.latest()))
         tensors = {"model": job.sharded.model.state_dict(), "optimizer": job.optimizer.state_dict()}
@@ -418,7 +418,7 @@ def test_a_job_accepts_the_new_schema_of_a_run_that_was_grown_in_place(tmp_path:
 
     refused = train(config, out)
     assert refused.code == 2
-    (line,) = [line.strip() for line in refused.err.splitlines() if line.strip().startswith("daily.accept")]
+    (line,) = [line.strip() for line in refused.err.splitlines() if line.strip().startswith("daily.accept_changes")]
     accepted = line.replace(": ", "=", 1)
     assert train(config, out, accepted, "data.validation=[]", "data.test=[]").code == 0
     assert [event["step"] for event in events(out, "resumed")] == [11]

@@ -15,7 +15,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from data.errors import GenctrError
 from models.inputs import Payload
 from models.registries import DECODERS
-from models.sparse import Events
+from models.sparse import JaggedEvents
 from pipeline.builders.job import build
 from pipeline.config.run import load
 from pipeline.distributed.world import World
@@ -63,7 +63,7 @@ def trained(rank: int, config: str, out: str, overrides: list[str]) -> tuple[flo
 def all_trained(rank: int, config: str, out: str) -> dict[tuple[str, str], tuple[float, int]]:
     return {
         (name, plan): trained(
-            rank, config, f"{out}/{name}-{plan}", [*STEADY, f"train.communication={name}", f"tables.sharding={plan}"]
+            rank, config, f"{out}/{name}-{plan}", [*STEADY, f"train.comm_precision={name}", f"tables.sharding={plan}"]
         )
         for name in SENT
         for plan in PLANS
@@ -127,7 +127,7 @@ def test_what_events_carry_reaches_the_sequence_encoder_of_a_sharded_model(confi
     path = tmp_path / "schema.yaml"
     path.write_text(yaml.safe_dump(schema))
     sequences = "model.sequences={history: {encoder: target_attention}}"
-    seen: list[tuple[Events, Payload, torch.Tensor]] = []
+    seen: list[tuple[JaggedEvents, Payload, torch.Tensor]] = []
     with built(config, tmp_path / "run", f"schema={path}", sequences, f"train.pipeline={pipeline}") as job:
         encoder = job.objective.model.embed.sequences[0]
         attend = encoder.forward
@@ -151,14 +151,20 @@ def test_what_events_carry_reaches_the_sequence_encoder_of_a_sharded_model(confi
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["train.communication=bf16"], "train.communication: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16"),
+        (
+            ["train.comm_precision=bf16"],
+            "train.comm_precision: gloo cannot add bf16 numbers up\n  next: on a CPU set it to fp16",
+        ),
         (
             ["train.dense.precision=bf16"],
             "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32",
         ),
         (["train.pipeline=prefetch"], "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU"),
-        (["tables.kernel=fused_uvm"], "tables: kernel fused_uvm needs a CUDA device: on a CPU set it to auto"),
-        (["tables.only={item_id: {kernel: fused_uvm_caching}}"], "tables.only.item_id: kernel fused_uvm_caching needs a CUDA"),
+        (["tables.compute_kernel=fused_uvm"], "tables: compute_kernel fused_uvm needs a CUDA device: on a CPU set it to auto"),
+        (
+            ["tables.overrides={item_id: {compute_kernel: fused_uvm_caching}}"],
+            "tables.overrides.item_id: compute_kernel fused_uvm_caching needs a CUDA",
+        ),
         (["tables.precision=fp16", "tables.optimizer=adagrad"], "tables: adagrad has no fp16 tables on a CPU: set precision"),
         (
             ["model={family: denoiser, dim: 4}", "train.pipeline=sparse_dist"],
@@ -182,7 +188,7 @@ def test_what_a_cpu_cannot_do_is_refused_before_a_row_is_read(config: Path, tmp_
     ],
 )
 def test_vectors_that_int8_cannot_carry_are_refused(config: Path, tmp_path: Path, overrides, told: str) -> None:
-    with pytest.raises(GenctrError) as error, built(config, tmp_path, "train.communication=int8", *overrides):
+    with pytest.raises(GenctrError) as error, built(config, tmp_path, "train.comm_precision=int8", *overrides):
         pass
 
     assert told in str(error.value)

@@ -44,10 +44,10 @@ def test_each_day_is_scored_trained_judged_and_published_in_order(unbroken: Path
 
 def test_every_day_is_looked_at_afresh(unbroken: Path) -> None:
     judged = [entry for entry in ledger(unbroken) if entry["event"] == "judged"]
-    assert len({json.dumps(entry["fresh"]["candidate"]) for entry in judged}) == DAYS
+    assert len({json.dumps(entry["holdout"]["candidate"]) for entry in judged}) == DAYS
     published = next(at for at, entry in enumerate(judged) if entry["publish"])
-    assert all("difference" in entry["fresh"] for entry in judged[published + 1 :])
-    assert {entry["fresh"]["rows"] for entry in judged} <= set(range(1, 33)), "the last step or two of a day"
+    assert all("difference" in entry["holdout"] for entry in judged[published + 1 :])
+    assert {entry["holdout"]["rows"] for entry in judged} <= set(range(1, 33)), "the last step or two of a day"
 
 
 def test_run_again_and_nothing_happens(config: Path, unbroken: Path) -> None:

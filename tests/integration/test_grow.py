@@ -43,8 +43,8 @@ def change(config: Path, alter: Any) -> None:
 def confirmed(done: Done) -> list[str]:
     """What the refusal asks to be confirmed, as `--set`."""
     assert done.code == 2
-    line = next(line for line in done.err.splitlines() if line.startswith("  daily.accept: "))
-    return ["--set", f"daily.accept={line.partition(': ')[2]}"]
+    line = next(line for line in done.err.splitlines() if line.startswith("  daily.accept_changes: "))
+    return ["--set", f"daily.accept_changes={line.partition(': ')[2]}"]
 
 
 def tables(out: Path) -> dict[str, torch.Tensor]:
@@ -144,7 +144,7 @@ def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     first = Nightly(config, out, "--until", FIRST, ranks=2)
     assert first.ended() == 0, first.text
     change(config, lambda fields, _: fields["user_id"].update(rows=301))
-    words = ["--until", SECOND, "--set", 'daily.accept=["field user_id.rows: begun with 101, now 301"]']
+    words = ["--until", SECOND, "--set", 'daily.accept_changes=["field user_id.rows: begun with 101, now 301"]']
     second = Nightly(config, out, *words, ranks=2)
     assert second.ended() == 0, second.text
     assert Nightly(config, out, *words, ranks=2).ended() == 0  # nothing to do, which is no failure to a launcher
@@ -219,9 +219,9 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     assert done.code == 0, done.err
     assert "not compared with what serves: it has another schema or model" in done.err
     judged = [entry for entry in ledger(out) if entry["event"] == "judged"]
-    assert "difference" not in judged[-1]["fresh"]
+    assert "difference" not in judged[-1]["holdout"]
     assert daily(config, out, *words, *confirmed(refused)).code == 0
-    assert "difference" in [entry for entry in ledger(out) if entry["event"] == "judged"][-1]["fresh"]
+    assert "difference" in [entry for entry in ledger(out) if entry["event"] == "judged"][-1]["holdout"]
     assert len(events(out, "grown")) == 1, "once, though the config still says so"
 
 
@@ -238,7 +238,7 @@ def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_wo
     for folder, compared in ((out, True), (alone, False)):
         done = daily(config, folder, *words)
         assert done.code == 0, done.err
-        fresh = [entry for entry in ledger(folder) if entry["event"] == "judged"][-1]["fresh"]
+        fresh = [entry for entry in ledger(folder) if entry["event"] == "judged"][-1]["holdout"]
         assert ("difference" in fresh) == compared
     assert_same_bits(out, alone)
 
@@ -267,7 +267,7 @@ def test_steps_are_forgotten_with_the_moments_that_they_correct(config: Path, tm
 
 
 def test_rows_of_a_table_may_decay_when_a_day_begins(config: Path, tmp_path: Path) -> None:
-    words = ["--set", "daily.row_decay={user_id: 0.5}", "--set", "tables.lr=1e-30"]
+    words = ["--set", "daily.table_decay={user_id: 0.5}", "--set", "tables.lr=1e-30"]
     assert daily(config, tmp_path / "run", "--until", FIRST, *words).code == 0
     first = tables(tmp_path / "run")["user_id"].clone()
     assert daily(config, tmp_path / "run", "--until", SECOND, *words).code == 0
@@ -313,7 +313,7 @@ def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_p
     """The best so far cannot be loaded into it."""
     out = tmp_path / "run"
     words = [f"data.days=[{FIRST}]", f"data.validation=[{SECOND}]", f"data.test=[{THIRD}]", "train.epochs=1"]
-    words += ["train.early_stop={metric: auc, patience: 9, min_delta: 1.0}", "train.score_first=false"]
+    words += ["train.early_stop={metric: auc, patience: 9, min_delta: 1.0}", "train.progressive_validation=false"]
     settings = [word for own in words for word in ("--set", own)]
     assert genctr("train", config, "--out", out, "--quiet", *settings).code == 0
     settings += ["--set", "train.epochs=2", "--set", "model.decoder_options.hidden=[16]"]

@@ -42,7 +42,7 @@ def out(after_two: Path, tmp_path: Path) -> Path:
 
 
 def asked(config: Path, out: Path, *overrides: str, until: str | None = SECOND) -> str | None:
-    return idle(str(out), *load(str(config), [*overrides, "train.score_first=true"]), until)
+    return idle(str(out), *load(str(config), [*overrides, "train.progressive_validation=true"]), until)
 
 
 def newest(out: Path) -> Path:
@@ -129,7 +129,7 @@ def test_a_job_at_work_is_left_to_the_whole_night(config: Path, out: Path) -> No
         assert asked(config, out) is None
 
 
-@pytest.mark.parametrize("override", ["daily.keep=9", "train.dense.lr=0.5", "daily.accept=[a]", "train.epochs=2"])
+@pytest.mark.parametrize("override", ["daily.keep=9", "train.dense.lr=0.5", "daily.accept_changes=[a]", "train.epochs=2"])
 def test_another_config_is_left_to_the_whole_night(override: str, config: Path, out: Path) -> None:
     assert asked(config, out, override) is None
 

@@ -36,9 +36,9 @@ def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 
     run = {
         "name": "managed",
         "schema": "schema.yaml",
-        "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-0{days}", "lanes": 2, "shuffle_rows": 128},
+        "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-0{days}", "lanes": 2, "shuffle_buffer_rows": 128},
         "model": {"decoder": "deepfm", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.0}},
-        "train": {"batch_rows": 32, "device": "cpu", "log_every_steps": 5},
+        "train": {"global_batch_rows": 32, "device": "cpu", "log_every_steps": 5},
         "checkpoint": {"every_steps": 4},
     }
     path = folder / "run.yaml"
@@ -124,9 +124,9 @@ def test_one_rank_then_two_then_one_leave_every_id_where_it_was(managed: Path, u
 
 def test_scoring_changes_no_map(managed: Path, tmp_path: Path) -> None:
     plain, scored = tmp_path / "plain", tmp_path / "scored"
-    days = ("data.days=[2026-11-01, 2026-11-02]", "data.fit=[2026-11-01]")
+    days = ("data.days=[2026-11-01, 2026-11-02]", "data.statistics_days=[2026-11-01]")
     assert train(managed, plain, *days).code == 0
-    words = (*days, "train.score_first=true", "data.test=[2026-11-03]")
+    words = (*days, "train.progressive_validation=true", "data.test=[2026-11-03]")
     assert train(managed, scored, *words).code == 0
     assert_same_bits(plain, scored)
 
@@ -238,7 +238,7 @@ def test_a_stage_begins_the_maps_of_tables_that_the_one_it_loads_did_not_read(tm
     others = ["user_id", "tab", "hour", "device", "category", "price", "tags", "image"]
     run["stages"] = [
         {"name": "first", "data": {"days": ["2026-11-01"]}, "fields": others},
-        {"name": "second", "data": {"days": ["2026-11-02"]}, "load": {"stage": "first", "what": "tables"}},
+        {"name": "second", "data": {"days": ["2026-11-02"]}, "load": {"stage": "first", "parts": "tables"}},
     ]
     config.write_text(yaml.safe_dump(run))
     done = train(config, out)

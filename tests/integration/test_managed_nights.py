@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from data.ids import NO_ID
-from models.managed import UNSEEN
-from pipeline.daily.challenger import take_over
+from models.id_table import UNSEEN
+from pipeline.daily.challenger import load_bundle_weights
 from pipeline.jobs.reshape import fits, load_grown
 from pipeline.jobs.restore import load, restore
 from pipeline.serving.bundle import Bundle, BundleError
@@ -36,7 +36,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nightly(path: Path, **daily: Any) -> None:
     run = yaml.safe_load(path.read_text())
     run["data"]["days"] = f"{DAYS[0]}.."
-    run["train"]["score_first"] = True
+    run["train"]["progressive_validation"] = True
     run["daily"] = {"gates": LENIENT, "first_gates": {}, **daily}
     path.write_text(yaml.safe_dump(run, sort_keys=False))
 
@@ -128,7 +128,7 @@ def test_a_bundle_that_was_altered_does_not_end_the_nights_after_it(tmp_path: Pa
 def test_every_night_is_proved_and_compared_with_what_served(nights: Path) -> None:
     assert genctr("verify", nights / "run").code == 0
     judged = [entry for entry in ledger(nights / "run") if entry["event"] == "judged"]
-    assert "difference" in judged[2]["fresh"]
+    assert "difference" in judged[2]["holdout"]
 
 
 def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nights: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nig
         restore(job)
         assert job.ids is not None
         before = {table.name: {name: own.clone() for name, own in table.map.state.items()} for table in job.ids.tables}
-        take_over(job, bundle)
+        load_bundle_weights(job, bundle)
         for table in job.ids.tables:
             maps = [
                 dict(zip(*(own.tolist() for own in pair), strict=True)) for pair in (table.map.held(), bundle.held(table.name))
@@ -160,10 +160,10 @@ def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp
     there = torch.ones(USERS["rows"], 4)
     bundle.fill(next(name for name in bundle.tables if name.endswith(".user_id.weight")), there)
     with built(path, tmp_path / "run", half) as job:
-        take_over(job, bundle)
+        load_bundle_weights(job, bundle)
         assert job.ids is not None
         (own,) = [part for part in job.ids.tables[0]._parts if part.table == "user_id" and part.is_weight]
-        seen = job.sharded.seen("user_id", own.values, torch.arange(len(own.values)))
+        seen = job.sharded.rows_as_read("user_id", own.values, torch.arange(len(own.values)))
     assert there[UNSEEN].eq(0).all()
     torch.testing.assert_close(seen, there, rtol=1e-3, atol=1e-4)
 
@@ -195,7 +195,7 @@ def grown(path: Path, **users: Any) -> tuple[str, ...]:
     schema["fields"] = [field | (users if field["name"] == "user_id" else {}) for field in schema["fields"]]
     (path.parent / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     told = [f"field user_id.{key}: begun with {USERS.get(key)!r}, now {value!r}" for key, value in users.items()]
-    return (f"daily.accept={told}",)
+    return (f"daily.accept_changes={told}",)
 
 
 def vectors(tensors: dict[str, Any], table: str, reserved: int) -> dict[int, list[torch.Tensor]]:
@@ -219,7 +219,7 @@ def test_a_table_that_loses_rows_of_no_bucket_keeps_all_its_ids(tmp_path: Path) 
     assert train(path, tmp_path / "run", day).code == 0
     before = flat(final_tensors(tmp_path / "run"))
     grown(path, rows=82)
-    with built(path, tmp_path / "run", day, "daily.accept=['field user_id.rows: begun with 87, now 82']") as job:
+    with built(path, tmp_path / "run", day, "daily.accept_changes=['field user_id.rows: begun with 87, now 82']") as job:
         mark = job.checkpoints.latest()
         assert mark is not None
         load_grown(job, mark)
@@ -233,10 +233,10 @@ def test_a_table_that_loses_rows_of_no_bucket_keeps_all_its_ids(tmp_path: Path) 
 
 def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it(tmp_path: Path) -> None:
     path = write_managed(tmp_path, days=2)
-    assert train(path, tmp_path / "run", f"data.days=[{DAYS[0]}]", "data.fit=[2026-11-01]").code == 0
+    assert train(path, tmp_path / "run", f"data.days=[{DAYS[0]}]", "data.statistics_days=[2026-11-01]").code == 0
     before = flat(final_tensors(tmp_path / "run"))
     words = grown(path, rows=2 + 3 * 80 + 5)
-    with built(path, tmp_path / "run", f"data.days=[{DAYS[0]}]", "data.fit=[2026-11-01]", *words) as job:
+    with built(path, tmp_path / "run", f"data.days=[{DAYS[0]}]", "data.statistics_days=[2026-11-01]", *words) as job:
         mark = job.checkpoints.latest()
         assert mark is not None
         assert not fits(job, mark)

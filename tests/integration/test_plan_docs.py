@@ -60,5 +60,5 @@ def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
             assert load(str(path), [f"{name}=1"])[0]
         for value in values.partition(":")[0].partition(", rounded")[0].split(", ") if "number" not in values else ():
             assert load(str(path), [f"{name}={value}"])[0]
-    assert "auto" in TableConfig.model_fields["kernel"].annotation.__args__
+    assert "auto" in TableConfig.model_fields["compute_kernel"].annotation.__args__
     assert "auto" in TrainConfig.model_fields["pipeline"].annotation.__args__

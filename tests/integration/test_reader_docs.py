@@ -37,7 +37,7 @@ def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_fil
     schema = {"name": "feed", "label": {"column": "click"}, "fields": fields}
     (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema))
     data = yaml.safe_load(block("yaml"))["data"] | {"root": str(tmp_path / "logs"), "bad_files": "quarantine"}
-    run = {"schema": "schema.yaml", "data": data, "model": {"decoder": "fm", "dim": 4}, "train": {"batch_rows": 64}}
+    run = {"schema": "schema.yaml", "data": data, "model": {"decoder": "fm", "dim": 4}, "train": {"global_batch_rows": 64}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run, default_flow_style=False))
 
     monkeypatch.syspath_prepend(str(site))

@@ -91,5 +91,5 @@ def test_ranks_change_in_the_middle_of_a_day_and_every_row_is_trained_once(confi
 
 def test_another_prefetch_depth_changes_no_bit(config: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    finish(start(config, out, 1, "data.prefetch=0"))
+    finish(start(config, out, 1, "data.prefetch_batches=0"))
     assert_same_bits(unbroken, out)

@@ -33,7 +33,7 @@ def write(config: Path, folder: Path, paradigm: str) -> Path:
     """Two or three stages over the small log: pre-train, fine-tune, and tables handed to another decoder."""
     run = yaml.safe_load(config.read_text())
     run["data"] |= {"days": "2026-11-01..2026-11-02", "test": ["2026-11-03"]}
-    run["train"] |= {"score_first": False, "batch_rows": 64}
+    run["train"] |= {"progressive_validation": False, "global_batch_rows": 64}
     if paradigm == "sfg_tf":
         run["model"] |= {
             "decoder": "tf",
@@ -58,7 +58,7 @@ def write(config: Path, folder: Path, paradigm: str) -> Path:
                     **{"family": "ranker", "encoder": {"kind": "sfg"}, "decoder": "dcnv2"},
                     "decoder_options": {"layers": 1, "hidden": [16]},
                 },
-                "load": {"stage": "pretrain", "what": "tables", "rescale": 0.05},
+                "load": {"stage": "pretrain", "parts": "tables", "rescale": 0.05},
                 "freeze": ["tables"],
             },
         ]

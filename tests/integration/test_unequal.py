@@ -41,11 +41,11 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "schema.yaml").write_text(yaml.safe_dump({"name": "uneven", "label": {"column": "is_click"}, "fields": fields}))
     run = {
         "schema": "schema.yaml",
-        "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-03", "shuffle_rows": 16},
+        "data": {"root": str(folder / "log"), "days": "2026-11-01..2026-11-03", "shuffle_buffer_rows": 16},
         "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8]}},
         # Another rate: `side` is alone in its kernel, which would be empty on the rank without rows.
-        "tables": {"sharding": "row_wise", "init": {"scale": 0.1}, "only": {"side": {"lr": 0.02}}},
-        "train": {"batch_rows": 16, "log_every_steps": 1},
+        "tables": {"sharding": "row_wise", "init": {"scale": 0.1}, "overrides": {"side": {"lr": 0.02}}},
+        "train": {"global_batch_rows": 16, "log_every_steps": 1},
         "checkpoint": {"every_steps": 3},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(run))

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data.document import read_document
 from data.paths import PATHS
 from data.schema import Schema
+from data.yaml_document import read_document
 from launch import cli
 from pipeline.run_folder.lease import Lease
 from tests.helpers import SERVER
@@ -48,7 +48,7 @@ def shell(*words: object, cwd: Path = ROOT) -> Done:
 
 
 def test_train_prints_a_line_for_every_scored_day_and_says_where_the_run_is(config: Path, tmp_path: Path) -> None:
-    done = train(config, tmp_path / "run", "train.score_first=true")
+    done = train(config, tmp_path / "run", "train.progressive_validation=true")
 
     headings, (second, test) = (
         done.out.splitlines()[1],
@@ -376,7 +376,7 @@ def test_a_rank_with_a_bad_row_ends_all_of_them_and_its_message_is_what_is_read(
     pq.write_table(table.set_column(table.schema.get_field_index("is_click"), "is_click", pa.array(labels, pa.int8())),
                    days / part.name)  # fmt: skip
     run = yaml.safe_load(config.read_text())
-    run["data"] |= {"root": str(tmp_path / "log"), "days": [DAYS[0]], "validation": [], "test": [], "shuffle_rows": 0}
+    run["data"] |= {"root": str(tmp_path / "log"), "days": [DAYS[0]], "validation": [], "test": [], "shuffle_buffer_rows": 0}
     run["train"] |= {"ranks": 2}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
 

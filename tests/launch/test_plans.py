@@ -54,8 +54,8 @@ def test_what_does_not_fit_ends_with_1_and_saves_nothing(tmp_path: Path) -> None
         ((), "tab: a vocabulary has no size before it is fitted"),
         (("--vocab-rows", "many"), "--vocab-rows 'many': write a number"),
         (("--out", "nowhere"), "nowhere/statistics/statistics.json: no usable statistics"),
-        (("--set", "train.communication=bf16"), "gloo cannot add bf16 numbers up"),
-        (("--set", "tables.kernel=magic"), "tables.kernel"),
+        (("--set", "train.comm_precision=bf16"), "gloo cannot add bf16 numbers up"),
+        (("--set", "tables.compute_kernel=magic"), "tables.compute_kernel"),
     ],
 )
 def test_bad_questions_end_with_2(tmp_path: Path, words: tuple[object, ...], told: str) -> None:

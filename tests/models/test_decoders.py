@@ -8,8 +8,8 @@ from torch import nn
 
 from models.decoders import CIN, FM, Decoder, pair_sum
 from models.decoders.cross import DCNV2, CrossNet
+from models.decoders.factorization import DeepFM
 from models.decoders.networks import MLPDecoder
-from models.decoders.pairs import DeepFM
 from models.encoders import FeatureGenerator, Identity
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import MLP, Flat, Tokens, flat

@@ -54,7 +54,7 @@ def test_what_is_not_finite_has_no_spectrum_and_is_no_error():
     rows[3, 1] = float("nan")
 
     assert all(value != value for value in spectrum(Moments.of(rows)).values())
-    assert math.isnan(TableHealth.told(TableHealth.of(rows, None).packed(), 4)["rankme"])
+    assert math.isnan(TableHealth.summary(TableHealth.of(rows, None).packed(), 4)["rankme"])
 
 
 def test_a_coordinate_that_rounding_alone_moves_is_constant():
@@ -90,7 +90,7 @@ def test_the_health_of_a_table_adds_up_over_shards():
     table[10:30] = 0
     moved = torch.arange(100) % 2 == 0
     shards = [TableHealth.of(table[part], moved[part]).packed() for part in (slice(0, 37), slice(37, 100))]
-    told = TableHealth.told(sum(shards), 8)
+    told = TableHealth.summary(sum(shards), 8)
 
     assert told["rows"] == 100
     assert told["rms"] == pytest.approx(table.square().mean().sqrt().item(), rel=1e-5)
@@ -102,4 +102,4 @@ def test_the_health_of_a_table_adds_up_over_shards():
 
 
 def test_an_optimizer_that_keeps_no_record_leaves_it_open_which_rows_moved():
-    assert math.isnan(TableHealth.told(TableHealth.of(torch.ones(3, 4), None).packed(), 4)["moved"])
+    assert math.isnan(TableHealth.summary(TableHealth.of(torch.ones(3, 4), None).packed(), 4)["moved"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat
 from models.ranker import Ranker

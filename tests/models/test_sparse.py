@@ -7,7 +7,7 @@ import torch
 from torch import distributed, nn
 from torchrec import KeyedJaggedTensor
 
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat

@@ -10,7 +10,7 @@ import pytest
 
 from data.paths import write_whole
 from pipeline.run_folder.lease import Lease
-from pipeline.training.callbacks import Tallies
+from pipeline.training.callbacks import RowTally
 from tests.integration.nightly import (
     FIRST,
     SECOND,
@@ -70,17 +70,17 @@ def test_a_job_that_was_taken_over_saves_nothing_more(
     config: Path, out: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     theirs = {"token": "theirs", "beat": 3, "machine": "far/away", "host": "far", "pid": 1, "born": "1"}
-    after, enter, lease = Tallies.on_step_end, Lease.__enter__, []
+    after, enter, lease = RowTally.on_step_end, Lease.__enter__, []
     monkeypatch.setattr(Lease, "__enter__", lambda self: lease.append(self) or enter(self))
 
-    def asleep(self: Tallies, state: Any, output: Any) -> None:
+    def asleep(self: RowTally, state: Any, output: Any) -> None:
         if state.step == 2:
             while not lease[0].was_lost:  # its next beat reads another's name; one under way may write its own once more
                 write_whole(str(out / "lease.json"), json.dumps(theirs))
                 time.sleep(0.02)
         after(self, state, output)
 
-    monkeypatch.setattr(Tallies, "on_step_end", asleep)
+    monkeypatch.setattr(RowTally, "on_step_end", asleep)
     words = settings("daily.lease_seconds=0.4", "checkpoint.every_steps=1")
     words += settings("model={family: denoiser, dim: 4}") if family == "denoiser" else []
     done = daily(config, out, "--until", FIRST, *words)
@@ -121,7 +121,7 @@ def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, whole: Path
     ],
 )
 def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str, precision: str) -> None:
-    tables = (f"daily.tables={kept}", f"tables.precision={precision}")
+    tables = (f"daily.bundle_precision={kept}", f"tables.precision={precision}")
     words = ["--until", FIRST, *settings(f"daily.publish={tmp_path}/shared", *tables, "daily.gates={}")]
     assert daily(config, tmp_path / "one", *words).code == 0
     serving = (tmp_path / "shared" / "current.json").read_bytes()

@@ -49,7 +49,7 @@ def test_verify_says_which_rows_were_not_trained_or_twice(config: Path, out: Pat
     done = genctr("verify", out)
     assert done.code == 1
     assert f"{name} was not trained: it came later" in done.err
-    assert daily(config, out, "--until", SECOND, *settings("daily.late=append")).code == 0
+    assert daily(config, out, "--until", SECOND, *settings("daily.on_late_files=append")).code == 0
     assert_proven(out)
     twice = Ledger(str(out))
     entry = next(own for own in twice.entries if own["event"] == "trained" and own["day"] == FIRST)
@@ -247,7 +247,7 @@ def test_a_bundle_with_a_flipped_bit_is_refused_told_and_replaced(config: Path, 
     assert done.code == 2
     assert "cut short or altered" in done.err
     assert genctr("verify", out).code == 1
-    done = daily(config, out, *settings("daily.changed=refuse"))
+    done = daily(config, out, *settings("daily.on_changed_files=refuse"))
     assert done.code == 0, done.err
     assert states(out)[FOURTH] == "published"
     assert genctr("score", out / "published", "--data", day, "--out", out / "scores").code == 0

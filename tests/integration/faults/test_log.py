@@ -86,7 +86,7 @@ def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(confi
     file = files(config, SECOND)[1]
     good = file.read_bytes()
     file.write_bytes(good[:100])
-    words = settings("data.bad_files=quarantine", "daily.late=append")
+    words = settings("data.bad_files=quarantine", "daily.on_late_files=append")
     assert daily(config, out, "--until", SECOND, *words).code == 0
     trained = next(entry for entry in ledger(out) if entry["event"] == "trained" and entry["day"] == SECOND)
     assert list(trained["quarantined"]) == [f"day={SECOND}/{file.name}"]
@@ -109,7 +109,7 @@ def test_a_day_that_shrinks_after_training_is_refused(config: Path, out: Path, a
 def test_a_day_that_shrinks_is_trained_again_from_before_it(config: Path, out: Path, tmp_path: Path, after: After) -> None:
     after(THIRD)
     files(config, THIRD)[0].unlink()
-    assert daily(config, out, "--until", THIRD, *settings("daily.changed=retrain-from")).code == 0
+    assert daily(config, out, "--until", THIRD, *settings("daily.on_changed_files=retrain_from")).code == 0
     assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
     assert_proven(out)
     other = tmp_path / "other"
@@ -118,7 +118,7 @@ def test_a_day_that_shrinks_is_trained_again_from_before_it(config: Path, out: P
 
 
 def test_going_back_further_than_checkpoints_are_kept_asks_a_person(config: Path, out: Path, after: After) -> None:
-    words = settings("daily.changed=retrain-from", "daily.keep_days=1", "checkpoint.keep=1")
+    words = settings("daily.on_changed_files=retrain_from", "daily.keep_days=1", "checkpoint.keep_last=1")
     after(SECOND)
     assert daily(config, out, "--until", THIRD, *words).code == 0
     files(config, SECOND)[0].unlink()
@@ -138,7 +138,7 @@ def test_late_files_ask_a_person_by_default(config: Path, out: Path, after: Afte
 def test_late_files_are_appended_once(config: Path, out: Path, after: After) -> None:
     after(SECOND)
     name = add_late(config, FIRST)
-    words = settings("daily.late=append")
+    words = settings("daily.on_late_files=append")
     assert daily(config, out, "--until", SECOND, *words).code == 0
     late = [entry for entry in ledger(out) if entry["event"] == "trained" and entry["day"] == f"{FIRST}+1"]
     assert [list(entry["files"]) for entry in late] == [[name]]
@@ -149,7 +149,7 @@ def test_late_files_are_appended_once(config: Path, out: Path, after: After) -> 
 
 
 def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out: Path) -> None:
-    words = settings("daily.late=append", "daily.gates={auc_floor: 0.1}")
+    words = settings("daily.on_late_files=append", "daily.gates={auc_floor: 0.1}")
     assert daily(config, out, "--until", FIRST, *words).code == 0
     rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
     alike = rows.filter(pa.compute.equal(rows["is_click"], 0)).slice(0, 2)
@@ -161,7 +161,7 @@ def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out:
 def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, after: After) -> None:
     after(THIRD)
     add_late(config, FIRST)
-    words = settings("daily.late=append", "daily.changed=retrain-from", "daily.keep_days=4")
+    words = settings("daily.on_late_files=append", "daily.on_changed_files=retrain_from", "daily.keep_days=4")
     assert daily(config, out, "--until", THIRD, *words).code == 0
     files(config, SECOND)[0].unlink()
     assert daily(config, out, "--until", THIRD, *words).code == 0
@@ -174,7 +174,7 @@ def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, 
 def test_late_files_are_left_and_that_is_written_down(config: Path, out: Path, after: After) -> None:
     after(SECOND)
     name = add_late(config, FIRST)
-    words = settings("daily.late=ignore")
+    words = settings("daily.on_late_files=ignore")
     assert daily(config, out, "--until", THIRD, *words).code == 0
     assert [entry["files"] for entry in ledger(out) if entry["event"] == "late"] == [[name]]
     assert daily(config, out, "--until", THIRD, *words).code == 75
@@ -185,20 +185,23 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
     shutil.move(config.parent / "log" / f"day={SECOND}", config.parent / "aside")
     hours_until_2100 = 24 * 365 * 80
     after(FIRST)
-    assert daily(config, out, "--until", THIRD, *settings(f"daily.gap_hours={hours_until_2100}")).code == 75
-    assert daily(config, out, "--until", THIRD, *settings("daily.gap=stop")).code == 4
-    done = daily(config, out, "--until", THIRD, *settings("daily.gap_hours=0"))  # wait, in vain
+    assert daily(config, out, "--until", THIRD, *settings(f"daily.missing_day_grace_hours={hours_until_2100}")).code == 75
+    assert daily(config, out, "--until", THIRD, *settings("daily.on_missing_day=stop")).code == 4
+    done = daily(config, out, "--until", THIRD, *settings("daily.missing_day_grace_hours=0"))  # wait, in vain
     assert done.code == 4
     assert f"day {SECOND} is missing" in done.err
-    assert daily(config, out, "--until", THIRD, *settings("daily.gap_hours=0", "daily.gap=skip")).code == 0
+    assert (
+        daily(config, out, "--until", THIRD, *settings("daily.missing_day_grace_hours=0", "daily.on_missing_day=skip")).code
+        == 0
+    )
     assert states(out) == {FIRST: "published", SECOND: "skipped", THIRD: "published"}
     shutil.move(config.parent / "aside", config.parent / "log" / f"day={SECOND}")  # it comes after all
     done = daily(config, out, "--until", THIRD)
     assert done.code == 4
     assert f"files came to day {SECOND} after it was skipped" in done.err
-    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code == 0
+    assert daily(config, out, "--until", THIRD, *settings("daily.on_late_files=append")).code == 0
     assert states(out) == {FIRST: "published", SECOND: "skipped", THIRD: "published", f"{SECOND}+1": "published"}
-    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code == 75
+    assert daily(config, out, "--until", THIRD, *settings("daily.on_late_files=append")).code == 75
     assert_proven(out)
 
 
@@ -213,7 +216,7 @@ def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path,
 def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(
     config: Path, out: Path, kind: str, after: After
 ) -> None:
-    words = settings("data.bad_files=quarantine", "daily.late=append")
+    words = settings("data.bad_files=quarantine", "daily.on_late_files=append")
     after(SECOND)
     late = config.parent / "log" / f"day={FIRST}" / ("a-late.parquet" if "before" in kind else "part-late.parquet")
     rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
@@ -244,7 +247,7 @@ def test_a_day_that_grows_while_it_is_trained_is_finished_as_it_was_begun(config
     assert Nightly(config, out, "--until", THIRD, kill_at="after replace */checkpoint.json").ended() == -9
     assert newest_cursor(out)["day"] == THIRD, "saved inside the day"
     name = add_late(config, THIRD)
-    assert daily(config, out, "--until", THIRD, *settings("daily.late=append")).code == 0
+    assert daily(config, out, "--until", THIRD, *settings("daily.on_late_files=append")).code == 0
     trained = [(entry["day"], file) for entry in ledger(out) if entry["event"] == "trained" for file in entry["files"]]
     assert [day for day, file in trained if file == name] == [f"{THIRD}+1"]
     assert_proven(out)

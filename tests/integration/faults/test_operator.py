@@ -125,7 +125,7 @@ def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -
 
 
 def test_days_that_the_list_leaves_out_are_left_out(config: Path, out: Path) -> None:
-    words = settings("daily.gap_hours=0", f"data.days=[{FIRST}, {THIRD}..]")
+    words = settings("daily.missing_day_grace_hours=0", f"data.days=[{FIRST}, {THIRD}..]")
     done = daily(config, out, "--dry-run", *words)
     assert [line.split()[:2] for line in done.out.splitlines()] == [
         ["train", FIRST],
@@ -151,12 +151,12 @@ def test_a_dry_run_refuses_what_no_night_can_do(config: Path, out: Path, word: s
 
 
 def test_a_dry_run_compares_rows_too(config: Path, out: Path) -> None:
-    done = daily(config, out, "--dry-run", *settings("daily.compare=rows"))
+    done = daily(config, out, "--dry-run", *settings("daily.file_identity=rows"))
     assert done.code == 0
     assert len(done.out.splitlines()) == 5
 
 
-@pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.row_decay={usr_id: 0.9}"])
+@pytest.mark.parametrize("word", ["daily.gates={acu: 0.5}", "daily.gates={auc: [0, 1]}", "daily.table_decay={usr_id: 0.9}"])
 def test_a_name_that_nobody_knows_is_told_before_a_day_is_trained(config: Path, out: Path, word: str) -> None:
     done = daily(config, out, *settings(word))
     assert done.code == 2

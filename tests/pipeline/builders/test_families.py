@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(family: str, objective: str) -> tuple[str, ...]:
-    return SMALL[family], f"stages=[{{name: only, objective: {objective}}}]", "train.batch_rows=32"
+    return SMALL[family], f"stages=[{{name: only, objective: {objective}}}]", "train.global_batch_rows=32"
 
 
 def forward(job: Job, *, learns: bool) -> tuple[Tensor, Any]:

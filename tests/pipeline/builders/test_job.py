@@ -14,11 +14,11 @@ from torch import nn
 from torchrec.distributed.train_pipeline import TrainPipelineBase
 from torchrec.optim.clipping import GradientClippingOptimizer
 
-from data.document import read_document
 from data.errors import BadInput, GenctrError
 from data.features import Features
 from data.schema import Schema
 from data.statistics import Statistics
+from data.yaml_document import read_document
 from models.encoders import FeatureGenerator
 from models.ranker import Ranker
 from models.registries import DECODERS
@@ -164,7 +164,7 @@ def test_fields_that_no_model_can_have_are_told(fields: list[dict[str, Any]], to
 
 
 def test_every_table_learns_as_the_config_says_of_it(config: Path, tmp_path: Path) -> None:
-    only = "tables.only={item_id: {optimizer: lazy_adam, lr: 0.5, init: {kind: normal, scale: 3}}}"
+    only = "tables.overrides={item_id: {optimizer: lazy_adam, lr: 0.5, init: {kind: normal, scale: 3}}}"
     with built(config, tmp_path / "run", "tables.lr=0.25", "tables.init={scale: 0.125}", only) as job:
         rates = {group["lr"] for group in job.sharded.fused.param_groups}
         state = job.sharded.model.state_dict()
@@ -180,10 +180,10 @@ def test_every_table_learns_as_the_config_says_of_it(config: Path, tmp_path: Pat
 def test_a_managed_table_is_never_in_part_on_the_card(config: Path) -> None:
     user = {"name": "user", "kind": "id", "ids": "managed", "rows": 4096}
     for kernel, expected in (("auto", "fused"), ("fused_uvm", "fused_uvm")):
-        options = build_table_configs(load(str(config), [f"tables.kernel={kernel}"])[0], features(user, FIELDS[3]))
-        assert (options["user"].kernel, options["item"].kernel) == (expected, kernel)
-    with pytest.raises(GenctrError, match="'user': ids: managed cannot be with kernel fused_uvm_caching"):
-        build_table_configs(load(str(config), ["tables.kernel=fused_uvm_caching"])[0], features(user))
+        options = build_table_configs(load(str(config), [f"tables.compute_kernel={kernel}"])[0], features(user, FIELDS[3]))
+        assert (options["user"].compute_kernel, options["item"].compute_kernel) == (expected, kernel)
+    with pytest.raises(GenctrError, match="'user': ids: managed cannot be with compute_kernel fused_uvm_caching"):
+        build_table_configs(load(str(config), ["tables.compute_kernel=fused_uvm_caching"])[0], features(user))
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
@@ -218,13 +218,13 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["data.format=parket"], "override 'data.format=parket': data.format: no 'parket'; did you mean 'parquet'?"),
+        (["data.reader=parket"], "override 'data.reader=parket': data.reader: no 'parket'; did you mean 'parquet'?"),
         (
-            ["data.format=csv", "data.reader_options={delimitre: ';'}"],
+            ["data.reader=csv", "data.reader_options={delimitre: ';'}"],
             "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'names', 'newlines_in_values', ",
         ),
         (["data.reader_options={delimiter: ';'}"], "reader parquet: unknown option 'delimiter'; it has []"),
-        (["data.format=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
+        (["data.reader=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
         (
             ["model.losses=[{name: tf}]"],
             "model.losses: tf reads TARGET/easy, TARGET/hard, which the model does not represent\n"
@@ -261,8 +261,10 @@ def test_vocabularies_are_of_the_days_to_fit_and_stay_those_of_the_first_start(c
         )
 
     assert users("all") == in_log(DAYS[:2]) != in_log(DAYS[:1])
-    assert users("one", f"data.fit=[{DAYS[0]}]") == in_log(DAYS[:1])
-    assert users("scored first", "train.score_first=true") == in_log(DAYS[:1]), "a day that is scored is not looked at before"
+    assert users("one", f"data.statistics_days=[{DAYS[0]}]") == in_log(DAYS[:1])
+    assert users("scored first", "train.progressive_validation=true") == in_log(DAYS[:1]), (
+        "a day that is scored is not looked at before"
+    )
     assert users("all", "data.root=nowhere") == in_log(DAYS[:2])
 
 
@@ -270,7 +272,7 @@ def test_vocabularies_are_of_the_days_to_fit_and_stay_those_of_the_first_start(c
 
 
 def test_the_resolved_config_and_schema_are_stored_and_read_back_equal(config: Path, tmp_path: Path) -> None:
-    overrides = ["tables.only={item_id: {lr: 0.5}}", "train.early_stop={patience: 3}", "model.dim=8"]
+    overrides = ["tables.overrides={item_id: {lr: 0.5}}", "train.early_stop={patience: 3}", "model.dim=8"]
     with built(config, tmp_path / "run", *overrides) as job:
         pass
 
@@ -278,7 +280,7 @@ def test_the_resolved_config_and_schema_are_stored_and_read_back_equal(config: P
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored.model_copy(update={"schema_file": str(SCHEMA)}) == job.config
     assert schema == read_document(str(SCHEMA), Schema) == job.schema
-    assert written["data"]["prefetch"] == 2, "defaults too"
+    assert written["data"]["prefetch_batches"] == 2, "defaults too"
     assert written["train"]["early_stop"]["patience"] == 3
 
 
@@ -354,7 +356,7 @@ def test_every_rank_plans_with_the_speeds_of_the_first_ones_card(config: Path, t
     told = {"hbm_mem_bw": 1.0}
 
     class Second(World):
-        def agree(self, work: object, kind: object) -> Any:
+        def from_rank_zero(self, work: object, kind: object) -> Any:
             return told  # by the first rank, on a host with other cards
 
     with built(config, tmp_path / "run") as job:
@@ -446,7 +448,7 @@ def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None
     ):
         assert done.code == 2
         assert "\n  ".join(["would take one thing for another:", *told, "next: set these back"]) in done.err
-    assert "daily.accept" in trained([a, b, c], tab={"name": "tabs", "column": "tab", "kind": "id", "ids": "vocab"}).err
+    assert "daily.accept_changes" in trained([a, b, c], tab={"name": "tabs", "column": "tab", "kind": "id", "ids": "vocab"}).err
 
 
 # --- first values and first steps ---
@@ -473,7 +475,7 @@ def test_the_dense_optimizers_first_steps_are_torchs_own(optimizer: str, kind: t
 def test_a_run_starts_at_the_base_rate_of_its_fitted_days(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run") as job:
         ones, rows = job.source.features.statistics.labels["is_click"]
-        assert 200 < rows < 280  # both days of training: `score_first` is off, so neither is scored
+        assert 200 < rows < 280  # both days of training: `progressive_validation` is off, so neither is scored
         bias = next(own for name, own in job.sharded.dense_parameters.items() if name.endswith("head.score.bias"))
         assert bias.item() == pytest.approx(np.log((ones + 0.5) / (rows - ones + 0.5)), rel=1e-6)
 

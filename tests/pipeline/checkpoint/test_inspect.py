@@ -21,7 +21,7 @@ from pipeline.checkpoint.errors import CheckpointError
 from pipeline.checkpoint.inspect import Difference, compare, find, listed, open_named, unfinished, verify, verify_pins
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.markers import MARKER
-from pipeline.checkpoint.reader import Pieces
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.rewrite import Grown
 from pipeline.checkpoint.writer import write
 from pipeline.config.run import RunConfig
@@ -86,7 +86,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoints:
     one = Checkpoints(str(tmp_path / "one"), keep=1, asynchronous=False)
     one.save(3, tensors=TENSORS, meta={})
     two = Checkpoints(str(tmp_path / "two" / "checkpoints"), keep=1, asynchronous=False)
-    with Pieces(one, MARK) as source:
+    with CheckpointReader(one, MARK) as source:
         _, writer = two.beside(3, meta={"ranks": 2, "state": {"cursor": {"day": "2026-11-01", "row": 5, "lanes": 2}}})
         write(source, writer, ranks=2, advance=nothing)
     two.pin("best", MARK)
@@ -146,7 +146,7 @@ def test_metadata_without_a_piece_or_its_file_is_told(saved: Checkpoints) -> Non
     change_metadata(saved, lambda metadata: metadata.state_dict_metadata["model.table"].chunks.pop())
     assert verify(saved, MARK, advance=nothing).problems == ["model.table: rows 500 … 999 are missing"]
     with (
-        Pieces(saved, MARK) as opened,
+        CheckpointReader(saved, MARK) as opened,
         pytest.raises(CheckpointError, match=r"rows 499 … 500 of model\.table are not all in it"),
     ):
         opened.rows("model.table", 499, 501)
@@ -275,7 +275,7 @@ def test_two_checkpoints_are_compared_by_names_sizes_and_numbers(tmp_path: Path,
     right |= {"there": torch.zeros(1)}
     again = saved_as(tmp_path / "b", {"m": right}, {"state": {"row": 4}, "tally": [2] * 99})
 
-    with Pieces(left, MARK) as a, Pieces(again, MARK) as b:
+    with CheckpointReader(left, MARK) as a, CheckpointReader(again, MARK) as b:
         told = compare(a, b, advance=nothing)
     assert (told.left, told.right) == (["m.here"], ["m.there"])
     assert told.sizes == ["m.long: [4] float32, [5] float32"]
@@ -287,7 +287,7 @@ def test_two_checkpoints_are_compared_by_names_sizes_and_numbers(tmp_path: Path,
     }
     assert told.facts == ["state.row: 3, 4", "tally: …, …"]
     assert not told.equal
-    with Pieces(left, MARK) as a, Pieces(left, MARK) as b:
+    with CheckpointReader(left, MARK) as a, CheckpointReader(left, MARK) as b:
         assert compare(a, b, advance=nothing).equal
 
 
@@ -308,7 +308,7 @@ def test_a_marker_of_another_version_or_without_its_digest_is_told(saved: Checkp
 def test_a_table_called_as_if_it_were_the_companion_of_another_does_not_grow_with_it(tmp_path: Path) -> None:
     tables = {f"embedding_bags.{name}.weight": torch.zeros(3, 4) for name in ("t", "t_linear", "t_second")}
     config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
-    with Pieces(saved_as(tmp_path, {"model": tables}, {}), MARK) as source:
+    with CheckpointReader(saved_as(tmp_path, {"model": tables}, {}), MARK) as source:
         grown = Grown(source, config, "t", owners={"t", "t_linear"}, kind="identity", rows=5).grown
     assert grown == ["model.embedding_bags.t.weight", "model.embedding_bags.t_second.weight"]
 
@@ -316,7 +316,7 @@ def test_a_table_called_as_if_it_were_the_companion_of_another_does_not_grow_wit
 def test_new_rows_of_half_precision_are_blank_so_that_look_ups_begin_them(tmp_path: Path) -> None:
     name, table = "model.embedding_bags.t.weight", torch.ones(3, 4).half()
     config = RunConfig.model_validate({"name": "r", "schema": "s.yaml", "data": {"root": "log", "days": ["a"]}})
-    with Pieces(saved_as(tmp_path, {"model": {name.removeprefix("model."): table}}, {}), MARK) as source:
+    with CheckpointReader(saved_as(tmp_path, {"model": {name.removeprefix("model."): table}}, {}), MARK) as source:
         grown = Grown(source, config, "t", owners={"t"}, kind="identity", rows=5)
 
         assert torch.equal(grown.rows(name, 0, 5), torch.cat([table, torch.zeros(2, 4).half()]))

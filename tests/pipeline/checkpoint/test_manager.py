@@ -44,7 +44,7 @@ from data.seal import sealed
 from pipeline.checkpoint.dcp import PIECE_BYTES, Reader
 from pipeline.checkpoint.errors import CheckpointError, Damaged
 from pipeline.checkpoint.manager import Checkpoints
-from pipeline.checkpoint.reader import Pieces
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.distributed.cpu_fp16 import untouched
 from pipeline.distributed.world import PATIENCE
 
@@ -759,7 +759,7 @@ def test_a_checkpoint_whose_store_is_away_is_not_called_damaged(
     assert caught.value.hint.startswith("see that its store answers")
     with (
         pytest.raises(CheckpointError, match="the store did not answer") as caught,
-        Pieces(checkpoints, "step-0000001") as pieces,
+        CheckpointReader(checkpoints, "step-0000001") as pieces,
     ):
         pieces.rows("model", 0, 6)
     assert caught.value.hint.startswith("see that its store answers")

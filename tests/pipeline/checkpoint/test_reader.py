@@ -18,7 +18,7 @@ from pipeline.checkpoint import reader
 from pipeline.checkpoint import writer as writing
 from pipeline.checkpoint.errors import CheckpointError, Damaged
 from pipeline.checkpoint.manager import Checkpoints
-from pipeline.checkpoint.reader import Pieces, height
+from pipeline.checkpoint.reader import CheckpointReader, height
 from pipeline.checkpoint.writer import write
 from tests.tiny import ROOT
 
@@ -77,7 +77,7 @@ def assert_loads(checkpoints: Checkpoints, mark: str) -> None:
 
 
 def test_any_rows_are_read_whatever_pieces_they_lie_in(saved: Checkpoints) -> None:
-    with Pieces(saved, "step-0000009") as opened:
+    with CheckpointReader(saved, "step-0000009") as opened:
         assert [len(opened.tensors[f"model.{name}"].chunks) for name in ("rows", "columns", "ids")] == [2, 2, 1]
         for first, last in [(0, 1000), (299, 301), (300, 301), (0, 300), (999, 1000), (17, 17)]:
             assert torch.equal(opened.rows("model.rows", first, last), ROWS[first:last])
@@ -89,7 +89,7 @@ def test_any_rows_are_read_whatever_pieces_they_lie_in(saved: Checkpoints) -> No
 
 
 def test_rows_of_a_piece_with_a_flipped_bit_elsewhere_are_refused(saved: Checkpoints) -> None:
-    with Pieces(saved, "step-0000009") as opened:
+    with CheckpointReader(saved, "step-0000009") as opened:
         chunk = max(opened.tensors["model.rows"].chunks, key=lambda own: own.offsets[0])
         info = opened.info("model.rows", chunk)
         file = Path(opened.folder) / info.relative_path
@@ -109,7 +109,7 @@ def test_a_piece_is_verified_once_then_only_rows_asked_for_are_read(
     filled = []
     fill = reader._fill
     monkeypatch.setattr(reader, "_fill", lambda file, out: (filled.append(out.nbytes), fill(file, out)))
-    with Pieces(saved, "step-0000009") as opened:
+    with CheckpointReader(saved, "step-0000009") as opened:
         opened.rows("model.rows", 298, 303)  # which are in two pieces: both are read whole, once, and verified
         assert sum(filled) == 1000 * 24 + 5 * 24
         filled.clear()
@@ -125,7 +125,7 @@ def test_written_by_any_number_of_ranks_it_loads_with_the_same_bits(
     monkeypatch.setattr(writing, "LEAST", 256)
     again = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
     advanced: list[int] = []
-    with Pieces(saved, "step-0000009") as source:
+    with CheckpointReader(saved, "step-0000009") as source:
         mark, writer = again.beside(9, meta={"note": "beside"})
         write(source, writer, ranks=ranks, advance=advanced.append)
         assert sum(advanced) == source.total_bytes
@@ -134,7 +134,7 @@ def test_written_by_any_number_of_ranks_it_loads_with_the_same_bits(
     files = sorted(path.stat().st_size for path in (tmp_path / mark).glob("*.distcp"))
     assert len(files) == ranks
     assert files[-1] < 1.3 * files[0]
-    with Pieces(again, mark) as opened:
+    with CheckpointReader(again, mark) as opened:
         step = -(-1000 // ranks)  # TorchRec's rows of a rank
         tops = {0, *range(step, 1000, step)}
         assert tops <= {chunk.offsets[0] for chunk in opened.tensors["model.rows"].chunks}
@@ -150,7 +150,7 @@ def test_what_is_written_is_written_again_by_fewer(saved: Checkpoints, tmp_path:
     before, mark = saved, "step-0000009"
     for at, ranks in enumerate((4, 2, 1)):
         after = Checkpoints(str(tmp_path / str(at)), keep=1, asynchronous=False)
-        with Pieces(before, mark) as source:
+        with CheckpointReader(before, mark) as source:
             mark, writer = after.beside(9, meta={})
             write(source, writer, ranks=ranks, advance=lambda _: None)
         before = after
@@ -161,17 +161,17 @@ def test_no_more_than_so_many_files_are_open(saved: Checkpoints, tmp_path: Path,
     monkeypatch.setattr(writing, "LEAST", 1)
     monkeypatch.setattr(reader, "OPEN", 2)
     again = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
-    with Pieces(saved, "step-0000009") as source:
+    with CheckpointReader(saved, "step-0000009") as source:
         mark, writer = again.beside(9, meta={})
         write(source, writer, ranks=5, advance=lambda _: None)
-    with Pieces(again, mark) as opened:
+    with CheckpointReader(again, mark) as opened:
         assert torch.equal(opened.rows("model.rows", 0, 1000), ROWS)
         assert len(opened._files) == 2
 
 
 def test_a_file_that_is_missing_or_cut_is_told_with_the_rows_that_were_in_it(saved: Checkpoints, tmp_path: Path) -> None:
     again = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
-    with Pieces(saved, "step-0000009") as source:
+    with CheckpointReader(saved, "step-0000009") as source:
         mark, writer = again.beside(9, meta={})
         write(source, writer, ranks=2, advance=lambda _: None)
     file = tmp_path / mark / "__1_0.distcp"
@@ -179,18 +179,18 @@ def test_a_file_that_is_missing_or_cut_is_told_with_the_rows_that_were_in_it(sav
 
     file.write_bytes(content[: len(content) // 2])
     told = r"rows 500 … 999 of model\.columns cannot be read from __1_0\.distcp: "
-    with Pieces(again, mark) as opened, pytest.raises(CheckpointError, match=told):
+    with CheckpointReader(again, mark) as opened, pytest.raises(CheckpointError, match=told):
         opened.rows("model.columns", 900, 1000)
     file.unlink()
     told = r"the file __1_0\.distcp is not there; rows 500 … 999 of model\.rows are in it"
-    with Pieces(again, mark) as opened, pytest.raises(CheckpointError, match=told):
+    with CheckpointReader(again, mark) as opened, pytest.raises(CheckpointError, match=told):
         opened.rows("model.rows", 499, 501)
 
 
 MEASURE = """
     import sys, torch
     from pipeline.checkpoint.manager import Checkpoints
-    from pipeline.checkpoint.reader import Pieces
+    from pipeline.checkpoint.reader import CheckpointReader
     from pipeline.checkpoint.writer import write
     from pipeline.checkpoint.inspect import compare, verify
 
@@ -200,11 +200,11 @@ MEASURE = """
     source, target = (Checkpoints(folder, keep=1, asynchronous=False) for folder in sys.argv[1:])
     torch.save(torch.ones(4), "/dev/null")
     before = peak()
-    with Pieces(source, source.latest()) as opened:
+    with CheckpointReader(source, source.latest()) as opened:
         mark, writer = target.beside(1, meta={})
         write(opened, writer, ranks=4, advance=lambda _: None)
         moved = peak()
-        with Pieces(target, mark) as again:
+        with CheckpointReader(target, mark) as again:
             assert compare(opened, again, advance=lambda _: None).equal
         assert not verify(source, source.latest(), advance=lambda _: None).problems
         print(before, moved, peak())

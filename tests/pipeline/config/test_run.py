@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel, Field
 
 from data.days import open_end, parse_days, write_day
-from data.document import Section
 from data.errors import BadDocument
 from data.schema import IdField, IdsField, NumberField, Schema, SequenceField, VectorField
+from data.yaml_document import Section
 from pipeline.config.run import RunConfig, fit_days, load
 from pipeline.config.tables import TableConfig, TablesConfig
 from pipeline.jobs.train import run
@@ -82,9 +82,9 @@ def test_the_guard_bites() -> None:
 
 
 def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path: Path) -> None:
-    told = bad(tmp_path, MINIMAL + "train:\n  epochs: 2\n  batch_row: 16\n")
+    told = bad(tmp_path, MINIMAL + "train:\n  epochs: 2\n  global_batch_row: 16\n")
 
-    assert told == "run.yaml, line 7: train.batch_row: unknown key\n  did you mean 'batch_rows'?"
+    assert told == "run.yaml, line 7: train.global_batch_row: unknown key\n  did you mean 'global_batch_rows'?"
 
 
 def test_overrides_win_and_may_name_what_the_file_does_not(tmp_path: Path) -> None:
@@ -117,23 +117,23 @@ def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
     ("added", "told"),
     [
         (
-            "train: {batch_rows: 30}\n",
-            "line 5: train.batch_rows: 30 is not a multiple of data.lanes, 4: choose 28 or 32",
+            "train: {global_batch_rows: 30}\n",
+            "line 5: train.global_batch_rows: 30 is not a multiple of data.lanes, 4: choose 28 or 32",
         ),
-        ("train: {batch_rows: 3}\n", "line 5: train.batch_rows: 3 is not a multiple of data.lanes, 4: choose 4"),
+        ("train: {global_batch_rows: 3}\n", "line 5: train.global_batch_rows: 3 is not a multiple of data.lanes, 4: choose 4"),
         (
             "train:\n  early_stop: {patience: 1}\n",
             "line 6: train.early_stop: there are no days to look at: set data.validation",
         ),
-        ("train: {batch_rows: 0}\n", "line 5: train.batch_rows: Input should be greater than 0, got 0"),
+        ("train: {global_batch_rows: 0}\n", "line 5: train.global_batch_rows: Input should be greater than 0, got 0"),
         ("model: {encoder: {kind: sgf}}\n", "line 5: model.encoder.kind: no 'sgf'\n  did you mean 'sfg'?"),
         (
-            "tables: {precision: fp16}\ndaily: {row_decay: {item_id: 0.99}}\n",
-            "line 6: daily.row_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
+            "tables: {precision: fp16}\ndaily: {table_decay: {item_id: 0.99}}\n",
+            "line 6: daily.table_decay.item_id: fp16 rounds small decays away: leave it out, or set tables.precision to fp32",
         ),
         (
-            "stages:\n  - {name: rank, freeze: [tables]}\ndaily: {row_decay: {item_id: 0.99}}\n",
-            "line 7: daily.row_decay: the last stage freezes the tables: they cannot forget, leave it out",
+            "stages:\n  - {name: rank, freeze: [tables]}\ndaily: {table_decay: {item_id: 0.99}}\n",
+            "line 7: daily.table_decay: the last stage freezes the tables: they cannot forget, leave it out",
         ),
         (
             "stages:\n  - {name: rank}\n  - {name: day-2}\n",
@@ -154,7 +154,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, added: str, told: 
         ("data.days=[]", "data.days: no day to train"),
         ("data.validation=2026-02-29", "data.validation: '2026-02-29' is not a date"),
         ("data.test=2026-13-01", "data.test: '2026-13-01' is not a date"),
-        ("data.fit=2026-00-01", "data.fit: '2026-00-01' is not a date"),
+        ("data.statistics_days=2026-00-01", "data.statistics_days: '2026-00-01' is not a date"),
         ("data.validation=[2026-11-03]", "data.validation: 2026-11-03 is in days already: no score would be honest"),
         ("data.test=2026-11-03..2026-11-04", "data.test: 2026-11-03 is in days already: no score would be honest"),
     ],
@@ -173,7 +173,7 @@ def test_a_day_that_days_without_an_end_will_come_to_is_one_of_them(tmp_path: Pa
     assert load(str(tmp_path / "run.yaml"), [days, f"data.{use}=[2026-11-06]"]), "a day that is left out is free"
 
 
-@pytest.mark.parametrize("use", ["fit", "validation", "test"])
+@pytest.mark.parametrize("use", ["statistics_days", "validation", "test"])
 def test_only_the_days_to_train_may_go_on_without_an_end(tmp_path: Path, use: str) -> None:
     told = bad(tmp_path, MINIMAL, f"data.{use}=2026-11-04..")
 
@@ -187,20 +187,20 @@ def test_the_validation_days_are_not_tested_on(tmp_path: Path) -> None:
 
 
 def test_the_days_of_a_vocabulary_may_be_any() -> None:
-    config = RunConfig.model_validate({"schema": "s", "data": {"root": "r", "days": ["a", "b"], "fit": ["b", "c"]}})
+    config = RunConfig.model_validate({"schema": "s", "data": {"root": "r", "days": ["a", "b"], "statistics_days": ["b", "c"]}})
 
-    assert parse_days(config.data.fit) == ["b", "c"]
+    assert parse_days(config.data.statistics_days) == ["b", "c"]
 
 
 def test_a_single_table_takes_from_the_others_what_is_not_said_of_it() -> None:
-    tables = TablesConfig(lr=0.3, eps=1e-4, only={"item_id": {"lr": 0.1, "init": {"kind": "normal"}}})
+    tables = TablesConfig(lr=0.3, eps=1e-4, overrides={"item_id": {"lr": 0.1, "init": {"kind": "normal"}}})
 
     assert (tables.of("item_id").lr, tables.of("item_id").eps, tables.of("item_id").init.kind) == (0.1, 1e-4, "normal")
     assert (tables.of("user_id").lr, tables.of("user_id").init.kind) == (0.3, "uniform")
 
 
 def test_of_a_single_tables_first_values_too_what_is_not_said_is_that_of_the_others() -> None:
-    tables = TablesConfig(init={"kind": "normal", "scale": 0.01}, only={"item_id": {"init": {"scale": 0.5}}})
+    tables = TablesConfig(init={"kind": "normal", "scale": 0.01}, overrides={"item_id": {"init": {"scale": 0.5}}})
 
     assert (tables.of("item_id").init.kind, tables.of("item_id").init.scale) == ("normal", 0.5)
 
@@ -208,16 +208,16 @@ def test_of_a_single_tables_first_values_too_what_is_not_said_is_that_of_the_oth
 @pytest.mark.parametrize(
     ("only", "told"),
     [
-        ("{item_id: {lrr: 1}}", "run.yaml, line 7: tables.only.item_id.lrr: unknown key; did you mean 'lr'?"),
-        ("{item_id: {lr: -1}}", "run.yaml, line 7: tables.only.item_id.lr: Input should be greater than 0, got -1"),
+        ("{item_id: {lrr: 1}}", "run.yaml, line 7: tables.overrides.item_id.lrr: unknown key; did you mean 'lr'?"),
+        ("{item_id: {lr: -1}}", "run.yaml, line 7: tables.overrides.item_id.lr: Input should be greater than 0, got -1"),
         ("{item: {lr: 1}}", "makes no such table\n  did you mean 'item_id'?"),
         # It looks its ids up in another field's table, so what is said of it would be said to nobody.
-        ("{history: {lr: 1}}", "tables.only.history: "),
-        ("{price: {lr: 1}}", "tables.only.price: "),
+        ("{history: {lr: 1}}", "tables.overrides.history: "),
+        ("{price: {lr: 1}}", "tables.overrides.price: "),
     ],
 )
 def test_tables_that_are_not_there_and_settings_they_do_not_have(tmp_path: Path, only: str, told: str) -> None:
-    assert told in bad(tmp_path, f"{MINIMAL}tables:\n  lr: 1\n  only: {only}\n")
+    assert told in bad(tmp_path, f"{MINIMAL}tables:\n  lr: 1\n  overrides: {only}\n")
 
 
 # --- the ready configs ---
@@ -305,7 +305,7 @@ def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path
 
     assert (before.name, before.objective, after.name, after.objective) == ("pretrain", "denoise", "rank", "rank")
     assert after.load is not None
-    assert (after.load.stage, after.load.what) == ("pretrain", "all")
+    assert (after.load.stage, after.load.parts) == ("pretrain", "all")
     assert (before.config.tables.weight_decay, after.config.tables.weight_decay) == (0.0, 0.1), "a cosine knows no scale"
     assert (before.config.tables.optimizer, before.config.train.epochs, after.config.train.epochs) == ("adam", 1, 5)
 
@@ -314,8 +314,8 @@ def test_a_denoiser_is_pre_trained_first_and_all_of_it_taken_over(tmp_path: Path
     ("text", "days"),
     [
         ("", ["2026-11-01", "2026-11-02", "2026-11-03"]),
-        ("train: {score_first: true}\n", ["2026-11-01"]),
-        ("stages: [{name: a, train: {score_first: true}}]\n", ["2026-11-01"]),
+        ("train: {progressive_validation: true}\n", ["2026-11-01"]),
+        ("stages: [{name: a, train: {progressive_validation: true}}]\n", ["2026-11-01"]),
         (
             "stages: [{name: a, data: {days: [2026-11-01, 2026-11-02], test: [2026-11-03]}}]\n",
             ["2026-11-01", "2026-11-02"],
@@ -333,10 +333,14 @@ def test_vocabularies_are_of_no_day_that_a_stage_scores(tmp_path: Path, text: st
 def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     stages = "stages:\n  - {name: a, train: {dense: {lr: 0.5}}}\n  - {name: b, data: {days: [2026-11-03]}, freeze: [tables]}\n"
-    path.write_text(MINIMAL + "train: {batch_rows: 64, dense: {lr: 0.1, clip_norm: 3}}\n" + stages)
+    path.write_text(MINIMAL + "train: {global_batch_rows: 64, dense: {lr: 0.1, clip_norm: 3}}\n" + stages)
     first, second = load(str(path))[0].resolved()
 
-    assert (first.config.train.dense.lr, first.config.train.dense.clip_norm, first.config.train.batch_rows) == (0.5, 3, 64)
+    assert (first.config.train.dense.lr, first.config.train.dense.clip_norm, first.config.train.global_batch_rows) == (
+        0.5,
+        3,
+        64,
+    )
     assert second.config.train.dense.lr == 0.1
     assert (parse_days(second.config.data.days), second.freeze) == (["2026-11-03"], ("tables",))
 
@@ -347,7 +351,10 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ("stages: [{name: a, objective: denoise}]\n", "stages.0.objective: the family ranker has no objective 'denoise'"),
         ("stages: [{name: a, train: {epoch: 3}}]\n", "stages.0.train.epoch"),
         ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
-        ("stages: [{name: a, data: {fit: 2026-11-01}}]\n", "stages.0.data.fit: all stages have the same"),
+        (
+            "stages: [{name: a, data: {statistics_days: 2026-11-01}}]\n",
+            "stages.0.data.statistics_days: all stages have the same",
+        ),
         ("stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n", "stages.0.data.test: no model but the last stage's"),
         ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: all stages have the same"),
         ("stages: [{name: a}, {name: a}]\n", "stages.1.name: two stages are called 'a'"),
@@ -362,16 +369,19 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
             "stages.1.tables.precision: stage a, whose tables are loaded, stores them as fp16",
         ),
         (
-            "stages: [{name: a}, {name: b, tables: {only: {item_id: {precision: fp16}}}, load: {stage: a}}]\n",
-            "stages.1.tables.only.item_id.precision: stage a, whose tables are loaded, stores them as fp32",
+            "stages: [{name: a}, {name: b, tables: {overrides: {item_id: {precision: fp16}}}, load: {stage: a}}]\n",
+            "stages.1.tables.overrides.item_id.precision: stage a, whose tables are loaded, stores them as fp32",
         ),
         (
             "tables: {precision: fp16}\nstages: [{name: a}, {name: b, load: {stage: a, rescale: 0.1}}]\n",
             "stages.1.load.rescale: rows of fp16 tables that are not there yet cannot be scaled",
         ),
-        (HETEGEN + "train: {score_first: true}\n", "train.score_first: 2026-11-02 was trained by stage pretrain"),
         (
-            "train: {score_first: true}\nstages: [{name: a, data: {days: 2026-11-01..2026-11-02}}, "
+            HETEGEN + "train: {progressive_validation: true}\n",
+            "train.progressive_validation: 2026-11-02 was trained by stage pretrain",
+        ),
+        (
+            "train: {progressive_validation: true}\nstages: [{name: a, data: {days: 2026-11-01..2026-11-02}}, "
             "{name: b, data: {days: 2026-11-01..}}]\n",
             "stages.1.data.days: 2026-11-02, which is scored, was trained by stage a: begin with the last such day, or later",
         ),
@@ -381,8 +391,8 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ),
         ("model: {family: denoiser, balance: progress, hidden: 9}\n", "model.hidden: 9 is not a multiple of heads, 2"),
         (
-            HETEGEN + "stages: [{name: a, objective: denoise, train: {score_first: true}}]\n",
-            "stages.0.train.score_first: denoise scores no rows",
+            HETEGEN + "stages: [{name: a, objective: denoise, train: {progressive_validation: true}}]\n",
+            "stages.0.train.progressive_validation: denoise scores no rows",
         ),
         (
             HETEGEN

@@ -10,7 +10,7 @@ from torchrec.distributed.types import ShardedTensor
 
 from data.collate import NO_GROUP
 from pipeline.config.daily import DailyConfig
-from pipeline.daily.challenger import borrowed, take_over
+from pipeline.daily.challenger import borrowed, load_bundle_weights
 from pipeline.daily.day import renew
 from pipeline.distributed.cpu_kernels import PooledKernel
 from pipeline.serving.bundle import Bundle
@@ -161,12 +161,12 @@ def test_what_a_card_keeps_of_a_table_is_dropped_once_the_table_was_written(
     told: list[str] = []
     monkeypatch.setattr(PooledKernel, "purge", lambda _: told.append("dropped"))
     with built(write_log(tmp_path), tmp_path / "run") as job:
-        take_over(job, cast(Bundle, Twos(told)))
+        load_bundle_weights(job, cast(Bundle, Twos(told)))
         assert told.index("dropped") > 0
         assert "written" not in told[told.index("dropped") :]
 
         told.clear()
-        renew(job, DailyConfig(row_decay={"user_id": 0.5}))
+        renew(job, DailyConfig(table_decay={"user_id": 0.5}))
         assert told.count("dropped") > 0
         tables = {key.split(".")[-2]: own for key, own in job.sharded.model.state_dict().items() if "embedding_bags" in key}
         values = {name: table.local_shards()[0].tensor.unique().tolist() for name, table in tables.items()}

@@ -11,7 +11,7 @@ def asked(name: str, limit, **evidence):
     return answers[name]
 
 
-def fresh(metric: str, value: float, low: float, high: float) -> dict:
+def holdout(metric: str, value: float, low: float, high: float) -> dict:
     return {"difference": {metric: [value, low, high]}, "finite": 1.0}
 
 
@@ -28,7 +28,7 @@ def fresh(metric: str, value: float, low: float, high: float) -> dict:
     ],
 )
 def test_a_difference_holds_when_its_whole_interval_is_on_the_wrong_side(metric, limit, interval, ok) -> None:
-    answer = asked(metric, limit, fresh=fresh(metric, *interval))
+    answer = asked(metric, limit, holdout=holdout(metric, *interval))
     assert (answer.ok, answer.number) == (ok, interval[0])
     assert "95 %" in answer.note
 
@@ -43,7 +43,7 @@ def test_a_question_that_cannot_be_asked_is_answered_yes_and_says_so(name: str) 
 
 
 @pytest.mark.parametrize(
-    ("fresh", "note"),
+    ("holdout", "note"),
     [
         ({}, "too few rows"),
         ({"rows": 9, "finite": 0.5}, "not all numbers of the new model are finite"),
@@ -51,24 +51,24 @@ def test_a_question_that_cannot_be_asked_is_answered_yes_and_says_so(name: str) 
         ({"finite": 1.0, "candidate": {}, "serving": {}, "difference": {}}, "these rows have no auc"),
     ],
 )
-def test_what_cannot_be_compared_says_why(fresh, note: str) -> None:
-    assert note in asked("auc", 0.0, fresh=fresh).note
-    if "candidate" not in fresh:
-        assert note in asked("calibration", (0.9, 1.1), fresh=fresh).note
-    if "serving" not in fresh:
-        assert note in asked("psi", 0.25, fresh=fresh).note
+def test_what_cannot_be_compared_says_why(holdout, note: str) -> None:
+    assert note in asked("auc", 0.0, holdout=holdout).note
+    if "candidate" not in holdout:
+        assert note in asked("calibration", (0.9, 1.1), holdout=holdout).note
+    if "serving" not in holdout:
+        assert note in asked("psi", 0.25, holdout=holdout).note
 
 
 @pytest.mark.parametrize(("number", "ok"), [(0.94, False), (0.95, True), (1.05, True), (1.06, False), (math.nan, False)])
 def test_calibration_lies_between(number: float, ok: bool) -> None:
-    assert asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": number}}).ok == ok
+    assert asked("calibration", (0.95, 1.05), holdout={"candidate": {"calibration": number}}).ok == ok
 
 
 @pytest.mark.parametrize(
     ("interval", "ok"), [((0.7, 0.94), False), ((0.7, 0.96), True), ((1.04, 9.0), True), ((1.06, 9.0), False)]
 )
 def test_calibration_that_chance_may_have_moved_holds_nothing(interval: tuple[float, float], ok: bool) -> None:
-    answer = asked("calibration", (0.95, 1.05), fresh={"candidate": {"calibration": 0.9}, "calibration": interval})
+    answer = asked("calibration", (0.95, 1.05), holdout={"candidate": {"calibration": 0.9}, "calibration": interval})
     assert answer.ok == ok
     assert "95 %" in answer.note
 
@@ -109,7 +109,7 @@ def test_nulls_name_the_column_that_changed_most() -> None:
 
 
 def test_what_is_always_asked_cannot_be_left_out() -> None:
-    answers = {answer.gate: answer for answer in judge(Evidence(fresh={"finite": 0.99}, parity=1e-3), {})}
+    answers = {answer.gate: answer for answer in judge(Evidence(holdout={"finite": 0.99}, parity=1e-3), {})}
     assert answers.keys() == {"finite", "parity"}
     assert not answers["finite"].ok
     assert not answers["parity"].ok
@@ -126,9 +126,9 @@ def test_parity_may_be_what_rounding_explains_and_no_more() -> None:
 
 
 def test_psi_and_effective_rank() -> None:
-    assert not asked("psi", 0.25, fresh={"psi": 0.3}).ok
-    assert asked("psi", 0.25, fresh={"psi": 0.2}).ok
-    assert not asked("effective_rank", 0.3, fresh={"effective_rank": 0.2}).ok
+    assert not asked("psi", 0.25, holdout={"psi": 0.3}).ok
+    assert asked("psi", 0.25, holdout={"psi": 0.2}).ok
+    assert not asked("effective_rank", 0.3, holdout={"effective_rank": 0.2}).ok
 
 
 def test_an_unknown_gate_and_a_limit_of_the_wrong_kind_are_told() -> None:
@@ -157,7 +157,7 @@ BETTER, WORSE, UNSURE = (-0.02, -0.03, -0.01), (0.02, 0.01, 0.03), (-0.01, -0.03
 
 
 @pytest.mark.parametrize(
-    ("fresh", "better"),
+    ("holdout", "better"),
     [
         (compared(logloss=BETTER, auc=UNSURE), True),
         (compared(ne=BETTER), True),
@@ -170,9 +170,9 @@ BETTER, WORSE, UNSURE = (-0.02, -0.03, -0.01), (0.02, 0.01, 0.03), (-0.01, -0.03
         ({}, False),
     ],
 )
-def test_psi_does_not_hold_what_is_surely_better(fresh: dict, better: bool) -> None:
-    assert bool(surely_better(fresh)) == better
-    answer = asked("psi", 0.25, fresh={"psi": 3.0, **fresh})
+def test_psi_does_not_hold_what_is_surely_better(holdout: dict, better: bool) -> None:
+    assert bool(surely_better(holdout)) == better
+    answer = asked("psi", 0.25, holdout={"psi": 3.0, **holdout})
     assert (answer.ok, answer.number) == (better, 3.0)
     assert ("surely better" in answer.note) == better
 
@@ -183,8 +183,8 @@ FIRST = {"auc": 0.5, "ne": 1.1, "calibration": (0.5, 2.0)}
 GOOD = {"auc": 0.6, "ne": 0.98, "calibration": 1.2}
 
 
-def first(fresh: dict, limits: dict | None = None, **evidence) -> dict:
-    alone = Evidence(fresh=fresh, alone=True, **evidence)
+def first(holdout: dict, limits: dict | None = None, **evidence) -> dict:
+    alone = Evidence(holdout=holdout, alone=True, **evidence)
     return {answer.gate: answer for answer in judge(alone, {"auc": -0.002} if limits is None else limits, FIRST)}
 
 
@@ -207,19 +207,19 @@ def test_the_first_model_has_floors_of_its_own(metric: str, number: float, inter
 
 
 @pytest.mark.parametrize(
-    ("fresh", "note"),
+    ("holdout", "note"),
     [
-        ({}, "train.batch_rows"),
+        ({}, "train.global_batch_rows"),
         ({"rows": 600, "finite": 1.0, "candidate": {"auc": math.nan, "ne": math.nan, "calibration": math.inf}}, "the 600 rows"),
     ],
 )
-def test_a_first_model_that_nothing_measures_is_held_until_a_day_says_how_good_it_is(fresh: dict, note: str) -> None:
-    floors = [answer for name, answer in first(fresh).items() if name.startswith("first_")]
+def test_a_first_model_that_nothing_measures_is_held_until_a_day_says_how_good_it_is(holdout: dict, note: str) -> None:
+    floors = [answer for name, answer in first(holdout).items() if name.startswith("first_")]
     assert len(floors) == 3
     assert not any(answer.ok for answer in floors)
     assert all(note in answer.note for answer in floors)
-    assert all(answer.ok for answer in first(fresh, scored=GOOD).values())  # the next day, scored before it trained
-    assert not first(fresh, scored=GOOD | {"ne": 1.5})["first_ne"].ok
+    assert all(answer.ok for answer in first(holdout, scored=GOOD).values())  # the next day, scored before it trained
+    assert not first(holdout, scored=GOOD | {"ne": 1.5})["first_ne"].ok
 
 
 def test_without_gates_that_compare_the_first_model_has_no_floor() -> None:

@@ -67,17 +67,17 @@ def test_a_rollback_serves_the_bundle_it_names_and_remembers_the_other(tmp_path:
 
 def test_the_bundle_to_go_back_to_is_wanted_however_many_nights_are_held(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path))
-    assert ledger.history().wanted == set()
+    assert ledger.history().bundles_to_keep == set()
     for day, publish in (("d1", True), ("d2", True), ("d3", True), ("d4", False), ("d5", False)):
         ledger.append("trained", {"day": day, "step": 1, "rows": 3, "files": {}, "quarantined": {}})
         ledger.append("judged", {"day": day, "step": 1, "bundle": day, "publish": publish, "answers": []})
         if publish:
             ledger.append("published", {"day": day, "bundle": day, "step": 1})
-    assert ledger.history().wanted == {"d2", "d3"}
+    assert ledger.history().bundles_to_keep == {"d2", "d3"}
     ledger.append("rolled back", {"bundle": "d2", "from": "d3", "reason": "y"})
-    assert ledger.history().wanted == {"d1", "d2"}
+    assert ledger.history().bundles_to_keep == {"d1", "d2"}
     ledger.append("approved", {"day": "d5", "bundle": "d5", "step": 1, "reason": "x"})
-    assert ledger.history().wanted == {"d2", "d5"}
+    assert ledger.history().bundles_to_keep == {"d2", "d5"}
 
 
 def test_a_day_that_is_trained_again_is_compared_with_what_has_not_trained_it(tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ def test_a_day_that_is_trained_again_is_compared_with_what_has_not_trained_it(tm
 
     for day in ("d1", "d2", "d3"):
         night(day, day)
-    assert ledger.rival(ledger.history(), "d4") == "d3"
+    assert ledger.incumbent(ledger.history(), "d4") == "d3"
     rewind("d3")
-    assert ledger.rival(ledger.history(), "d3") == "d2"
+    assert ledger.incumbent(ledger.history(), "d3") == "d2"
     ledger.append("rolled back", {"bundle": "d3", "from": "d2", "reason": "x"})
-    assert ledger.rival(ledger.history(), "d3") == "d1", "d2 was withdrawn"
+    assert ledger.incumbent(ledger.history(), "d3") == "d1", "d2 was withdrawn"
     rewind("d1")
-    assert ledger.rival(ledger.history(), "d1") == "d3", "a model of one day is behind it"
+    assert ledger.incumbent(ledger.history(), "d1") == "d3", "a model of one day is behind it"
 
 
 def test_two_writers_are_noticed(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_until() -> None:
 )
 def test_a_missing_day(gap: str, hours: float, expected: str) -> None:
     found = ["2026-11-02", "2026-11-04"]  # the third ended twelve hours ago
-    action = next_of(done("2026-11-02"), found, gap=gap, gap_hours=hours)
+    action = next_of(done("2026-11-02"), found, on_missing_day=gap, missing_day_grace_hours=hours)
     assert kind(action) == (expected, "2026-11-03")
     assert "2026-11-04 is there" in action.why
 
@@ -81,10 +81,10 @@ def test_a_day_that_left_the_log_is_no_change() -> None:
     assert kind(next_of(done("2026-11-01"), ["2026-11-02"])) == ("train", "2026-11-02")
 
 
-@pytest.mark.parametrize(("policy", "expected"), [("refuse", "stop"), ("retrain-from", "rewind")])
+@pytest.mark.parametrize(("policy", "expected"), [("refuse", "stop"), ("retrain_from", "rewind")])
 @pytest.mark.parametrize("sizes", [{}, {"2026-11-01/a": 6}, {"2026-11-01/b": 5}])
 def test_a_changed_day(policy: str, expected: str, sizes: dict) -> None:
-    action = next_of(done("2026-11-01"), ["2026-11-01"], {"2026-11-01": sizes or {"2026-11-01/z": 1}}, changed=policy)
+    action = next_of(done("2026-11-01"), ["2026-11-01"], {"2026-11-01": sizes or {"2026-11-01/z": 1}}, on_changed_files=policy)
     assert kind(action) == (expected, "2026-11-01")
 
 
@@ -94,7 +94,7 @@ def test_a_changed_day(policy: str, expected: str, sizes: dict) -> None:
 )
 def test_late_files(policy: str, expected: tuple[str, str]) -> None:
     sizes = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/late": 3}}
-    action = next_of(done("2026-11-01"), ["2026-11-01"], sizes, late=policy)
+    action = next_of(done("2026-11-01"), ["2026-11-01"], sizes, on_late_files=policy)
     assert kind(action) == expected
     if policy != "hold":
         assert action.files == ("2026-11-01/late",)
@@ -114,8 +114,8 @@ def test_a_quarantined_file_is_late_once_it_is_mended() -> None:
     entries[0]["quarantined"] = {"2026-11-01/bad": {"size": 3, "why": "cut"}}
     as_it_was = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 3}}
     mended = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 9}}
-    assert next_of(entries, ["2026-11-01"], as_it_was, late="append").kind == "wait"
-    assert kind(next_of(entries, ["2026-11-01"], mended, late="append")) == ("train", "2026-11-01+1")
+    assert next_of(entries, ["2026-11-01"], as_it_was, on_late_files="append").kind == "wait"
+    assert kind(next_of(entries, ["2026-11-01"], mended, on_late_files="append")) == ("train", "2026-11-01+1")
 
 
 def test_rows_are_compared_if_they_are_asked_for() -> None:
@@ -133,7 +133,7 @@ def test_rows_are_compared_if_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["tmp", "9999-12-31"])
 def test_a_folder_that_is_no_date_is_none_of_the_days(name: str) -> None:
-    assert kind(next_of(done("2026-11-01"), ["2026-11-01", name], gap_hours=0)) == ("wait", "2026-11-02")
+    assert kind(next_of(done("2026-11-01"), ["2026-11-01", name], missing_day_grace_hours=0)) == ("wait", "2026-11-02")
 
 
 def test_until_the_end_of_the_calendar_is_without_an_end() -> None:
@@ -149,7 +149,7 @@ def test_days_that_nobody_asked_for_are_no_gap_and_are_not_taken_up() -> None:
             fold(done("2026-11-01")),
             there,
             lambda day: {f"{day}/a": 5},
-            DailyConfig(gap_hours=0),
+            DailyConfig(missing_day_grace_hours=0),
             first="2026-11-01",
             until="2026-11-03",
             asked=lambda day: day != "2026-11-02",
@@ -166,10 +166,10 @@ def test_a_day_that_comes_after_it_was_skipped_is_late(policy: str, expected: tu
     skipped = {"event": "skipped", "day": "2026-11-02", "why": "it is missing"}
     entries = [*done("2026-11-01"), skipped, *done("2026-11-03")]
     found = ["2026-11-01", "2026-11-02", "2026-11-03"]
-    assert kind(next_of(entries, found, late=policy)) == expected
+    assert kind(next_of(entries, found, on_late_files=policy)) == expected
     part = {"event": "trained", "day": "2026-11-02+1", "files": {"2026-11-02/a": {"size": 5}}, "quarantined": {}}
     judged = {"event": "judged", "day": "2026-11-02+1", "publish": False, "bundle": "x", "answers": []}
-    assert next_of([*entries, part, judged], found, late=policy).kind == "wait"
+    assert next_of([*entries, part, judged], found, on_late_files=policy).kind == "wait"
     more = {"2026-11-02": {"2026-11-02/a": 5, "2026-11-02/b": 3}}
     if policy == "append":
-        assert kind(next_of([*entries, part, judged], found, more, late=policy)) == ("train", "2026-11-02+2")
+        assert kind(next_of([*entries, part, judged], found, more, on_late_files=policy)) == ("train", "2026-11-02+2")

@@ -27,7 +27,7 @@ def events() -> nn.Module:
 
 
 def sharded(model: nn.Module, **said: object) -> Sharded:
-    return shard(model, tables={"t": TableConfig(clip=0.25, **said)}, device=CPU, batch_rows=1, seed=7)
+    return shard(model, tables={"t": TableConfig(gradient_clip_value=0.25, **said)}, device=CPU, batch_rows=1, seed=7)
 
 
 def first_rows(own: Sharded) -> Tensor:
@@ -77,7 +77,10 @@ def refusal(rank: int) -> str:
 
 def test_a_mean_over_ranks_would_be_clipped_elsewhere_and_is_refused() -> None:
     assert on_ranks(1, refusal) == [
-        "table 't': clip and a mean do not go together under row_wise: set sharding to table_wise, or clip to null"
+        (
+            "table 't': gradient_clip_value and a mean do not go together under row_wise: set sharding to table_wise, or "
+            "gradient_clip_value to null"
+        )
     ]
 
 

@@ -22,10 +22,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from data.errors import GenctrError
 from pipeline.checkpoint.manager import Checkpoints
 from pipeline.config.tables import InitConfig, TableConfig
-from pipeline.distributed.cpu_fp16 import FirstValues, Half, HalfTables, rounded, untouched
+from pipeline.distributed.cpu_fp16 import FirstValues, Fp16Tables, StochasticFp16, rounded, untouched
 from pipeline.distributed.planner import TablePlan
 from pipeline.distributed.saved_plan import SavedPlan
-from pipeline.distributed.shard import Sharded, Spread, shard
+from pipeline.distributed.shard import Sharded, ShardingOptions, shard
 from tests.helpers import on_ranks
 
 LOTS = (torch.arange(65_536) + 0.5) / 65_536
@@ -37,23 +37,23 @@ SPACING = 2.0**-10
 FIRST = FirstValues("uniform", 0.5, seed=7)
 
 
-def tables(optimizer: Any = "sgd", *, lr: float = 0.5, pool: PoolingMode = PoolingMode.SUM, top: int = 0) -> HalfTables:
+def tables(optimizer: Any = "sgd", *, lr: float = 0.5, pool: PoolingMode = PoolingMode.SUM, top: int = 0) -> Fp16Tables:
     """Two tables of five rows, read by a field each. A learning rate of .5, epsilon 0."""
-    rule = Half(optimizer, 0.0, FIRST)
+    rule = StochasticFp16(optimizer, 0.0, FIRST)
     specs = [(5, 4, EmbeddingLocation.HOST, ComputeDevice.CPU)] * 2
     made = SplitTableBatchedEmbeddingBagsCodegen(
         specs,
-        optimizer=rule.made_as,
+        optimizer=rule.base_optimizer,
         learning_rate=lr,
         pooling_mode=pool,
         weights_precision=SparseType.FP16,
         preallocated_host_buffers=rule.memory(40, 10),
         device=torch.device("cpu"),
     )
-    return HalfTables(made, rule, names=["left", "right"], tops=[top, top], lefts=[0, 0])
+    return Fp16Tables(made, rule, names=["left", "right"], tops=[top, top], lefts=[0, 0])
 
 
-def look_up(made: HalfTables, *bags: list[int]) -> Tensor:
+def look_up(made: Fp16Tables, *bags: list[int]) -> Tensor:
     lengths = torch.tensor([0] + [len(bag) for bag in bags])
     looked: Tensor = made(torch.tensor([value for bag in bags for value in bag], dtype=torch.int64), lengths.cumsum(0))
     return looked
@@ -343,7 +343,7 @@ def whole_and_halves(rank: int) -> list[dict[str, Tensor]]:
     halves = ((0, 0, 0, ROWS, 4), (0, 0, 4, ROWS, 4))
     for sharding, shards in (("table_wise", ((0, 0, 0, ROWS, 8),)), ("column_wise", halves)):
         own = TablePlan(ROWS, 8, "fp16", "sgd", sharding, "fused", None, False, shards)
-        spread = Spread(saved=SavedPlan("cpu", "cpu", 1, 1, {"rank": {"a": own, "b": own}}), stage="rank")
+        spread = ShardingOptions(saved=SavedPlan("cpu", "cpu", 1, 1, {"rank": {"a": own, "b": own}}), stage="rank")
         options = TableConfig(
             optimizer="sgd", lr=0.1, init=InitConfig(kind="normal", scale=0.5), sharding=sharding, precision="fp16"
         )

@@ -14,13 +14,13 @@ from data.days import Day, DayFile
 from data.errors import BadInput
 from pipeline.checkpoint.errors import CheckpointError
 from pipeline.config.run import RunConfig
-from pipeline.daily.gates import Answer
+from pipeline.daily.gates import GateResult
 from pipeline.daily.ledger import DayRecord, History
 from pipeline.daily.policy import Action
 from pipeline.distributed.planner import TablePlan
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.world import decode, encode, gather, share
-from pipeline.run_folder.lease import Busy
+from pipeline.run_folder.lease import LeaseHeld
 from tests.helpers import on_ranks
 
 TABLE = TablePlan(8, 4, "fp32", "sgd", "row_wise", "fused", None, False, ((0, 0, 0, 4, 4), (1, 4, 0, 4, 4)))
@@ -32,7 +32,10 @@ ANSWERS: dict[str, tuple[Any, Any]] = {
     "sizes of tensors": ({"a": [3, 4], "b": None}, dict[str, list[int] | None]),
     "memory": ((1 << 40, 7), tuple[int, int]),
     "an action": (Action("leave", "2026-11-05", "late", ("a.parquet", "b.parquet")), Action),
-    "answers of gates": ([Answer("auc", None, True, note="not asked"), Answer("psi", 0.1, False, high=0.2)], list[Answer]),
+    "answers of gates": (
+        [GateResult("auc", None, True, note="not asked"), GateResult("psi", 0.1, False, high=0.2)],
+        list[GateResult],
+    ),
     "a history": (
         History(
             days={"b": DayRecord("b", trained={"files": {}}), "a": DayRecord("a", skipped="why")},
@@ -85,7 +88,7 @@ def test_what_would_run_when_it_is_unpickled_is_not(tmp_path: Path) -> None:
 
 
 ERRORS = [
-    Busy("it is held"),
+    LeaseHeld("it is held"),
     CheckpointError("it is damaged", "there", "mend it"),
     BadInput("it is bad", file="f", row=3),
     OSError(errno.ENOSPC, "No space left on device", "ledger.jsonl"),
@@ -117,7 +120,7 @@ def told(rank: int) -> list[tuple[str, str, int | None]]:
 
 def test_an_error_of_one_rank_is_the_same_one_on_the_other() -> None:
     first, second = on_ranks(2, told)
-    assert first[0] == ("Busy", "it is held", 5)
+    assert first[0] == ("LeaseHeld", "it is held", 5)
     assert first[3][0] == "OSError"
     assert second[5] == ("RuntimeError", "rank 0: KeyError: 'a mistake of ours'", None)
     assert first[:5] + first[6:] == second[:5] + second[6:]

@@ -16,7 +16,7 @@ from pipeline.distributed.hardware import DEVICES
 from pipeline.distributed.saved_plan import SavedPlan
 from pipeline.distributed.world import World
 from pipeline.jobs.train import run
-from pipeline.planning.estimate import Ask, on_paper, saved_plan
+from pipeline.planning.estimate import ClusterSpec, estimate, saved_plan
 from tests.helpers import on_ranks
 from tests.tiny import built, genctr, write_log
 
@@ -37,7 +37,7 @@ def fitted(config: Path) -> dict[str, int]:
 def save(config: Path, path: Path, *overrides: str, ranks: int = 1, change: Callable[[Any], None] | None = None) -> Path:
     """A plan as `genctr plan --save` makes it, perhaps changed by hand."""
     run_config, schema = load(str(config), overrides)
-    saved_plan(on_paper(run_config, schema, Ask(DEVICES["cpu"], ranks, 1), fitted(config))).save(str(path))
+    saved_plan(estimate(run_config, schema, ClusterSpec(DEVICES["cpu"], ranks, 1), fitted(config))).save(str(path))
     if change is not None:
         values = json.loads(path.read_text())
         change(values)
@@ -81,7 +81,7 @@ def test_a_job_of_two_ranks_keeps_to_its_plan_and_learns_the_same(config: Path, 
         "split": save(config, tmp_path / "split.json", "tables.sharding=row_wise", ranks=2),
     }
     runs: dict[str, tuple[str, ...]] = {
-        name: ("model.decoder_options.dropout=0", f"train.plan={path}") for name, path in paths.items()
+        name: ("model.decoder_options.dropout=0", f"train.sharding_plan={path}") for name, path in paths.items()
     }
     runs["split"] = (*runs["split"], "tables.sharding=row_wise")
     runs["free"] = ("model.decoder_options.dropout=0",)
@@ -98,7 +98,7 @@ def test_a_job_of_two_ranks_keeps_to_its_plan_and_learns_the_same(config: Path, 
 
 
 def refused(config: Path, path: Path, out: Path, *overrides: str) -> str:
-    with pytest.raises(GenctrError) as error, built(config, out, f"train.plan={path}", *overrides):
+    with pytest.raises(GenctrError) as error, built(config, out, f"train.sharding_plan={path}", *overrides):
         pass
     return str(error.value)
 
@@ -109,7 +109,7 @@ def test_a_plan_for_other_ranks_is_refused_before_a_row_is_read(config: Path, tm
     told = refused(config, path, tmp_path / "run", "data.root=/nowhere")
 
     assert told == (
-        f"train.plan: {path} was made for another job\n  ranks: the plan has 2, this job 1\n"
+        f"train.sharding_plan: {path} was made for another job\n  ranks: the plan has 2, this job 1\n"
         f"  next: genctr plan RUN.yaml --ranks 1 --hosts 1 --device cpu --save {path}"
     )
     assert not (tmp_path / "run").exists()
@@ -184,7 +184,7 @@ def test_what_is_no_plan_is_told(config: Path, tmp_path: Path, content: str | No
 
     told = refused(config, path, tmp_path / "run")
 
-    assert told.startswith(f"train.plan: {path} cannot be read as a plan: ")
+    assert told.startswith(f"train.sharding_plan: {path} cannot be read as a plan: ")
     assert told.endswith(f"\n  next: genctr plan RUN.yaml --save {path}")
 
 
@@ -194,6 +194,6 @@ def test_the_command_saves_what_a_job_takes(config: Path, tmp_path: Path) -> Non
     done = genctr(*words)
 
     assert done.code == 0, done.err
-    with built(config, tmp_path / "run", f"train.plan={tmp_path}/plan.json"):
+    with built(config, tmp_path / "run", f"train.sharding_plan={tmp_path}/plan.json"):
         pass
-    assert done.err == f"a job keeps to it with train.plan: {tmp_path}/plan.json\n"
+    assert done.err == f"a job keeps to it with train.sharding_plan: {tmp_path}/plan.json\n"

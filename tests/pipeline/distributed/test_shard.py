@@ -39,7 +39,7 @@ RULES: dict[str, dict[str, Any]] = {
     "lazy_adam, decay": {"optimizer": "lazy_adam", "weight_decay": 0.1},
     "adam": {"optimizer": "adam"},
     "adam, decay of touched": {"optimizer": "adam", "weight_decay": 0.1},
-    "adam, decay of table": {"optimizer": "adam", "weight_decay": 0.1, "decay": "table"},
+    "adam, decay of table": {"optimizer": "adam", "weight_decay": 0.1, "weight_decay_rows": "table"},
 }
 
 
@@ -58,7 +58,7 @@ HIERARCHICAL = [(rule, "table_row_wise") for rule in RULES] + [
 
 def options_of(rule: str, plan: str) -> dict[str, TableConfig]:
     said = {"sharding": plan, "init": InitConfig(kind="uniform", scale=0.5), **RULES[rule]}
-    undecayed = {**said, "weight_decay": 0.0, "decay": "touched"}
+    undecayed = {**said, "weight_decay": 0.0, "weight_decay_rows": "touched"}
     return {
         "users": TableConfig(lr=0.1, **undecayed),
         "goods": TableConfig(lr=0.05, **said),
@@ -304,7 +304,7 @@ class Mover:
 
     def __init__(self, table: Tensor, options: TableConfig) -> None:
         self.table, self.options, self.sums, self.steps = table, options, torch.zeros(len(table)), 0
-        whole_decay = options.weight_decay if options.decay == "table" else 0.0
+        whole_decay = options.weight_decay if options.weight_decay_rows == "table" else 0.0
         self.torch = {
             "sgd": lambda: torch.optim.SGD([table]),
             "adagrad": lambda: torch.optim.Adagrad([table], eps=options.eps),
@@ -322,7 +322,7 @@ class Mover:
                 self.torch.param_groups[0]["eps"] = options.eps * (1 - options.beta2**self.steps) ** 0.5
                 table[touched] *= 1 - lr * options.weight_decay
                 table.grad = torch.sparse_coo_tensor(touched[None], table.grad[touched], table.shape)
-            elif options.optimizer == "adam" and options.decay == "touched":
+            elif options.optimizer == "adam" and options.weight_decay_rows == "touched":
                 table.grad[touched] += options.weight_decay * table[touched]
             elif options.optimizer == "rowwise_adagrad":
                 self.sums += table.grad.square().mean(1)
@@ -430,7 +430,10 @@ def refusal(rank: int, said: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ({"optimizer": "lazy_adam", "weight_decay": 0.1, "decay": "table"}, "set decay to touched, or optimizer to adam"),
+        (
+            {"optimizer": "lazy_adam", "weight_decay": 0.1, "weight_decay_rows": "table"},
+            "set weight_decay_rows to touched, or optimizer to adam",
+        ),
         ({"optimizer": "sgd", "weight_decay": 0.1}, "sgd has no weight decay"),
         ({"optimizer": "adagrad", "weight_decay": 0.1}, "adagrad has no weight decay"),
         ({"optimizer": "rowwise_adagrad", "weight_decay": 0.1}, "ignores weight decay on CPU"),

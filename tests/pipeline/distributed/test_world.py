@@ -13,7 +13,7 @@ def full_disk(rank: int) -> int | None:
         raise OSError(errno.ENOSPC, "No space left on device", "ledger.jsonl")
 
     try:
-        World(rank, 2, torch.device("cpu")).agree(write, None)
+        World(rank, 2, torch.device("cpu")).from_rank_zero(write, None)
     except OSError as error:
         return error.errno
     return None

@@ -19,7 +19,7 @@ from pipeline.config.run import load
 from pipeline.distributed.shard import tables_in
 from pipeline.distributed.world import World, world
 from pipeline.jobs.diagnose import days_to_show
-from pipeline.training.collapse_monitor import Sight, set_watch, tables_told
+from pipeline.training.collapse_monitor import RepresentationStats, set_watch, tables_told
 from tests.helpers import on_ranks
 from tests.jobs import events, finish, start
 from tests.tiny import DAYS, built, genctr, train, write_log
@@ -140,7 +140,7 @@ def test_what_an_optimizer_without_memory_cannot_tell_is_null(config: Path, tmp_
 
 def test_all_ranks_look_at_the_day_that_the_first_found_last(config: Path, tmp_path: Path) -> None:
     class Second(World):
-        def agree(self, work: object) -> Any:
+        def from_rank_zero(self, work: object) -> Any:
             return [DAYS[1]]  # the first rank reads the log after the night has gone on
 
     with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:
@@ -173,12 +173,12 @@ def seen(rank: int, config: str, out: str, ranks: int) -> tuple[dict[str, Any], 
     stream = job.source.stream(job.source.open(DAYS[0]))
     job.sharded.model.eval()
     set_watch(job.objective.model, on=True)
-    sight = Sight(job.observed)
+    sight = RepresentationStats(job.observed)
     with torch.no_grad():
         for batch in stream.batches(stream.start()):
             _, output = job.sharded.model(batch)
-            sight.add(output.seen)
-    return sight.told(), tables_told(job.sharded)
+            sight.add(output.observed)
+    return sight.summary(), tables_told(job.sharded)
 
 
 def test_two_ranks_see_what_one_does(config: Path) -> None:

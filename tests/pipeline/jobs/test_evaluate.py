@@ -18,7 +18,7 @@ from pipeline.jobs.train import run
 from tests.jobs import assert_same_bits, events
 from tests.tiny import DAYS, built, genctr, train, write_log
 
-DROPOUT = ("model.decoder_options.batch_norm=true", f"data.fit=[{DAYS[0]}]")
+DROPOUT = ("model.decoder_options.batch_norm=true", f"data.statistics_days=[{DAYS[0]}]")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_scoring_twice_says_the_same_and_leaves_the_model_as_it_was(config: Path
 
 
 def test_a_run_that_is_scored_in_between_ends_with_the_same_bits(config: Path, tmp_path: Path) -> None:
-    train(config, tmp_path / "scored", *DROPOUT, "train.score_first=true", "train.epochs=2")
+    train(config, tmp_path / "scored", *DROPOUT, "train.progressive_validation=true", "train.epochs=2")
     train(config, tmp_path / "unscored", *DROPOUT, "data.validation=[]", "data.test=[]", "train.epochs=2")
 
     assert [event["day"] for event in events(tmp_path / "scored", "scored")] == [DAYS[1]]
@@ -147,11 +147,11 @@ def test_a_few_bad_rows_are_left_out_and_their_number_is_printed(config: Path, s
     out = tmp_path / "run"
     free = ("data.validation=[]", "data.test=[]")
 
-    done = train(config, out, *words, *free, f"data.fit=[{DAYS[3]}]", "data.max_bad_rows_share=0.1")
+    done = train(config, out, *words, *free, f"data.statistics_days=[{DAYS[3]}]", "data.max_bad_rows_share=0.1")
 
     assert done.code == 0, done.err
     assert re.search(rf"genctr: day {DAYS[3]}: 2 bad rows of \d+ left out", done.err)
-    strict = train(config, tmp_path / "strict", *words, *free, f"data.fit=[{DAYS[3]}]", "data.max_bad_rows_share=0")
+    strict = train(config, tmp_path / "strict", *words, *free, f"data.statistics_days=[{DAYS[3]}]", "data.max_bad_rows_share=0")
     assert strict.code == 2
     assert "expected: at most 0 of the rows, data.max_bad_rows_share" in strict.err
 

@@ -26,7 +26,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(config: Path, out: Path, epochs: int, *given: str, steps: int = 4) -> SampleReport:
     with built(config, out, DENOISER, PRETRAIN % epochs) as job:
-        job.enter(0)
+        job.enter_stage(0)
         return sample(job, [DAYS[0]], rows=100, given=given, steps=steps, quiet=True)
 
 
@@ -71,7 +71,7 @@ def test_a_plan_of_more_ranks_keeps_nobody_from_drawing(config: Path, out: Path,
     done = genctr("sample", run, "--rows", 40, "--days", DAYS[1], "--steps", 2, "--quiet")
 
     assert done.code == 0, done.err
-    assert load_run(str(run))[0].train.plan == str(tmp_path / "plan.json"), "training goes on with it"
+    assert load_run(str(run))[0].train.sharding_plan == str(tmp_path / "plan.json"), "training goes on with it"
 
 
 def test_the_command_prints_a_line_per_field(out: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_stopped_run_is_not_started_again_by_more_epochs(config: Path, stopped
 def whole(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two passes, with everything on."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = train(config, out, *HARD, "train.epochs=2", "train.score_first=true")
+    done = train(config, out, *HARD, "train.epochs=2", "train.progressive_validation=true")
     assert done.code == 0, done.err
     return out
 
@@ -189,7 +189,7 @@ def test_days_come_in_their_order_and_validation_and_test_days_are_never_trained
 
 def test_training_rows_are_shuffled_unless_the_config_says_otherwise(config: Path, tmp_path: Path) -> None:
     for name, rows in {"file order": 0, "shuffled": 32, "again": 32}.items():
-        train(config, tmp_path / name, "train.max_steps=3", f"data.shuffle_rows={rows}")
+        train(config, tmp_path / name, "train.max_steps=3", f"data.shuffle_buffer_rows={rows}")
 
     assert_same_bits(tmp_path / "shuffled", tmp_path / "again")
     with pytest.raises(AssertionError):
@@ -247,12 +247,12 @@ def test_max_steps_stops_inside_a_day_and_raising_it_goes_on_to_the_same_bits(
     config: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    common = (*HARD, "train.epochs=2", "train.score_first=true")
+    common = (*HARD, "train.epochs=2", "train.progressive_validation=true")
     stops = [2, 5, 7, 13, 30]
     for stop in stops:
         done = train(config, out, *common, f"train.max_steps={stop}")
         assert f" trained in {stop} steps" in done.out
-    train(config, out, *common, "data.prefetch=0")
+    train(config, out, *common, "data.prefetch_batches=0")
 
     resumed = events(out, "resumed")
     assert [event["step"] for event in resumed] == stops
@@ -275,9 +275,9 @@ def test_fewer_steps_than_were_trained_train_nothing(config: Path, tmp_path: Pat
 
 def test_more_passes_go_on_where_a_finished_run_ended(config: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    train(config, out, *HARD, "train.score_first=true", "train.epochs=1")
+    train(config, out, *HARD, "train.progressive_validation=true", "train.epochs=1")
 
-    train(config, out, *HARD, "train.score_first=true", "train.epochs=2")
+    train(config, out, *HARD, "train.progressive_validation=true", "train.epochs=2")
 
     assert_same_bits(whole, out)
 
@@ -286,8 +286,8 @@ def test_a_finished_run_trains_nothing_and_says_the_same_again(config: Path, who
     out = tmp_path / "run"
     shutil.copytree(whole, out)
 
-    first = train(config, out, *HARD, "train.epochs=2", "train.score_first=true")
-    again = train(config, out, *HARD, "train.epochs=2", "train.score_first=true")
+    first = train(config, out, *HARD, "train.epochs=2", "train.progressive_validation=true")
+    again = train(config, out, *HARD, "train.epochs=2", "train.progressive_validation=true")
 
     assert (first.code, again.code) == (0, 0)
     assert events(out, "trained") == events(whole, "trained")
@@ -343,9 +343,9 @@ def test_a_day_whose_rows_moved_while_it_was_half_trained_is_refused(config: Pat
     [
         (["seed=8"], ["seed: begun with 7, now 8"]),
         (["tables.lr=0.1"], ["tables.lr: begun with 0.05, now 0.1"]),
-        (["train.batch_rows=32"], ["train.batch_rows: begun with 16, now 32"]),
-        (["data.shuffle_rows=64"], ["data.shuffle_rows: begun with 32, now 64"]),
-        (["tables.only={item_id: {lr: 0.1}}"], ["tables.only.item_id.lr: begun with None, now 0.1"]),
+        (["train.global_batch_rows=32"], ["train.global_batch_rows: begun with 16, now 32"]),
+        (["data.shuffle_buffer_rows=64"], ["data.shuffle_buffer_rows: begun with 32, now 64"]),
+        (["tables.overrides={item_id: {lr: 0.1}}"], ["tables.overrides.item_id.lr: begun with None, now 0.1"]),
         ([f"data.days=[{FIRST}]"], [f"data.days: begun with ('{FIRST}', '{SECOND}'), now ('{FIRST}',)"]),
         (
             ["model.decoder=dcnv2", "model.decoder_options={hidden: [8, 8]}"],
@@ -365,14 +365,14 @@ def test_another_config_is_refused_and_the_keys_are_named(
     shutil.copytree(whole, out)
     before = sorted((path, path.read_bytes()) for path in out.rglob("*") if path.is_file())
 
-    done = train(config, out, *HARD, "train.epochs=2", "train.score_first=true", *overrides)
+    done = train(config, out, *HARD, "train.epochs=2", "train.progressive_validation=true", *overrides)
 
     first, *lines, following, accept = done.err.splitlines()
     assert done.code == 2
     assert first == f"genctr: {out} was begun with another config:"
     assert lines == [f"  {line}" for line in told]
     assert following == "  next: set these back, give a new --out, or confirm them and keep what fits:"
-    assert json.loads(accept.removeprefix("  daily.accept: ")) == told
+    assert json.loads(accept.removeprefix("  daily.accept_changes: ")) == told
     assert sorted((path, path.read_bytes()) for path in out.rglob("*") if path.is_file()) == before, "nothing is touched"
 
 
@@ -383,7 +383,7 @@ def test_another_schema_is_refused(config: Path, whole: Path, tmp_path: Path) ->
     _, _, text = (out / "schema.yaml").read_text().partition("\n")  # without the digest of the rest
     schema.write_text(text.replace("log1p", "none"))
 
-    done = train(config, out, *HARD, "train.epochs=2", "train.score_first=true", f"schema={schema}")
+    done = train(config, out, *HARD, "train.epochs=2", "train.progressive_validation=true", f"schema={schema}")
 
     assert done.code == 2
     assert "  field price.transform: begun with 'log1p', now 'none'" in done.err
@@ -395,9 +395,16 @@ def test_what_does_not_make_it_another_run_may_change(config: Path, tmp_path: Pa
     train(config, out, "train.max_steps=3")
     shutil.copytree(config.parent / "log", root)
     changes = (
-        *(f"data.root={root}", "data.lanes=4", "data.prefetch=0", "train.ranks=1", "train.device=auto", "train.epochs=2"),
-        *("checkpoint={every_steps: 5, keep: 4, asynchronous: false}", "tables.sharding=row_wise"),
-        "tables.only={item_id: {sharding: table_wise}}",
+        *(
+            f"data.root={root}",
+            "data.lanes=4",
+            "data.prefetch_batches=0",
+            "train.ranks=1",
+            "train.device=auto",
+            "train.epochs=2",
+        ),
+        *("checkpoint={every_steps: 5, keep_last: 4, asynchronous: false}", "tables.sharding=row_wise"),
+        "tables.overrides={item_id: {sharding: table_wise}}",
     )
 
     done = train(config, out, *changes)
@@ -434,7 +441,7 @@ def test_a_label_that_comes_while_a_day_is_half_trained_is_judged_from_there_on(
     assert own in stored
     schema.write_text(stored.replace(own, more))
 
-    done = train(config, out, f"schema={schema}", "daily.accept=['label again: new']")
+    done = train(config, out, f"schema={schema}", "daily.accept_changes=['label again: new']")
 
     assert done.code == 0, done.err
     rows = [{task: values["rows"] for task, values in event["metrics"].items()} for event in events(out, "trained")]

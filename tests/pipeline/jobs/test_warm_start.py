@@ -32,7 +32,7 @@ def is_table(name: str) -> bool:
 
 @pytest.mark.parametrize("what", ["none", "tables", "network", "all"])
 def test_what_is_said_is_taken_over_and_the_rest_starts_afresh(config: Path, tmp_path: Path, what: str) -> None:
-    stages = f"stages=[{FIRST}, {{name: rank, load: {{stage: pretrain, what: {what}}}, {STAY}}}]"
+    stages = f"stages=[{FIRST}, {{name: rank, load: {{stage: pretrain, parts: {what}}}, {STAY}}}]"
     done = train(config, tmp_path / "run", DENOISER, stages)
     assert done.code == 0, done.err
     before, after = weights(tmp_path / "run", "pretrain"), weights(tmp_path / "run", "rank")
@@ -42,14 +42,14 @@ def test_what_is_said_is_taken_over_and_the_rest_starts_afresh(config: Path, tmp
         taken = what == "all" or what == ("tables" if is_table(name) else "network")
         assert torch.equal(value, before[name]) == taken, name
     (told,) = events(tmp_path / "run", "stage")
-    assert (told["stage"], told["from"], told["what"]) == ("rank", "pretrain", what)
+    assert (told["stage"], told["from"], told["parts"]) == ("rank", "pretrain", what)
     assert ("user_id" in told["loaded"]) == (what in ("tables", "all"))
     assert ("user_id" in told["fresh"]) == (what in ("none", "network"))
 
 
 def test_tables_go_to_a_decoder_that_pools_them_and_are_rescaled(config: Path, tmp_path: Path) -> None:
     model = "model: {family: ranker, encoder: {kind: sfg}, decoder: deepfm, decoder_options: {hidden: [8]}}"
-    decode = f"{model}, load: {{stage: pretrain, what: tables, rescale: 0.5}}"
+    decode = f"{model}, load: {{stage: pretrain, parts: tables, rescale: 0.5}}"
     done = train(config, tmp_path / "run", DENOISER, f"stages=[{FIRST}, {{name: decode, {decode}, {STAY}}}]")
     assert done.code == 0, done.err
     before = {name.split(".")[-2]: value for name, value in weights(tmp_path / "run", "pretrain").items() if is_table(name)}
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_told(config: Path, tmp_path: Path, second: str, to
 
 
 def test_a_stage_may_read_some_of_the_fields_only(config: Path, tmp_path: Path) -> None:
-    stages = "stages=[{name: few, fields: [tab, user_id]}, {name: rank, load: {stage: few, what: tables}}]"
+    stages = "stages=[{name: few, fields: [tab, user_id]}, {name: rank, load: {stage: few, parts: tables}}]"
     with built(config, tmp_path / "run", stages) as job:
         assert job.source.features.fields == ("user_id", "tab")
         results: dict[str, Any] = run(job, quiet=True)

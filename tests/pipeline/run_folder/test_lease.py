@@ -14,7 +14,7 @@ from iopath.common.file_io import PathHandler
 from data.errors import GenctrError
 from data.paths import PATHS, remove_folder, write_whole
 from pipeline.run_folder import lease as lease_module
-from pipeline.run_folder.lease import Busy, Lease
+from pipeline.run_folder.lease import Lease, LeaseHeld
 from tests.helpers import SERVER
 
 
@@ -34,7 +34,7 @@ def held_by_another(folder: Path):
 def test_one_at_a_time(tmp_path: Path) -> None:
     with Lease(str(tmp_path), seconds=5) as lease:
         lease.check()
-        with pytest.raises(Busy, match=f"process {os.getpid()} on"), Lease(str(tmp_path), seconds=5):
+        with pytest.raises(LeaseHeld, match=f"process {os.getpid()} on"), Lease(str(tmp_path), seconds=5):
             pass
     with Lease(str(tmp_path), seconds=5):
         pass
@@ -43,7 +43,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
 
 def test_a_dead_process_of_this_machine_is_seen_at_once(tmp_path: Path) -> None:
     process = held_by_another(tmp_path)
-    with pytest.raises(Busy, match=str(process.pid)), Lease(str(tmp_path), seconds=60):
+    with pytest.raises(LeaseHeld, match=str(process.pid)), Lease(str(tmp_path), seconds=60):
         pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -76,7 +76,7 @@ def test_a_holder_elsewhere_whose_heart_beats_is_left_alone(tmp_path: Path, monk
         sleep(seconds)
 
     monkeypatch.setattr("pipeline.run_folder.lease.time.sleep", beating)
-    with pytest.raises(Busy, match="process 1 on far"), Lease(str(tmp_path), seconds=1):
+    with pytest.raises(LeaseHeld, match="process 1 on far"), Lease(str(tmp_path), seconds=1):
         pass
 
 
@@ -91,7 +91,7 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
 def test_who_was_taken_over_stops_writing(tmp_path: Path) -> None:
     with Lease(str(tmp_path), seconds=60) as lease:
         elsewhere(tmp_path)
-        with pytest.raises(Busy, match="has taken this run over"):
+        with pytest.raises(LeaseHeld, match="has taken this run over"):
             lease.check()
     assert (tmp_path / "lease.json").exists(), "it is theirs"
 
@@ -137,8 +137,8 @@ def test_of_two_that_begin_at_once_in_a_store_the_last_to_write_has_it(tmp_path:
 
     PATHS.register_handler(Store())
     monkeypatch.setattr("pipeline.run_folder.lease.write_whole", then_theirs)
-    monkeypatch.setattr(Lease, "_outwait", lambda self, held: (_ for _ in ()).throw(Busy(held["host"])))
-    with pytest.raises(Busy, match="far"), Lease(f"lease-{tmp_path.name}://run", seconds=4):
+    monkeypatch.setattr(Lease, "_outwait", lambda self, held: (_ for _ in ()).throw(LeaseHeld(held["host"])))
+    with pytest.raises(LeaseHeld, match="far"), Lease(f"lease-{tmp_path.name}://run", seconds=4):
         pass
 
 
@@ -211,7 +211,7 @@ def paused_writer(folder: str, said: Any) -> None:
                 lambda: PATHS.open(f"{folder}/log.jsonl", "a").close(),
                 lambda: PATHS.mkdirs(f"{folder}/checkpoints/step-0000009"),
             ):
-                with pytest.raises(Busy, match="has taken this run over"):
+                with pytest.raises(LeaseHeld, match="has taken this run over"):
                     change()
             said.send("refused")
     except BaseException as error:
@@ -268,7 +268,7 @@ def test_a_lock_that_somebody_keeps_is_told_and_not_waited_for_for_ever(
     with (tmp_path / "lease.json.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with (
-            pytest.raises(Busy, match=r"lease.json.lock: another process has held this lock for 0 s"),
+            pytest.raises(LeaseHeld, match=r"lease.json.lock: another process has held this lock for 0 s"),
             Lease(str(tmp_path), seconds=60),
         ):
             pass

@@ -27,7 +27,7 @@ from tests.tiny import genctr, some
 
 DAY = "2026-11-02"
 PRETRAINED = (
-    "stages=[{name: pretrain, objective: denoise, data: {days: 2026-11-01}, train: {score_first: false}}, "
+    "stages=[{name: pretrain, objective: denoise, data: {days: 2026-11-01}, train: {progressive_validation: false}}, "
     "{name: rank, load: {stage: pretrain}}]"
 )
 MODELS = {
@@ -117,7 +117,7 @@ def test_shards_of_two_ranks_make_one_bundle(config: Path, tmp_path: Path, shard
 
 
 def test_bytes_are_a_quarter_and_stay_close(config: Path, bundle: Path, tmp_path: Path) -> None:
-    small = trained(config, tmp_path / "run", "daily.tables=int8")
+    small = trained(config, tmp_path / "run", "daily.bundle_precision=int8")
     sizes = [sum(file.stat().st_size for file in own.glob("table.*")) for own in (small, bundle)]
     assert sizes[0] < sizes[1]  # four columns take 4 + 8 bytes; at 16 they take 24 instead of 64
     assert 0 < Scorer(Bundle(str(small))).parity() < 0.1

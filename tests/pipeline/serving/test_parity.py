@@ -28,7 +28,7 @@ class Sampled:
 
     model: nn.Module
     rows: Batch
-    bundle: Any = field(default_factory=lambda: SimpleNamespace(targets=("y",), manifest={"tables_kept": "float32"}))
+    bundle: Any = field(default_factory=lambda: SimpleNamespace(targets=("y",), manifest={"bundle_precision": "fp32"}))
 
     def sample(self) -> Batch:
         return self.rows
@@ -115,5 +115,5 @@ def test_bytes_pass_within_the_step_they_are_kept_in() -> None:
             table.weight.copy_(dequantised(quantised(table.weight)))
     apart = (own.logits() - said).abs().max()
     assert apart > parity_bound(own)  # type: ignore[arg-type]
-    own.bundle.manifest["tables_kept"] = "int8"
+    own.bundle.manifest["bundle_precision"] = "int8"
     assert apart < parity_bound(own) < 20 * apart  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torchrec import KeyedJaggedTensor
 from data.batch import Batch, Tally
 from data.cursor import Cursor
 from pipeline.run_folder.progress import Progress
-from pipeline.training.callbacks import Bar
+from pipeline.training.callbacks import ProgressCallback
 from pipeline.training.loop import TrainState
 from pipeline.training.objective import StepOutput
 from tests.jobs import events
@@ -41,8 +41,8 @@ def test_a_line_every_so_many_steps_counts_the_rows_of_the_run_and_measures_thos
 def test_saves_fall_on_every_so_many_steps_and_on_the_end_of_every_day_and_the_newest_are_kept(
     config: Path, tmp_path: Path
 ) -> None:
-    train(config, tmp_path / "all", "checkpoint={every_steps: 3, keep: 99}")
-    train(config, tmp_path / "two", "checkpoint={every_steps: 3, keep: 2}")
+    train(config, tmp_path / "all", "checkpoint={every_steps: 3, keep_last: 99}")
+    train(config, tmp_path / "two", "checkpoint={every_steps: 3, keep_last: 2}")
 
     ends = [event["step"] for event in events(tmp_path / "all", "trained")]
     steps = sorted({*range(3, ends[-1] + 1, 3), *ends})
@@ -70,7 +70,9 @@ def test_the_bar_shows_the_loss_of_the_step_and_not_this_ranks_share_of_it(capsy
     batch = Batch(ids, None, nothing, nothing, ones, ones, torch.zeros(4, dtype=torch.int64), 8, cursor, Tally.zeros(1))
 
     with Progress(8, "train monday", shown=True, plain=True) as progress:
-        Bar(progress, ranks=2).on_step_end(TrainState(1, 8, cursor), StepOutput(batch, {}, {"click": torch.tensor(0.25)}))
+        ProgressCallback(progress, ranks=2).on_step_end(
+            TrainState(1, 8, cursor), StepOutput(batch, {}, {"click": torch.tensor(0.25)})
+        )
 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train monday: 8/8 rows, ")

@@ -22,7 +22,7 @@ from tests.jobs import events
 from tests.tiny import DAYS, built, train, write_log
 
 DENOISER = "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, dropout: 0.0}"
-SMALL = (DENOISER, "data.prefetch=0")
+SMALL = (DENOISER, "data.prefetch_batches=0")
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_the_loss_is_the_sum_over_hidden_values_weighted_by_row_field_and_noise(
         task = job.objective
         assert isinstance(task, DenoiseObjective)
         for loss, output in steps(job):
-            assert loss == pytest.approx(output.seen["loss"].sum().item() / output.batch.rows, rel=1e-5)
-            assert torch.equal(output.seen["weight"], torch.ones(len(task.names)))
+            assert loss == pytest.approx(output.observed["loss"].sum().item() / output.batch.rows, rel=1e-5)
+            assert torch.equal(output.observed["weight"], torch.ones(len(task.names)))
 
 
 @pytest.mark.parametrize("balance", ["progress", "literal"])
@@ -97,7 +97,7 @@ def test_restoring_gets_better_than_knowing_the_frequencies(noise: str, tmp_path
             **{"hidden": 16, "layers": 1, "noise": noise},
         },
         "tables": {"optimizer": "adam", "lr": 0.02, "init": {"kind": "normal", "scale": 0.05}},
-        "train": {"batch_rows": 128, "device": "cpu", "dense": {"lr": 0.01}},
+        "train": {"global_batch_rows": 128, "device": "cpu", "dense": {"lr": 0.01}},
         "stages": [{"name": "pretrain", "objective": "denoise", "train": {"epochs": 12}}],
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
@@ -152,13 +152,13 @@ def test_the_meters_add_up_over_ranks_and_go_on_where_they_were() -> None:
 
 
 def balanced(rank: int, config: str, out: str) -> list[list[float]]:
-    run, schema = load(config, (*SMALL, "train.batch_rows=32"))
+    run, schema = load(config, (*SMALL, "train.global_batch_rows=32"))
     job = Job(run, schema, out, World(rank=rank, ranks=2, device=torch.device("cpu")), build_checkpoints(run, out))
-    return [output.seen["weight"].tolist() for _, output in steps(job)]
+    return [output.observed["weight"].tolist() for _, output in steps(job)]
 
 
 def test_ranks_agree_on_the_weights(config: Path, tmp_path: Path) -> None:
-    with built(config, tmp_path / "run", *SMALL, "train.batch_rows=32"):
+    with built(config, tmp_path / "run", *SMALL, "train.global_batch_rows=32"):
         pass
     one, two = on_ranks(2, balanced, str(config), str(tmp_path / "run"))
 
@@ -174,7 +174,7 @@ def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Pat
         for weights in (batch.weights, torch.zeros_like(batch.weights)):
             torch.manual_seed(7)
             _, output = job.sharded.model(replace(batch, weights=weights))
-            seen.append(output.seen)
+            seen.append(output.observed)
 
     assert torch.equal(seen[0]["loss"][:-1], seen[1]["loss"][:-1])
     assert seen[0]["rows"][-1] > 0
@@ -187,7 +187,7 @@ def test_of_long_lists_no_more_is_restored_than_a_table_chooses_from(config: Pat
         task = job.objective
         assert isinstance(task, DenoiseObjective)
         for _, output in steps(job):
-            restored = dict(zip(task.names, output.seen["rows"].tolist(), strict=True))
+            restored = dict(zip(task.names, output.observed["rows"].tolist(), strict=True))
             assert 0 < restored["item_id"] <= 4, "item_id and history share a table"
             assert 0 < restored["history"] <= 4
             assert restored["is_click"] > 4

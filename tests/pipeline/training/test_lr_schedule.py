@@ -13,9 +13,9 @@ from pipeline.training.loop import TrainState
 from pipeline.training.lr_schedule import Schedule, factor
 from tests.tiny import DAYS, built, write_log
 
-WARM = "train.schedule={warmup_steps: 4, decay: linear, decay_steps: 10, floor: 0.2}"
+WARM = "train.schedule={warmup_steps: 4, decay: linear, decay_steps: 10, min_factor: 0.2}"
 START = Cursor(0, DAYS[0], 0, 2)
-RATES = ("tables.lr=0.05", "tables.only={item_id: {lr: 0.5}}", "train.dense.lr=0.01", WARM)
+RATES = ("tables.lr=0.05", "tables.overrides={item_id: {lr: 0.5}}", "train.dense.lr=0.01", WARM)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ RATES = ("tables.lr=0.05", "tables.only={item_id: {lr: 0.5}}", "train.dense.lr=0
     ],
 )
 def test_the_factor_rises_then_falls_to_the_floor(decay: str, step: int, expected: float) -> None:
-    config = ScheduleConfig(warmup_steps=4, decay=decay, decay_steps=10, floor=0.2)
+    config = ScheduleConfig(warmup_steps=4, decay=decay, decay_steps=10, min_factor=0.2)
 
     assert factor(config, step) == pytest.approx(expected)
 
@@ -100,7 +100,7 @@ def test_dropout_differs_from_step_to_step_from_rank_to_rank_and_from_seed_to_se
 
 
 def test_the_inverse_square_root_falls_for_ever_and_not_below_the_floor() -> None:
-    config = ScheduleConfig(decay="inverse_sqrt", warmup_steps=10, decay_steps=100, floor=0.1)
+    config = ScheduleConfig(decay="inverse_sqrt", warmup_steps=10, decay_steps=100, min_factor=0.1)
     assert factor(config, 10) == 1.0
     assert factor(config, 310) == pytest.approx(0.5)
     assert factor(config, 10**9) == 0.1

@@ -10,7 +10,7 @@ from torchrec import KeyedJaggedTensor
 from data.batch import Batch, Tally
 from data.cursor import Cursor
 from models.decoders import FM
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.heads import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import Flat

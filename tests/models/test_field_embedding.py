@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from models.embed import Field, FieldEmbedding
+from models.field_embedding import Field, FieldEmbedding
 from models.inputs import Inputs, Payload
 from models.registries import SEQUENCE_ENCODERS
 from models.sequences import SequenceEncoder, attend, pool
-from models.sparse import Events, Looked
+from models.sparse import JaggedEvents, Lookups
 
 NOTHING = torch.zeros(2, 0)
 
@@ -19,7 +19,7 @@ def given(numbers_BN, vectors_BX):
 
 
 def events(values, lengths):
-    return Events(torch.tensor(values), torch.tensor(lengths))
+    return JaggedEvents(torch.tensor(values), torch.tensor(lengths))
 
 
 def embed(*fields, linear=False, width=2):
@@ -74,7 +74,7 @@ def test_attention_is_the_softmax_of_a_loop_and_so_is_its_gradient():
         rows.append((own_LD @ query_D / math.sqrt(3)).softmax(0) @ own_LD)
     expected = torch.autograd.grad(torch.stack(rows).square().sum(), [query_BD, keys_ND])
 
-    found_BD = attend(query_BD, Events(keys_ND, torch.tensor(lengths)))
+    found_BD = attend(query_BD, JaggedEvents(keys_ND, torch.tensor(lengths)))
 
     torch.testing.assert_close(found_BD, torch.stack(rows))
     torch.testing.assert_close(torch.autograd.grad(found_BD.square().sum(), [query_BD, keys_ND]), expected)
@@ -87,7 +87,7 @@ def test_fields_come_in_their_own_order_whatever_they_are():
     made = embed(Field("price", "number"), Field("user", "table", 2), Field("image", "vector", 1), Field("age", "number"))
     fill(made.numbers_ND, [[1.0, 2.0], [3.0, 4.0]])
     fill(made.projections[0].weight, [[5.0], [6.0]])
-    looked = Looked(vectors={"other": torch.zeros(1, 2), "user": torch.tensor([[7.0, 8.0]])})
+    looked = Lookups(vectors={"other": torch.zeros(1, 2), "user": torch.tensor([[7.0, 8.0]])})
 
     emb_BFD, linear_BF = made(looked, given(torch.tensor([[10.0, 100.0]]), torch.tensor([[0.5]])))
 
@@ -99,7 +99,7 @@ def test_a_table_of_another_width_is_projected():
     made = embed(Field("user", "table", 3))
     fill(made.projections[0].weight, [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
-    emb_BFD, _ = made(Looked(vectors={"user": torch.tensor([[1.0, 2.0, 4.0]])}), given(torch.zeros(1, 0), torch.zeros(1, 0)))
+    emb_BFD, _ = made(Lookups(vectors={"user": torch.tensor([[1.0, 2.0, 4.0]])}), given(torch.zeros(1, 0), torch.zeros(1, 0)))
 
     torch.testing.assert_close(emb_BFD, torch.tensor([[[3.0, 4.0]]]))
 
@@ -117,7 +117,7 @@ def test_attention_asks_with_the_vector_of_the_query_before_any_projection():
     made = embed(*fields)
     for projection in made.projections:
         fill(projection.weight, [[1.0], [10.0]])
-    looked = Looked(
+    looked = Lookups(
         events={
             "item": events([[math.log(3)], [0.0]], [1, 1]),
             "history": events([[1.0], [0.0]], [2, 0]),
@@ -147,7 +147,7 @@ def test_first_order_terms_of_every_kind():
     fill(made.linear_vectors[0].weight, [[1.0, 10.0]])
     vectors = {"user": torch.zeros(1, 2)}
     ids = {"item": [1], "tags": [2], "history": [2]}
-    looked = Looked(
+    looked = Lookups(
         vectors=vectors,
         linear={"user": torch.tensor([[0.5]])},
         events={name: events([[0.0, 0.0]] * lengths[0], lengths) for name, lengths in ids.items()},
@@ -166,9 +166,9 @@ def test_first_order_terms_of_every_kind():
 def test_no_rows_still_give_every_parameter_a_gradient():
     fields = [Field("price", "number"), Field("image", "vector", 3), Field("item", "table", 4)]
     made = embed(*fields, Field("history", "table", 4, encoder="target_attention", query="item"), linear=True)
-    none = Events(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    no_weights = Events(torch.zeros(0, 1), none.lengths)
-    looked = Looked(
+    none = JaggedEvents(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    no_weights = JaggedEvents(torch.zeros(0, 1), none.lengths)
+    looked = Lookups(
         events=dict.fromkeys(["item", "history"], none), linear_events=dict.fromkeys(["item", "history"], no_weights)
     )
 
@@ -222,6 +222,6 @@ def test_a_sequence_encoder_reads_what_events_carry_and_the_time_of_the_row():
     times_B = torch.tensor([3 * day, 6 * day], dtype=torch.float64)
     inputs = Inputs(None, None, NOTHING, NOTHING, {"history": payload}, times_B)
 
-    emb_BFD, _ = made(Looked(events={"history": events([[1.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [2, 1])}), inputs)
+    emb_BFD, _ = made(Lookups(events={"history": events([[1.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [2, 1])}), inputs)
 
     torch.testing.assert_close(emb_BFD[:, 0], torch.tensor([[4.0, 6.0], [4.0, 5.0]]))  # two days old, one day old

@@ -38,7 +38,7 @@ class BadValue(ValueError):
 
     >>> raise BadValue("no such table", "fields", 3, "table")
     Traceback (most recent call last):
-    data.document.BadValue: no such table
+    data.yaml_document.BadValue: no such table
     """
 
     def __init__(self, what: str, *place: str | int) -> None:
@@ -231,7 +231,7 @@ def _override(values: dict[str, Any], override: str) -> Place:
     """Put one override into the values; its place."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise BadDocument(f"override {override!r}: expected key.path=value, such as train.batch_rows=4096")
+        raise BadDocument(f"override {override!r}: expected key.path=value, such as train.global_batch_rows=4096")
     value = read_value(text, f"override {override!r}")
     place: Place = ()
     here: Any = values

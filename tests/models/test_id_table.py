@@ -12,7 +12,7 @@ from torchrec.modules.mc_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from data.ids import mix
-from models.managed import UNSEEN, IdTable, Policy, first_vectors, mixed
+from models.id_table import UNSEEN, IdTable, Policy, first_vectors, mixed
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from models.decoders.twin import BASES, SELECTIONS, TwinFocus
+from models.decoders.tf4ctr import BASES, SELECTIONS, TwinFocus
 from models.encoders import FeatureGenerator, Identity
 from models.heads import FUSIONS, TAU, TwinFocusHead
 from models.inputs import FieldInfo, FieldVectors

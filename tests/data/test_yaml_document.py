@@ -1,6 +1,6 @@
 """Documents: what a user wrote, or a message that says which line to mend.
 
-Run: pytest tests/data/test_document.py
+Run: pytest tests/data/test_yaml_document.py
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from data.document import BadValue, Section, read_document, write_document
 from data.errors import BadDocument
+from data.yaml_document import BadValue, Section, read_document, write_document
 
 
 class Circle(Section):

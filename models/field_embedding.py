@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models import layers
 from models.inputs import Inputs, Payload
 from models.sequences import SequenceEncoder, pool
-from models.sparse import Looked
+from models.sparse import Lookups
 
 NOTHING = Payload()
 
@@ -88,7 +88,7 @@ class FieldEmbedding(nn.Module):
         self.linear_numbers_N = nn.Parameter(_xavier(numbers, 1).squeeze(1)) if numbers and linear else None
         self.linear_vectors = nn.ModuleList(layers.linear(dim, 1, bias=False) for dim in self._vector_dims if linear)
 
-    def forward(self, looked: Looked, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    def forward(self, looked: Lookups, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Return the vectors of all fields and, if asked, their first-order terms."""
         numbers_BN, vectors_BX = inputs.numbers_BN, inputs.vectors_BX
         given = dict(zip(self._vectors, torch.split(vectors_BX, self._vector_dims, dim=1), strict=True))
@@ -100,7 +100,7 @@ class FieldEmbedding(nn.Module):
         emb_BFD = torch.stack([found[field.name] for field in self.fields], dim=1)
         return emb_BFD, self._first_order(looked, numbers_BN, given) if self.linear else None
 
-    def _pool(self, looked: Looked, inputs: Inputs) -> dict[str, Tensor]:
+    def _pool(self, looked: Lookups, inputs: Inputs) -> dict[str, Tensor]:
         """Return one vector per row for the fields of unpooled tables; sequence encoders last, for they ask with the others."""
         fields = {field.name: field for field in self.fields if field.name in looked.events}
         pooled = {
@@ -115,7 +115,7 @@ class FieldEmbedding(nn.Module):
             encoded[name] = encode(query_BD, looked.events[name], inputs.payloads.get(name, NOTHING), inputs.time_B)
         return pooled | encoded
 
-    def _first_order(self, looked: Looked, numbers_BN: Tensor, given: dict[str, Tensor]) -> Tensor:
+    def _first_order(self, looked: Lookups, numbers_BN: Tensor, given: dict[str, Tensor]) -> Tensor:
         terms = {name: weight_B1.squeeze(1) for name, weight_B1 in looked.linear.items()}
         for field in self.fields:
             if field.name in looked.linear_events:
