@@ -45,7 +45,7 @@ ARMS = {
     "managed": (1, {}),
     "hash /10": (10, None),
     "managed /10": (10, {}),
-    "managed /10, admit 3": (10, {"admit": 3}),
+    "managed /10, admit 3": (10, {"admit_after": 3}),
     "managed /10, distance_lfu": (10, {"evict": "distance_lfu"}),
     "managed, ttl 1": (1, {"ttl_days": 1}),
     "managed, ttl 2": (1, {"ttl_days": 2}),
@@ -62,7 +62,7 @@ def schema_of(log: str, arm: str) -> dict:
         if field["name"] in TABLES[log]:
             field["rows"] = -(-field["rows"] // divisor)
             if managed is not None:
-                field |= {"ids": "managed", **managed}
+                field |= {"ids": "managed", "managed": managed}
     return schema
 
 

@@ -51,7 +51,7 @@ class Batch(Pipelineable):
         bags: ids of the fields of pooled tables, B bags a key. sequences: ids of the fields of unpooled tables, or None.
         Ids are table rows; those of managed tables raw ids until they are mapped, see `ids_mapped`.
         numbers (B, N) float32, vectors (B, sum of widths) float32, labels (B, T) float32,
-        weights (B, T) float32: row weight times the target's `where` mask, groups (B,) int64.
+        weights (B, T) float32: row weight times the target's `valid_where` mask, groups (B,) int64.
         days (B,) int64 [days since 1970] of each row's event, if a managed table has a TTL.
         times (B,) float64 [s since 1970] of each row's event, if events carry times.
         payloads: sequence field -> what its events carry beside their ids, as the schema's `payload` declares it: `time` (N,)

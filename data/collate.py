@@ -60,7 +60,8 @@ class Collate:
         self._numbers = [by_name[name] for name in features.number_fields]
         self._vectors = [(by_name[name], dim) for name, dim in features.vector_fields.items()]
         self._ages = any(
-            isinstance(features.maps[field.name], RawIds) and field.ttl_days is not None for field in features.schema.managed
+            isinstance(features.maps[field.name], RawIds) and field.managed is not None and field.managed.ttl_days is not None
+            for field in features.schema.managed
         )
         self._carrying = [field for field in features.schema.fields if field.name in features.payloads]
         self._timed = any(own.time is not None for own in features.payloads.values())
@@ -322,9 +323,9 @@ class Collate:
             lists = lists.keep(~nulls(lists.elements))
         if field.length is None or lists.lengths.max(initial=0) <= field.length:
             return lists
-        if field.longer == "refuse":
+        if field.on_overflow == "error":
             refuse(lists.lengths > field.length, "the list", field.column, f"at most {field.length} ids", measure="ids")
-        if field.longer == "keep_first":
+        if field.on_overflow == "keep_first":
             return lists.keep(positions_of(lists.lengths) < field.length)
         return lists.keep(positions_of(lists.lengths) >= np.repeat(lists.lengths - field.length, lists.lengths))
 
@@ -379,12 +380,12 @@ def _origin(columns: Columns) -> torch.Tensor:
 
 def _counts(label: Label, columns: Columns) -> Mask | None:
     """The rows that count for a task; None: all."""
-    if label.where is None:
+    if label.valid_where is None:
         return None
-    column = columns[label.where]
+    column = columns[label.valid_where]
     values = values_of(column)
     wrong = ~((values == 0) | (values == 1)) | nulls(column)
-    refuse(wrong, f"whether the row counts for target {label.target!r}", label.where, "0 or 1")
+    refuse(wrong, f"whether the row counts for target {label.target!r}", label.valid_where, "0 or 1")
     return np.asarray(values == 1)
 
 

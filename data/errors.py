@@ -11,6 +11,10 @@ class BadDocument(GenctrError):
     """A config or schema file that cannot be read as written."""
 
 
+class OldKeys(BadDocument):
+    """A document of an earlier version: some of its keys have another name now."""
+
+
 class BadInput(GenctrError):
     """Log data that is not what the schema says.
 

@@ -46,7 +46,8 @@ class Features:
         schema: what the log means.
         statistics: what was fitted; None will do if the schema has no vocabulary, standardised number or bucket.
         pooled: False keeps every table unpooled, for a model that looks at single ids.
-        pools: how fields of lists become one vector, where that is not as the schema says.
+        pools: how sequences become one vector. A sequence that is not named is pooled as the lists that share its table; if
+            there are none, to the mean.
         admitted: the maps of managed tables as a trained model left them; else their ids stay as they are, for a model in
             training to map.
 
@@ -92,7 +93,8 @@ class Features:
         ]
         self.vector_fields = {field.name: field.dim for field in schema.fields if isinstance(field, VectorField)}
         self.lengths = {field.name: field.length or LIST_LENGTH for field in lists}
-        said: dict[str, Pool] = {field.name: "events" if field.pool == "attention" else field.pool for field in lists}
+        of_lists = {schema.owner(field).name: field.pool for field in lists if isinstance(field, IdsField)}
+        said: dict[str, Pool] = {field.name: of_lists.get(schema.owner(field).name, "mean") for field in lists}
         self.pools = MappingProxyType({**said, **pools})
         self.queries = MappingProxyType(_queries(schema, self.pools))
         self.kinds = MappingProxyType({field.name: field.kind for field in schema.fields})

@@ -1,7 +1,7 @@
 """What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -13,12 +13,29 @@ from data.yaml_document import BadValue, Section, nearest
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(ge=1)]
 
+_LABEL = {"task": "target", "where": "valid_where"}
+
+_MANAGED = {
+    "admit": "admit_after",
+    "admit_share": "admit_probability",
+    "evict": "evict",
+    "ttl_days": "ttl_days",
+    "probe": "bucket_size",
+    "unseen": "on_unseen",
+    "unseen_rows": "unseen_rows",
+}
+
+RENAMED: Mapping[str, str] = {
+    **{f"label.{old}": f"label.{new}" for old, new in _LABEL.items()},
+    **{f"labels.*.{old}": f"labels.*.{new}" for old, new in _LABEL.items()},
+    **{f"fields.*.{old}": f"managed: {{{new}: …}} of the field" for old, new in _MANAGED.items()},
+    "fields.*.longer": "on_overflow of the field (refuse is error)",
+}
+"""Of a schema: the old key, and in words what it is now."""
+
 Role: TypeAlias = Literal["user", "item", "context"]
 
-MANAGED = ("admit", "admit_share", "evict", "ttl_days", "probe", "unseen", "unseen_rows")
-"""The keys that only a managed table has."""
-
-PROBE = 64
+BUCKET_SIZE = 64
 """[rows] that an id of a managed table may have, unless the schema says otherwise."""
 
 MAX_ROWS = 2**32
@@ -37,6 +54,45 @@ class _Column(Section):
     role: Role | None = None
     """Whom the field describes: user, item or context. Models that treat users and items differently read it. Left out: user
     for the field that is read from the schema's `group`, context for all others."""
+
+
+class Managed(Section):
+    """How ids come to a managed table and leave it."""
+
+    admit_after: Positive | None = None
+    """[sights] of an id in training before it gets a row. Left out: 1."""
+
+    admit_probability: Annotated[float, Field(gt=0, le=1)] | None = None
+    """[1] instead of `admit_after`: the share of sights that give an id a row, chosen by a hash of id and step."""
+
+    evict: Literal["lru", "lfu", "distance_lfu", "none"] = "lru"
+    """Which id leaves a full bucket for a new one. lru: the one not seen for longest. lfu: the one seen least often.
+    distance_lfu: the one with the fewest sights divided by steps since the last, if that is less than the new id has.
+    none: no id leaves."""
+
+    ttl_days: Positive | None = None
+    """[days] that an id stays after its last event, by the schema's time or else by the day's name. Left out: for ever."""
+
+    bucket_size: Positive | None = None
+    """[rows] that an id may have, always the same ones. Left out: 64. Larger buckets fill the table better and are slower to
+    search."""
+
+    on_unseen: Literal["shared", "hashed", "zero"] = "shared"
+    """What an id without a row reads: the row that all of them share, one of `unseen_rows` by its hash, or zeros."""
+
+    unseen_rows: Positive | None = None
+    """[rows], of the table's `rows`, for on_unseen: hashed."""
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> "Managed":
+        if self.admit_after is not None and self.admit_probability is not None:
+            raise BadValue(
+                "an id is admitted after so many sights, or by chance: leave admit_after or admit_probability out",
+                "admit_probability",
+            )
+        if (self.on_unseen == "hashed") != (self.unseen_rows is not None):
+            raise BadValue("on_unseen: hashed and unseen_rows belong together: say both, or neither", "unseen_rows")
+        return self
 
 
 class _Ids(_Column):
@@ -61,46 +117,25 @@ class _Ids(_Column):
     dim: Positive | None = None
     """[numbers] width of one embedding. Left out: the width of the model."""
 
-    admit: Positive | None = None
-    """[sights] of an id in training before it gets a row of a managed table. Left out: 1."""
-
-    admit_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """[1] instead of `admit`: the share of sights that earn an id a row; which ones, a hash of id and step says."""
-
-    evict: Literal["lru", "lfu", "distance_lfu", "none"] | None = None
-    """Who leaves a full managed table for a new id: the id not seen for longest (lru, the default), seen least often (lfu), or
-    of the least sights over steps since the last (distance_lfu), if that is less than the new id has; none: nobody."""
-
-    ttl_days: Positive | None = None
-    """[days] after its last event, by the schema's time or else by the day's name, that an id stays in a managed table. Left
-    out: for ever."""
-
-    probe: Positive | None = None
-    """[rows] of a managed table that an id may have, the same ones at any time. Left out: 64. More fill the table better and
-    take longer to look through."""
-
-    unseen: Literal["shared", "hashed", "zero"] | None = None
-    """What an id reads that has no row of a managed table: the row that all of them share (the default), one of `unseen_rows`
-    by its hash, or a vector of zeros."""
-
-    unseen_rows: Positive | None = None
-    """[rows] of a managed table, of its `rows`, for unseen: hashed."""
+    managed: Managed | None = Field(default_factory=lambda values: Managed() if values["ids"] == "managed" else None)
+    """Who has a row of a managed table, and for how long. Only with ids: managed."""
 
     @property
     def reserved(self) -> int:
         """[rows] at the start of a managed table that no id owns: missing, unseen, and those shared by hash."""
-        return 2 + (self.unseen_rows or 0)
+        return 2 + ((self.managed and self.managed.unseen_rows) or 0)
 
     @property
     def bucket_rows(self) -> int:
         """[rows] of a managed table that an id may have."""
         assert self.rows is not None, "checked when the schema was read"
-        return self.probe or min(PROBE, self.rows - self.reserved)
+        assert self.managed is not None, "asked of managed tables only"
+        return self.managed.bucket_size or min(BUCKET_SIZE, self.rows - self.reserved)
 
     @model_validator(mode="after")
     def _table_keys_agree(self) -> "_Ids":
         if self.table is not None:
-            for key in ("ids", "rows", "min_count", "dim", *MANAGED):
+            for key in ("ids", "rows", "min_count", "dim", "managed"):
                 if getattr(self, key) is not None:
                     raise BadValue(f"the table belongs to {self.table!r}: say {key} there", key)
         elif self.ids in {"hash", "identity", "managed"}:
@@ -110,23 +145,14 @@ class _Ids(_Column):
                 raise BadValue(f"only a vocabulary counts ids; this field says ids: {self.ids}", "min_count")
         elif self.rows is not None:
             raise BadValue("a vocabulary has as many rows as ids it has seen: leave rows out, or say ids: hash", "rows")
-        self._managed_keys_agree()
+        if self.managed is None:
+            return self
+        if self.ids != "managed":
+            raise BadValue("only a managed table has it: say ids: managed, or leave managed out", "managed")
+        bucket = self.managed.bucket_size or 1
+        if self.rows is not None and self.rows < self.reserved + bucket:
+            raise BadValue(f"{self.rows} rows are too few: {self.reserved} are reserved and a bucket has {bucket}", "rows")
         return self
-
-    def _managed_keys_agree(self) -> None:
-        for key in MANAGED if self.ids != "managed" else ():
-            if getattr(self, key) is not None:
-                raise BadValue(f"only a managed table has it: say ids: managed, or leave {key} out", key)
-        if self.admit is not None and self.admit_share is not None:
-            raise BadValue(
-                "an id is admitted after so many sights, or by chance: leave admit or admit_share out", "admit_share"
-            )
-        if (self.unseen == "hashed") != (self.unseen_rows is not None):
-            raise BadValue("unseen: hashed and unseen_rows belong together: say both, or neither", "unseen_rows")
-        if self.ids == "managed" and self.rows is not None and self.rows < self.reserved + (self.probe or 1):
-            raise BadValue(
-                f"{self.rows} rows are too few: {self.reserved} are reserved and a bucket has {self.probe or 1}", "rows"
-            )
 
 
 class IdField(_Ids):
@@ -148,7 +174,7 @@ class IdsField(_Ids):
     length: Positive | None = None
     """[ids] a row may have. Left out: any number."""
 
-    longer: Literal["refuse", "keep_first", "keep_last"] = "refuse"
+    on_overflow: Literal["error", "keep_first", "keep_last"] = "error"
     """What to do with a row that has more than `length` ids."""
 
 
@@ -199,7 +225,7 @@ class SequenceField(_Ids):
     length: Positive
     """[events] of the past that are read."""
 
-    longer: Literal["refuse", "keep_first", "keep_last"] = "keep_last"
+    on_overflow: Literal["error", "keep_first", "keep_last"] = "keep_last"
     """What to do with a row that has more than `length` events."""
 
     time: str | None = None
@@ -207,14 +233,23 @@ class SequenceField(_Ids):
     time are dropped: they would tell the future. So are events without a time, and those that cannot be told from the row's
     time in the schema's unit. A row without a time is a bad row."""
 
-    pool: Literal["mean", "sum", "attention"] = "mean"
-    """How the embeddings of one row become one vector. attention: weighted by their likeness to the `query`."""
-
-    query: Name | None = None
-    """The id field that attention compares the events with. Left out: the first id field of the same table."""
-
     payload: Payload | None = None
     """What the events carry besides their ids. Left out: nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_model_says_how_it_pools(cls, values: Any) -> Any:
+        name = values.get("name", "FIELD") if isinstance(values, dict) else ""
+        for key in ("pool", "query") if isinstance(values, dict) else ():
+            if key in values:
+                encoder = {"attention": "target_attention"}.get(str(values.get("pool")), values.get("pool", "target_attention"))
+                query = f", query: {values['query']}" if values.get("query") else ""
+                raise BadValue(
+                    f"the run file says it now: model: {{sequences: {{{name}: {{encoder: {encoder}{query}}}}}}}; "
+                    "without it, mean",
+                    key,
+                )
+        return values
 
 
 class NumberField(_Column):
@@ -266,7 +301,7 @@ class Label(Section):
     """[1] the label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4
     and 5 are good. Left out: the column holds the label itself."""
 
-    where: str | None = None
+    valid_where: str | None = None
     """Only rows where this column is 1 (or true) count for the target; in the others the label may be missing."""
 
 
@@ -285,7 +320,7 @@ class Time(Section):
 class Schema(Section):
     """What a log means."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"label.task": "label.target", "labels.*.task": "labels.*.target"}
+    renamed: ClassVar[Mapping[str, str]] = RENAMED
 
     name: Name
     """What the log is called in reports."""
@@ -330,10 +365,10 @@ class Schema(Section):
         return tuple(field for field in self.fields if isinstance(field, AnyIds) and field.ids == "managed")
 
     def query(self, field: SequenceField) -> str | None:
-        """The id field that a sequence compares its events with; None if none shares its table and none is named."""
+        """The first id field of the table of a sequence, with which attention compares its events; None if there is none."""
         table = self.owner(field).name
         same = (own.name for own in self.fields if isinstance(own, IdField) and self.owner(own).name == table)
-        return field.query or next(same, None)
+        return next(same, None)
 
     def role(self, field: AnyField) -> Role:
         """Whom a field describes."""
@@ -446,10 +481,10 @@ class Schema(Section):
                 if field.payload.time is not None:
                     assert self.time is not None, "checked when the schema was read"
                     yield self.time.column, "integers or timestamps", _is_time
-            if isinstance(field, AnyIds) and field.ttl_days is not None and self.time is not None:
+            if isinstance(field, AnyIds) and field.managed and field.managed.ttl_days and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
         for label in self.targets:
-            for column in (label.column, label.where):
+            for column in (label.column, label.valid_where):
                 if column is not None:
                     yield column, "0 and 1, or false and true", _is_number
         if self.weight is not None:
@@ -470,35 +505,25 @@ class Schema(Section):
             if isinstance(field, AnyIds):
                 _check_table(field, names, at)
             if isinstance(field, SequenceField):
-                self._check_sequence(field, names, at)
+                self._check_times(field, at)
         targets = self.target_names
         if len(set(targets)) < len(targets):
             raise BadValue(f"two labels have the same target: {', '.join(targets)}", "labels")
         self._check_pools()
         return self
 
-    def _check_sequence(self, field: SequenceField, names: dict[str, AnyField], at: int) -> None:
+    def _check_times(self, field: SequenceField, at: int) -> None:
         if field.time is not None and self.time is None:
             raise BadValue("event times need the row's own time: the schema must say time", "fields", at, "time")
         if field.payload is not None and field.payload.time is not None and self.time is None:
             where = ("fields", at, "payload", "time")
             raise BadValue("event times need the row's own time: the schema must say time", *where)
-        if field.query is not None:
-            if field.pool != "attention":
-                raise BadValue(f"only pool: attention has a query; this field says pool: {field.pool}", "fields", at, "query")
-            known = [name for name, other in names.items() if isinstance(other, IdField)]
-            if field.query not in known:
-                raise BadValue(f"no id field {field.query!r}; {nearest(field.query, known)}", "fields", at, "query")
-        elif field.pool == "attention":
-            table = field.table or field.name
-            if not any(isinstance(other, IdField) and table in {other.name, other.table} for other in self.fields):
-                raise BadValue(f"no id field shares the table {table!r}: name the query of the attention", "fields", at, "pool")
 
     def _check_pools(self) -> None:
         """TorchRec pools a whole table in one way."""
-        first: dict[str, IdsField | SequenceField] = {}
+        first: dict[str, IdsField] = {}
         for at, field in enumerate(self.fields):
-            if isinstance(field, IdsField | SequenceField):
+            if isinstance(field, IdsField):
                 ours = first.setdefault(self.owner(field).name, field)
                 if ours.pool != field.pool:
                     raise BadValue(

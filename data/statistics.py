@@ -65,7 +65,7 @@ class Statistics:
     def columns(schema: Schema) -> list[str]:
         """The columns that `fit` reads."""
         fields = [own.column for own in schema.fields if _needs_fitting(_owner(schema, own))]
-        labels = [name for own in schema.targets for name in (own.column, own.where, schema.weight) if name is not None]
+        labels = [name for own in schema.targets for name in (own.column, own.valid_where, schema.weight) if name is not None]
         return list(dict.fromkeys([*fields, *labels]))
 
     @property
@@ -233,8 +233,8 @@ def _label_weights(batch: pa.RecordBatch, target: Label, weight: str | None) -> 
         counts = ((values == 0) | (values == 1)) & ~nulls(column)
     else:
         counts, values = ~np.isnan(values) & ~nulls(column), (values > target.positive_above).astype(np.float64)
-    if target.where is not None:
-        where = batch.column(target.where)
+    if target.valid_where is not None:
+        where = batch.column(target.valid_where)
         counts &= (values_of(where).astype(np.float64) == 1) & ~nulls(where)
     return float(weights[counts & (values == 1)].sum()), float(weights[counts].sum())
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from data.errors import BadDocument
+from data.errors import BadDocument, OldKeys
 from data.paths import PATHS, write_whole
 
 Place: TypeAlias = tuple[str | int, ...]
@@ -57,7 +57,8 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
         overrides: "key.path=value" each, the value in YAML; a number in the path counts list elements from 0.
 
     Raises:
-        BadDocument: all that is wrong, one mistake a paragraph: file, line, key path, nearest valid key.
+        BadDocument: all that is wrong, one mistake a paragraph: file, line, key path, nearest valid key. OldKeys: keys have
+            another name now.
     """
     text = _read(path)
     if (seal := _SEAL.match(text)) and hashlib.sha256(text[seal.end() :].encode()).hexdigest() != seal[1]:
@@ -78,7 +79,7 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
     places = {_override(values, override): override for override in overrides}
     whereabouts = _Whereabouts(path, lines, places)
     if old := [f"{whereabouts(place)}: {_dotted(place)} is now {new}" for place, new in _renamed(values, model.renamed)]:
-        raise BadDocument("\n".join(old))
+        raise OldKeys("\n".join(old))
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -102,12 +103,24 @@ def _renamed(values: Any, renamed: Mapping[str, str], place: Place = ()) -> Iter
         here = (*place, key)
         spots = [here, here[2:]] if here[0] == "stages" else [here]
         inside = list(_renamed(value, renamed, here))
-        found = [new for old, new in renamed.items() if any(_matches(old.split("."), spot) for spot in spots)]
+        found = [
+            _filled(old.split("."), new, spot)
+            for old, new in renamed.items()
+            for spot in spots
+            if _matches(old.split("."), spot)
+        ]
         yield from inside or [(here, new) for new in found[:1]]
 
 
 def _matches(pattern: Sequence[str], place: Place) -> bool:
     return len(pattern) == len(place) and all(own in ("*", str(step)) for own, step in zip(pattern, place, strict=True))
+
+
+def _filled(pattern: Sequence[str], new: str, place: Place) -> str:
+    """The new name, with the keys and numbers of the place where the old one stands for any."""
+    for own, step in zip(pattern, place, strict=True):
+        new = new.replace("*", str(step), 1) if own == "*" else new
+    return new
 
 
 def read_value(text: str, what: str) -> Any:

@@ -23,6 +23,43 @@ _ENCODER = {
     "targets": "num_targets",
 }
 
+_KEYS = {
+    "data": {
+        "fit": "statistics_days",
+        "format": "reader",
+        "success": "success_file",
+        "shuffle_rows": "shuffle_buffer_rows",
+        "prefetch": "prefetch_batches",
+    },
+    "tables": {"only": "overrides"},
+    "train": {
+        "batch_rows": "global_batch_rows",
+        "communication": "comm_precision",
+        "plan": "sharding_plan",
+        "score_first": "progressive_validation",
+        "schedule.floor": "schedule.min_factor",
+    },
+    "checkpoint": {"keep": "keep_last"},
+    "daily": {
+        "late": "on_late_files",
+        "changed": "on_changed_files",
+        "gap": "on_missing_day",
+        "gap_hours": "missing_day_grace_hours",
+        "compare": "file_identity",
+        "fresh_share": "holdout_fraction",
+        "row_decay": "table_decay",
+        "accept": "accept_changes",
+        "most_poll_seconds": "max_poll_seconds",
+    },
+}
+
+_TABLE = {
+    "kernel": "compute_kernel",
+    "cache": "cache_load_factor",
+    "clip": "gradient_clip_value",
+    "decay": "weight_decay_rows",
+}
+
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
         "model.paradigm": "model.family: plain is family: ranker, sfg is family: ranker with encoder: {kind: sfg}, "
@@ -35,6 +72,11 @@ RENAMED: Mapping[str, str] = MappingProxyType(
         "model.denoiser": "model, with family: denoiser: its settings are keys of model itself",
         **{f"model.encoder.{old}": f"model.encoder.{new}" for old, new in _ENCODER.items()},
         "stages.*.task": "stages.*.objective (pretrain is denoise)",
+        "stages.*.load.what": "stages.*.load.parts",
+        **{f"{section}.{old}": f"{section}.{new}" for section, keys in _KEYS.items() for old, new in keys.items()},
+        **{f"tables.{old}": f"tables.{new}" for old, new in _TABLE.items()},
+        **{f"tables.overrides.*.{old}": f"tables.overrides.*.{new}" for old, new in _TABLE.items()},
+        "daily.tables": "daily.bundle_precision (float32 is fp32)",
     }
 )
 """The old key -> what is said instead, in words. A `*` stands for any key or number. What is said of a run's section holds for

@@ -47,15 +47,16 @@ PER_DAY = CLOCK.index("looked")
 def policy_of(field: AnyIds) -> Policy:
     """Who gets a row of the managed table that a field owns."""
     assert field.rows is not None, "checked when the schema was read"
+    assert field.managed is not None, "asked of managed tables only"
     return Policy(
         rows=field.rows,
         seed=_signed(seed_of(field.name)),
         probe=field.bucket_rows,
-        admit=field.admit or 1,
-        admit_share=field.admit_share,
-        evict=field.evict or "lru",
-        ttl_days=field.ttl_days,
-        unseen_rows=field.unseen_rows or 0,
+        admit=field.managed.admit_after or 1,
+        admit_share=field.managed.admit_probability,
+        evict=field.managed.evict,
+        ttl_days=field.managed.ttl_days,
+        unseen_rows=field.managed.unseen_rows or 0,
     )
 
 
@@ -88,7 +89,7 @@ class ManagedTable:
         self, field: AnyIds, *, fields: Sequence[str], init: InitConfig, seed: int, parts: Sequence[Part], device: torch.device
     ) -> None:
         self.name, self.fields, self.policy = field.name, tuple(fields), policy_of(field)
-        self._is_zero = field.unseen == "zero"
+        self._is_zero = field.managed is not None and field.managed.on_unseen == "zero"
         self._init, self._seed, self._parts = init, seed, parts
         rank, ranks = dist.get_rank(), dist.get_world_size()
         self.edges = [at * self.policy.buckets // ranks for at in range(ranks + 1)]
@@ -113,7 +114,7 @@ class ManagedTable:
             raise GenctrError(
                 f"table {self.name!r} was begun with buckets of {old['probe']} rows after {old['reserved']} reserved ones, "
                 f"and now has {now['probe']} after {now['reserved']}: its ids would all move\n"
-                f"  next: say probe: {old['probe']}, and unseen_rows as it was"
+                f"  next: say bucket_size: {old['probe']}, and unseen_rows as it was"
             )
 
     def counted(self) -> dict[str, int]:
@@ -174,7 +175,7 @@ class ManagedTable:
             raise GenctrError(
                 f"table {self.name!r} has room for {self.policy.capacity} ids, and one step has {wanted} that earned a row\n"
                 "  expected: more rows than a step has ids: with fewer, ids are let go before they have learnt\n"
-                f"  next: give it well over {wanted} rows, a higher admit, or smaller steps; or say evict: none"
+                f"  next: give it well over {wanted} rows, a higher admit_after, or smaller steps; or say evict: none"
             )
 
     @torch.no_grad()

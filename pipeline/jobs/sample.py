@@ -88,7 +88,7 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
                 left -= len(own)
     if not real:
         raise GenctrError(f"{', '.join(days)}: no rows to compare with")
-    partly = [label.target for label in job.schema.targets if label.where is not None]
+    partly = [label.target for label in job.schema.targets if label.valid_where is not None]
     return compare(model, torch.cat(real)[:rows], torch.cat(drawn)[:rows], given, left_out=partly)
 
 

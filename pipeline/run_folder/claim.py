@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from data.errors import GenctrError
+from data.errors import GenctrError, OldKeys
 from data.paths import PATHS
 from data.schema import AnyIds, NumberField, Schema, VectorField
 from data.statistics import FILE
@@ -29,7 +29,16 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
     """
     if not PATHS.exists(f"{folder}/config.yaml"):
         raise GenctrError(f"{folder}: no config.yaml there, so this is no run folder: give the --out of a `genctr train`")
-    return load(f"{folder}/config.yaml")
+    try:
+        return load(f"{folder}/config.yaml")
+    except OldKeys as error:
+        lines = str(error).splitlines()
+        more = f"\n  and {len(lines) - 3} more" if len(lines) > 3 else ""
+        old = "\n".join(f"  {line}" for line in lines[:3])
+        raise GenctrError(
+            f"{folder} was begun by an earlier version, which called settings otherwise:\n{old}{more}\n"
+            "  next: give a new --out, or train on with the version that began it"
+        ) from error
 
 
 def stage_schema(schema: Schema, stage: Stage, stages: Sequence[Stage]) -> Schema:

@@ -39,7 +39,7 @@ from pipeline.config.registry import find
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, CURRENT, DENSE, SAMPLE = "manifest.json", "current.json", "dense.safetensors", "sample.parquet"
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_+-]*(\.[A-Za-z0-9_+-]+)*\.(safetensors|parquet|json)")
 """No folders, no `..`, no other kinds of files."""

@@ -145,7 +145,7 @@ def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
     ids, places = (values.numpy() for values in bundle.held(field.name))
     if len(places) and not field.reserved <= places.min() <= places.max() < field.rows:
         raise BundleError(f"the ids of {field.name} have rows that its table has not", bundle.path)
-    seed, unseen_rows = seed_of(field.name), field.unseen_rows or 0
+    seed, unseen_rows = seed_of(field.name), (field.managed and field.managed.unseen_rows) or 0
     return AdmittedIds(rows=field.rows, ids=ids, places=places, seed=seed, unseen_rows=unseen_rows)
 
 

@@ -32,6 +32,7 @@ def collate(
     *fields: dict[str, Any],
     statistics: Statistics | None = None,
     bad_rows: Literal["stop", "skip"] = "stop",
+    events: bool = False,
     **schema: Any,
 ) -> Batch:
     """Collate columns; rows come from Monday's file, from row 100 on, and label `y` is 0 unless the columns say otherwise."""
@@ -40,7 +41,7 @@ def collate(
     defaults = {"y": pa.array([0] * count, pa.int8()), "_file": pa.array([0] * count, pa.int32())}
     batch = pa.record_batch({**defaults, "_row": pa.array(range(100, 100 + count), pa.int64()), **arrays})
     whole = Schema.model_validate({"name": "log", "label": {"column": "y"}, "fields": fields or [ID], **schema})
-    own = Collate(Features(whole, statistics), bad_rows=bad_rows)
+    own = Collate(Features(whole, statistics, pools={"past": "events"} if events else {}), bad_rows=bad_rows)
     return own(batch, files=FILES, rows=99, cursor=CURSOR)
 
 
@@ -78,10 +79,10 @@ def test_a_field_is_read_from_its_own_column() -> None:
 
 
 def test_the_fields_of_an_attention_table_are_sequences() -> None:
-    past = {"name": "past", "kind": "sequence", "table": "a", "length": 3, "pool": "attention"}
+    past = {"name": "past", "kind": "sequence", "table": "a", "length": 3}
     other = {"name": "b", "kind": "id", "ids": "identity", "rows": 9}
 
-    batch = collate({"a": [5, 6], "past": [[1], [2, 3]], "b": [0, 1]}, ID, past, other)
+    batch = collate({"a": [5, 6], "past": [[1], [2, 3]], "b": [0, 1]}, ID, past, other, events=True)
 
     assert batch.bags.keys() == ["b"]
     assert batch.sequences is not None
@@ -122,7 +123,7 @@ def test_what_hides_under_a_null_list_is_not_read() -> None:
 
 @pytest.mark.parametrize(("longer", "kept"), [("keep_last", [[3, 4], [5], []]), ("keep_first", [[2, 3], [5], []])])
 def test_a_sequence_that_is_too_long_is_cut(longer: str, kept: list[list[int]]) -> None:
-    assert past_of(collate({"past": [[2, 3, 4], [5], []]}, {**SEQUENCE, "longer": longer})) == kept
+    assert past_of(collate({"past": [[2, 3, 4], [5], []]}, {**SEQUENCE, "on_overflow": longer})) == kept
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_vectors_of_any_type_are_read_and_missing_ones_are_0(kind: pa.DataType) 
 
 
 def test_labels_weights_and_groups_are_read() -> None:
-    labels = [{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "where": "y"}]
+    labels = [{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "valid_where": "y"}]
     columns = {"a": [1, 2, 3], "y": [True, False, True], "z": [1.0, None, 0.0], "w": [0.5, 2, 1], "g": [-7, 9, None]}
 
     batch = collate(columns, label=None, labels=labels, weight="w", group="g")
@@ -341,7 +342,13 @@ MISTAKES = [
     ("y", [0, 2, 1], [ID], {}, "the label of target 'y' is 2"),
     ("y", [0, float("nan"), 1], [ID], {}, "the label of target 'y' is nan"),
     ("y", [0, 1e300, 1], [ID], {}, "the label of target 'y' is 1e[+]300"),
-    ("where", [0, 3, 1], [ID], {"label": {"column": "y", "where": "where"}}, "whether the row counts for target 'y' is 3"),
+    (
+        "where",
+        [0, 3, 1],
+        [ID],
+        {"label": {"column": "y", "valid_where": "where"}},
+        "whether the row counts for target 'y' is 3",
+    ),
     ("w", [0.0, -1.0, 1.0], [ID], {"weight": "w"}, "the weight of the row is -1"),
     ("w", [0.0, None, 1.0], [ID], {"weight": "w"}, "the weight of the row is None"),
     ("w", [0.0, float("inf"), 1.0], [ID], {"weight": "w"}, "the weight of the row is inf"),
@@ -349,7 +356,7 @@ MISTAKES = [
     ("a", [0, -1, 1], [ID], {}, "the id is -1"),
     ("past", [[0], [5, -3], []], [LIST], {}, r"the id is \[5, -3\]"),
     ("past", [[0], [5, NO_ID], []], [{**LIST, "ids": "managed"}], {}, rf"the id is \[5, {NO_ID}\]"),
-    ("past", [[0], [1, 2, 3], []], [{**SEQUENCE, "longer": "refuse"}], {}, "the list has 3 ids"),
+    ("past", [[0], [1, 2, 3], []], [{**SEQUENCE, "on_overflow": "error"}], {}, "the list has 3 ids"),
     ("past", [[0], [1, 2, 3], []], [{**LIST, "length": 2}], {}, "the list has 3 ids"),
     ("v", [[0, 1], [2, 3, 4], None], [VECTOR], {}, "the vector has 3 numbers"),
     ("v", [[0, 1], [], None], [VECTOR], {}, "the vector has 0 numbers"),
@@ -546,13 +553,13 @@ def test_the_factors_are_odd_different_and_do_not_depend_on_how_many_are_asked_f
 
 # --- managed tables ---
 
-MANAGED = {"name": "a", "kind": "id", "ids": "managed", "rows": 100, "ttl_days": 3}
+MANAGED = {"name": "a", "kind": "id", "ids": "managed", "rows": 100, "managed": {"ttl_days": 3}}
 TIME = {"column": "t", "unit": "s"}
 NOON = 20_412 * 86_400 + 43_200  # 2025-11-20; the cursor's day is 2026-11-20, that is 20_777
 
 
 def test_the_ids_of_a_managed_table_stay_as_they_are() -> None:
-    batch = collate({"a": [5, None, -(2**62)]}, {**MANAGED, "ttl_days": None})
+    batch = collate({"a": [5, None, -(2**62)]}, {**MANAGED, "managed": {}})
     assert batch.bags.values().tolist() == [5, NO_ID, -(2**62)]
     assert batch.days is None
 
@@ -583,7 +590,7 @@ def test_without_a_time_and_a_date_nothing_says_how_old_an_id_is(monkeypatch: py
 
 def test_the_number_that_stands_for_a_missing_id_is_no_id() -> None:
     with pytest.raises(BadInput, match=rf"the id is {NO_ID}[\s\S]*expected: any integer but {NO_ID}"):
-        collate({"a": pa.array([5, None, NO_ID])}, {**MANAGED, "ttl_days": None})
+        collate({"a": pa.array([5, None, NO_ID])}, {**MANAGED, "managed": {}})
 
 
 # --- what events carry ---
@@ -615,7 +622,7 @@ def carried(ids: list[list[int | None] | None]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("pool", ["mean", "attention"])
+@pytest.mark.parametrize("events", [False, True])
 @pytest.mark.parametrize(
     ("longer", "kept", "places"),
     [
@@ -624,15 +631,15 @@ def carried(ids: list[list[int | None] | None]) -> dict[str, Any]:
     ],
 )
 def test_what_an_event_carries_stays_with_its_id_through_every_cut(
-    pool: str, longer: str, kept: list[list[int]], places: list[int]
+    events: bool, longer: str, kept: list[list[int]], places: list[int]
 ) -> None:
     #   row 0: a null id at place 1, and the event at place 4 is not of the past; row 1 is empty, row 3 null
     log = carried([[11, None, 13, 14, 15], [], [21], None])
     log["t"] = pa.array([4000, 5000, 999_000, 1], pa.int64())
     item = {**ID, "name": "i", "table": "past", "ids": None, "rows": None, "column": "i"}
-    batch = collate({**log, "i": [1] * 4}, {**CARRYING, "longer": longer, "pool": pool}, item, time=CLOCK)
+    batch = collate({**log, "i": [1] * 4}, {**CARRYING, "on_overflow": longer}, item, time=CLOCK, events=events)
 
-    keyed = batch.bags if pool == "mean" else batch.sequences
+    keyed = batch.sequences if events else batch.bags
     assert keyed is not None
     assert [(part - 1).tolist() for part in keyed["past"].to_dense()] == kept
     carries = batch.payloads["past"]

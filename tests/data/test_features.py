@@ -48,7 +48,7 @@ def test_every_field_is_a_part_of_the_batch() -> None:
 
 
 def test_attention_moves_all_fields_of_its_table_to_the_sequences() -> None:
-    features = Features(schema(USER, ITEM, {**PAST, "pool": "attention"}))
+    features = Features(schema(USER, ITEM, PAST), pools={"past": "events"})
 
     assert features.bag_keys == ["user"]
     assert features.sequence_keys == ["item", "past"]

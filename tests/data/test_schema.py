@@ -91,7 +91,7 @@ def test_the_schema_of_the_design_is_read_and_written_whole(tmp_path: Path) -> N
 
     history = schema.fields[5]
     assert isinstance(history, SequenceField)
-    assert (history.column, history.longer, history.pool, history.ids) == ("history", "keep_last", "mean", None)
+    assert (history.column, history.on_overflow, history.ids) == ("history", "keep_last", None)
     assert schema.owner(history).name == "item_id"
     assert schema.target_names == ("is_click",)
     assert read_document(str(tmp_path / "again.yaml"), Schema) == schema
@@ -106,7 +106,9 @@ def test_a_run_reads_each_column_once_and_no_other(tmp_path: Path) -> None:
 
 def test_several_labels_name_their_tasks() -> None:
     schema = feed(
-        label=None, labels=[{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "where": "y"}], weight="w"
+        label=None,
+        labels=[{"target": "click", "column": "y"}, {"target": "buy", "column": "z", "valid_where": "y"}],
+        weight="w",
     )
 
     assert schema.target_names == ("click", "buy")
@@ -114,15 +116,16 @@ def test_several_labels_name_their_tasks() -> None:
 
 
 def test_attention_asks_the_first_id_field_of_its_table() -> None:
-    shared = {"kind": "sequence", "length": 3, "pool": "attention", "table": "item"}
-    fields = [{"name": "user", "kind": "id"}, {"name": "item", "kind": "id"}, {"name": "past", **shared}]
-    schema = feed(fields=[*fields, {"name": "other", **shared, "query": "user"}])
+    past = {"name": "past", "kind": "sequence", "length": 3}
+    fields = [{"name": "user", "kind": "id"}, {"name": "item", "kind": "id"}, {**past, "table": "item"}]
+    schema = feed(fields=[*fields, {**past, "name": "other", "ids": "vocab"}])
 
-    assert [schema.query(field) for field in schema.fields if isinstance(field, SequenceField)] == ["item", "user"]
+    assert [schema.query(field) for field in schema.fields if isinstance(field, SequenceField)] == ["item", None]
 
 
 ID = {"name": "a", "kind": "id"}
 PAST = {"name": "past", "kind": "sequence", "length": 3}
+LIST = {"name": "tags", "kind": "ids"}
 
 
 @pytest.mark.parametrize(
@@ -146,10 +149,10 @@ PAST = {"name": "past", "kind": "sequence", "length": 3}
         ({"fields": [ID, {**PAST, "table": "a", "dim": 8}]}, "the table belongs to 'a': say dim there"),
         ({"fields": [ID, {**PAST, "table": "a"}, {**PAST, "name": "p", "table": "past"}]}, "no field 'past' with a table"),
         ({"fields": [ID, {**PAST, "time": "t"}]}, "the schema must say time"),
-        ({"fields": [ID, {**PAST, "query": "a"}]}, "only pool: attention has a query"),
-        ({"fields": [ID, {**PAST, "pool": "attention"}]}, "no id field shares the table 'past'"),
-        ({"fields": [ID, {**PAST, "pool": "attention", "query": "b"}]}, "no id field 'b'; valid: a"),
-        ({"fields": [ID, {**PAST, "table": "a"}, {**PAST, "name": "p", "table": "a", "pool": "sum"}]}, "pool alike"),
+        ({"fields": [ID, {**PAST, "query": "a"}]}, "sequences: {past: {encoder: target_attention, query: a}}"),
+        ({"fields": [ID, {**PAST, "pool": "attention"}]}, "the run file says it now: model: {sequences: {past: {encoder: ta"),
+        ({"fields": [ID, {**PAST, "pool": "sum"}]}, "sequences: {past: {encoder: sum}}}; without it, mean"),
+        ({"fields": [ID, {**LIST, "table": "a"}, {**LIST, "name": "p", "table": "a", "pool": "sum"}]}, "pool alike"),
         ({"fields": [{"name": "n", "kind": "number", "transform": "buckets"}]}, "transform: buckets needs their number"),
         ({"fields": [{"name": "n", "kind": "number", "buckets": 3}]}, "no buckets with transform: none"),
     ],
@@ -231,7 +234,8 @@ def test_a_column_of_nothing_but_nulls_fits_every_kind(tmp_path: Path) -> None:
 
 
 MANAGED = FEED.replace(
-    "ids: identity, rows: 50_000_000}", "ids: managed, rows: 50_000_000, admit: 3, evict: lru, ttl_days: 30}"
+    "ids: identity, rows: 50_000_000}",
+    "ids: managed, rows: 50_000_000, managed: {admit_after: 3, evict: lru, ttl_days: 30}}",
 )
 
 
@@ -239,40 +243,66 @@ def test_a_managed_table_as_the_design_has_it(tmp_path: Path) -> None:
     (tmp_path / "schema.yaml").write_text(MANAGED)
     schema = read_document(str(tmp_path / "schema.yaml"), Schema)
     (field,) = schema.managed
-    assert (field.name, field.admit, field.evict, field.ttl_days) == ("item_id", 3, "lru", 30)
+    assert field.managed is not None
+    assert (field.name, field.managed.admit_after, field.managed.evict, field.managed.ttl_days) == ("item_id", 3, "lru", 30)
     assert (field.reserved, field.bucket_rows) == (2, 64)
     assert "time_ms" in schema.columns()
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("field", "managed", "told"),
     [
-        ("ttl_days: -1", "line 8: fields.1.ttl_days: Input should be greater than or equal to 1, got -1"),
-        ("ttl_days: 0.5", "line 8: fields.1.ttl_days: Input should be a valid integer"),
-        ("ttl_days: 30, evict: fifo", "line 8: fields.1.evict: no 'fifo'"),
-        (
-            "ttl_days: 30, admit: 3, admit_share: 0.5",
-            "line 8: fields.1.admit_share: an id is admitted after so many sights, or",
-        ),
-        ("unseen: hashed", "line 8: fields.1.unseen_rows: unseen: hashed and unseen_rows belong together"),
-        ("unseen_rows: 8", "line 8: fields.1.unseen_rows: unseen: hashed and unseen_rows belong together"),
-        ("probe: 64, rows: 65", "line 8: fields.1.rows: 65 rows are too few: 2 are reserved and a bucket has 64"),
-        ("rows: 2", "line 8: fields.1.rows: 2 rows are too few: 2 are reserved and a bucket has 1"),
-        ("ids: hash, admit: 3", "line 8: fields.1.admit: only a managed table has it: say ids: managed"),
-        ("ids: hash, ttl_days: 3", "line 8: fields.1.ttl_days: only a managed table has it"),
+        ({}, "ttl_days: -1", "managed.ttl_days: Input should be greater than or equal to 1, got -1"),
+        ({}, "ttl_days: 0.5", "managed.ttl_days: Input should be a valid integer"),
+        ({}, "ttl_days: 30, evict: fifo", "managed.evict: no 'fifo'"),
+        ({}, "ttl_day: 30", "managed.ttl_day: unknown key\n  did you mean 'ttl_days'?"),
+        ({}, "admit_after: 3, admit_probability: 0.5", "managed.admit_probability: an id is admitted after so many sights, or"),
+        ({}, "on_unseen: hashed", "managed.unseen_rows: on_unseen: hashed and unseen_rows belong together"),
+        ({}, "unseen_rows: 8", "managed.unseen_rows: on_unseen: hashed and unseen_rows belong together"),
+        ({"rows": "65"}, "bucket_size: 64", "rows: 65 rows are too few: 2 are reserved and a bucket has 64"),
+        ({"rows": "2"}, "", "rows: 2 rows are too few: 2 are reserved and a bucket has 1"),
+        ({"ids": "hash"}, "admit_after: 3", "managed: only a managed table has it: say ids: managed"),
     ],
 )
-def test_what_a_managed_table_cannot_have_is_told_with_its_line(tmp_path: Path, written: str, told: str) -> None:
-    own = {"ids": "managed", "rows": "1000"} | dict(pair.split(": ") for pair in written.split(", "))
+def test_what_a_managed_table_cannot_have_is_told_with_its_line(
+    tmp_path: Path, field: dict[str, str], managed: str, told: str
+) -> None:
+    own = {"ids": "managed", "rows": "1000"} | field | {"managed": f"{{{managed}}}"}
     line = ", ".join(f"{key}: {value}" for key, value in own.items())
     (tmp_path / "schema.yaml").write_text(FEED.replace("ids: identity, rows: 50_000_000", line))
-    with pytest.raises(BadDocument, match=re.escape(told)):
+    with pytest.raises(BadDocument, match=re.escape(f"line 8: fields.1.{told}")):
+        read_document(str(tmp_path / "schema.yaml"), Schema)
+
+
+@pytest.mark.parametrize(
+    ("old", "told"),
+    [
+        ("admit: 3", "admit is now managed: {admit_after: …} of the field"),
+        ("admit_share: 0.5", "admit_share is now managed: {admit_probability: …} of the field"),
+        ("evict: lru", "evict is now managed: {evict: …} of the field"),
+        ("ttl_days: 3", "ttl_days is now managed: {ttl_days: …} of the field"),
+        ("probe: 64", "probe is now managed: {bucket_size: …} of the field"),
+        ("unseen: zero", "unseen is now managed: {on_unseen: …} of the field"),
+        ("unseen_rows: 8", "unseen_rows is now managed: {unseen_rows: …} of the field"),
+        ("longer: refuse", "longer is now on_overflow of the field (refuse is error)"),
+    ],
+)
+def test_an_old_key_of_a_field_is_refused_with_its_new_place(tmp_path: Path, old: str, told: str) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED.replace("rows: 50_000_000", f"rows: 50_000_000, {old}"))
+    with pytest.raises(BadDocument, match=re.escape(f"schema.yaml, line 8: fields.1.{told}")):
+        read_document(str(tmp_path / "schema.yaml"), Schema)
+
+
+@pytest.mark.parametrize("label", ["label: {column: is_click, where: seen}", "labels: [{column: is_click, where: seen}]"])
+def test_the_old_condition_of_a_label_is_refused(tmp_path: Path, label: str) -> None:
+    (tmp_path / "schema.yaml").write_text(FEED.replace("label: {column: is_click}", label))
+    with pytest.raises(BadDocument, match=r"schema.yaml, line 3: labels?[.0]*where is now labels?[.0]*valid_where"):
         read_document(str(tmp_path / "schema.yaml"), Schema)
 
 
 def test_a_field_that_shares_a_managed_table_says_nothing_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "schema.yaml").write_text(MANAGED.replace("table: item_id, length", "table: item_id, ttl_days: 3, length"))
-    with pytest.raises(BadDocument, match=re.escape("line 12: fields.5.ttl_days: the table belongs to 'item_id'")):
+    (tmp_path / "schema.yaml").write_text(MANAGED.replace("item_id, length", "item_id, managed: {ttl_days: 3}, length"))
+    with pytest.raises(BadDocument, match=re.escape("line 12: fields.5.managed: the table belongs to 'item_id'")):
         read_document(str(tmp_path / "schema.yaml"), Schema)
 
 

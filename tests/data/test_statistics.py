@@ -260,7 +260,7 @@ def test_a_vocabulary_that_is_stored_already_is_left_as_it_is(tmp_path: Path) ->
 
 
 def test_labels_are_counted_by_weight_where_they_count() -> None:
-    labels = [{"column": "click"}, {"column": "buy", "where": "click"}]
+    labels = [{"column": "click"}, {"column": "buy", "valid_where": "click"}]
     own = Schema.model_validate(
         {"name": "log", "labels": labels, "weight": "w", "fields": [{**ITEM, "ids": "hash", "rows": 9}]}
     )

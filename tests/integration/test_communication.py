@@ -33,12 +33,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Days whose rows do not divide by batches, and a history that is read unpooled."""
     folder = tmp_path_factory.mktemp("sent")
     path = write_log(folder)
-    schema = yaml.safe_load(SCHEMA.read_text())
-    (history,) = (field for field in schema["fields"] if field["name"] == "history")
-    history["pool"] = "attention"
-    (folder / "schema.yaml").write_text(yaml.safe_dump(schema))
     values = yaml.safe_load(path.read_text())
-    path.write_text(yaml.safe_dump({**values, "schema": str(folder / "schema.yaml")}))
+    values["model"] = values.get("model", {}) | {"sequences": {"history": {"encoder": "target_attention"}}}
+    path.write_text(yaml.safe_dump(values))
     return path
 
 

@@ -92,7 +92,10 @@ def test_new_fields_that_share_a_vocabulary_are_counted_together(config: Path, t
 
     def alter(_: dict, schema: dict) -> None:
         seen = {"name": "seen", "kind": "sequence", "column": "history", "time": "history_time_ms", "length": 20}
-        seen |= {"ids": "vocab", "pool": "attention"}
+        seen |= {"ids": "vocab"}
+        run = yaml.safe_load(config.read_text())
+        run["model"]["sequences"] = {"seen": {"encoder": "target_attention"}}
+        config.write_text(yaml.safe_dump(run, sort_keys=False))
         schema["fields"] += [seen, {"name": "shown", "kind": "id", "column": "item_id", "table": "seen"}]
 
     grow_and_compare(config, tmp_path / "run", alter)

@@ -22,8 +22,10 @@ from tests.jobs import (
 )
 from tests.tiny import SCHEMA, built, genctr, some, train
 
-USERS = {"ids": "managed", "rows": 82, "probe": 16, "evict": "distance_lfu", "admit": 2, "unseen": "zero"}
-ITEMS = {"ids": "managed", "rows": 170, "probe": 32, "evict": "lru", "ttl_days": 1, "unseen": "hashed", "unseen_rows": 8}
+USERS: dict[str, Any] = {"ids": "managed", "rows": 82}
+USERS["managed"] = {"bucket_size": 16, "evict": "distance_lfu", "admit_after": 2, "on_unseen": "zero"}
+ITEMS: dict[str, Any] = {"ids": "managed", "rows": 170}
+ITEMS["managed"] = {"bucket_size": 32, "evict": "lru", "ttl_days": 1, "on_unseen": "hashed", "unseen_rows": 8}
 
 
 def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 300, **tables: dict[str, Any]) -> Path:
@@ -171,7 +173,7 @@ def test_what_unseen_ids_read_stays_zero(managed: Path, unbroken: Path) -> None:
 
 
 def test_a_step_with_more_ids_than_rows_is_told(tmp_path: Path) -> None:
-    path = write_managed(tmp_path, user_id={"ids": "managed", "rows": 18, "probe": 16})
+    path = write_managed(tmp_path, user_id={"ids": "managed", "rows": 18, "managed": {"bucket_size": 16}})
     done = train(path, tmp_path / "run")
     assert done.code == 2
     assert "table 'user_id' has room for 16 ids, and one step has" in done.err
@@ -183,12 +185,8 @@ def test_a_step_with_more_ids_than_rows_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharding", ["row_wise", "column_wise"])
 def test_attention_over_a_managed_table_and_a_rank_without_buckets(tmp_path: Path, optimizer: str, sharding: str) -> None:
     path = write_managed(tmp_path, rows=400, user_id={"ids": "managed", "rows": 66})  # one bucket: the second rank has none
-    schema = yaml.safe_load((tmp_path / "schema.yaml").read_text())
-    for field in schema["fields"]:
-        if field["name"] == "history":
-            field["pool"] = "attention"
-    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
-    words = (f"tables.optimizer={optimizer}", "model.encoder.kind=sfg", "tables.lr=0.01")
+    attention = "model.sequences={history: {encoder: target_attention}}"
+    words = (attention, f"tables.optimizer={optimizer}", "model.encoder.kind=sfg", "tables.lr=0.01")
     finish(start(path, tmp_path / "one", 1, *words))
     finish(start(path, tmp_path / "two", 2, *words, f"tables.sharding={sharding}", "train.max_steps=20"))
     finish(start(path, tmp_path / "two", 1, *words))

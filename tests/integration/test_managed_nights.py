@@ -192,9 +192,15 @@ def test_a_job_killed_at_night_leaves_the_same_ledger_and_bundles(nights: Path, 
 def grown(path: Path, **users: Any) -> tuple[str, ...]:
     """Another schema of the users' table, and the settings that confirm it."""
     schema = yaml.safe_load((path.parent / "schema.yaml").read_text())
-    schema["fields"] = [field | (users if field["name"] == "user_id" else {}) for field in schema["fields"]]
+    managed = users.pop("managed", {})
+    for field in schema["fields"]:
+        if field["name"] == "user_id":
+            field |= users
+            field["managed"] = {**field["managed"], **managed}
     (path.parent / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     told = [f"field user_id.{key}: begun with {USERS.get(key)!r}, now {value!r}" for key, value in users.items()]
+    was = USERS["managed"]
+    told += [f"field user_id.managed.{key}: begun with {was.get(key)!r}, now {value!r}" for key, value in managed.items()]
     return (f"daily.accept_changes={told}",)
 
 
@@ -279,8 +285,8 @@ def test_a_night_goes_on_with_a_grown_table_and_all_its_ids(tmp_path: Path) -> N
     [
         ({"rows": 2 + 8 * 16}, "cannot go from 5 buckets to 8: some ids might find no room\n  next: give it 82 or 162 rows"),
         ({"rows": 2 + 3 * 16}, "cannot go from 5 buckets to 3: some ids might find no room\n  next: give it 82 rows"),
-        ({"probe": 8}, "was begun with buckets of 16 rows after 2 reserved ones, and now has 8 after 2"),
-        ({"unseen": "hashed", "unseen_rows": 1}, "after 2 reserved ones, and now has 16 after 3"),
+        ({"managed": {"bucket_size": 8}}, "was begun with buckets of 16 rows after 2 reserved ones, and now has 8 after 2"),
+        ({"managed": {"on_unseen": "hashed", "unseen_rows": 1}}, "after 2 reserved ones, and now has 16 after 3"),
     ],
 )
 def test_what_a_managed_table_cannot_become_is_told(nights: Path, tmp_path: Path, users: dict[str, Any], told: str) -> None:

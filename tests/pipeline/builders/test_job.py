@@ -40,13 +40,14 @@ FIELDS = [
     {"name": "image", "kind": "vector", "dim": 3},
     {"name": "item", "kind": "id", "ids": "hash", "rows": 20, "dim": 8},
     {"name": "tags", "kind": "ids", "ids": "hash", "rows": 30},
-    {"name": "history", "kind": "sequence", "table": "item", "length": 5, "pool": "attention"},
+    {"name": "history", "kind": "sequence", "table": "item", "length": 5},
 ]
+ATTENTION = {"history": {"encoder": "target_attention"}}
 
 
 def features(*fields: dict[str, Any]) -> Features:
     schema = Schema.model_validate({"name": "s", "label": {"column": "y"}, "fields": fields or FIELDS})
-    return Features(schema, Statistics.nothing())
+    return Features(schema, Statistics.nothing(), pools={} if fields else {"history": "events"})
 
 
 def small(decoder: str, **encoder: Any) -> RankerConfig:
@@ -145,14 +146,6 @@ def test_a_model_that_cannot_be_is_told(model: dict[str, Any], told: str) -> Non
     ("fields", "told"),
     [
         ([{"name": "type", "kind": "id", "ids": "hash", "rows": 9}], r"the schema's fields: .*cannot name tables \['type'\]"),
-        (
-            [
-                {"name": "item", "kind": "id", "ids": "hash", "rows": 9, "dim": 8},
-                {"name": "shop", "kind": "id", "ids": "hash", "rows": 9},
-                {"name": "past", "kind": "sequence", "table": "item", "length": 3, "pool": "attention", "query": "shop"},
-            ],
-            "the schema's fields: .*shop",
-        ),
     ],
 )
 def test_fields_that_no_model_can_have_are_told(fields: list[dict[str, Any]], told: str) -> None:
@@ -492,7 +485,7 @@ def test_the_run_file_chooses_the_encoder_of_a_sequence() -> None:
 
     assert len(ranker.embed.sequences) == 0
     assert ranker.sparse.sequences is None, "a mean is pooled by its table"
-    assert len(build_ranker(small("fm"), features(), ("y",)).embed.sequences) == 1, "the schema says attention"
+    assert len(build_ranker(small("fm"), features(), ("y",)).embed.sequences) == 1, "attention"
 
 
 @pytest.mark.parametrize(

@@ -435,7 +435,7 @@ def test_a_run_that_has_saved_nothing_yet_may_be_begun_otherwise(config: Path, t
 def test_a_label_that_comes_while_a_day_is_half_trained_is_judged_from_there_on(config: Path, tmp_path: Path) -> None:
     out, schema = tmp_path / "run", tmp_path / "schema.yaml"
     train(config, out, "train.max_steps=3")
-    own = "label:\n  column: is_click\n  task: is_click\n  where: null\nlabels: null\n"
+    own = "label:\n  column: is_click\n  target: is_click\n  positive_above: null\n  valid_where: null\nlabels: null\n"
     more = "labels: [{target: is_click, column: is_click}, {target: again, column: is_click}]\n"
     stored = (out / "schema.yaml").read_text()
     assert own in stored

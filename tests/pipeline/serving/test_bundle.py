@@ -308,7 +308,7 @@ def test_what_only_training_reads_is_not_looked_at(copy: Path, bundle: Path, con
     """Labels and whether they count, weights and groups: rows to be scored may have none of them, or none yet."""
 
     def change(manifest: dict) -> None:
-        label = {"target": "is_click", "column": "is_click", "where": "seen"}
+        label = {"target": "is_click", "column": "is_click", "valid_where": "seen"}
         manifest["schema"] |= {"label": label, "weight": "importance", "group": "session"}
 
     name_in_manifest(change)(copy)
