@@ -49,12 +49,14 @@ class BadValue(ValueError):
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def read_document(path: str, model: type[AnySection], overrides: Sequence[str] = ()) -> AnySection:
+def read_document(path: str, model: type[AnySection], overrides: Sequence[str] = (), *, below: str = "") -> AnySection:
     """Read a YAML file as a `model`.
 
     Args:
         path: the file, anywhere `PATHS` reaches.
-        overrides: "key.path=value" each, the value in YAML; a number in the path counts list elements from 0.
+        overrides: "key.path=value" each, the value in YAML. An element of a list is named by its number, from 0, or by its
+            `name` or `target`.
+        below: what every path of `overrides` begins with.
 
     Raises:
         BadDocument: all that is wrong, one mistake a paragraph: file, line, key path, nearest valid key. OldKeys: keys have
@@ -76,7 +78,7 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
         values = {}
     if not isinstance(values, dict):
         raise BadDocument(f"{path}, line 1: expected keys and values, got a {type(values).__name__}")
-    places = {_override(values, override): override for override in overrides}
+    places = {_override(values, override, below): override for override in overrides}
     whereabouts = _Whereabouts(path, lines, places)
     if old := [f"{whereabouts(place)}: {_dotted(place)} is now {new}" for place, new in _renamed(values, model.renamed)]:
         raise OldKeys("\n".join(old))
@@ -240,7 +242,7 @@ def _lines(path: str, node: yaml.Node, place: Place, done: set[int]) -> Iterator
 # --- overrides ---
 
 
-def _override(values: dict[str, Any], override: str) -> Place:
+def _override(values: dict[str, Any], override: str, below: str = "") -> Place:
     """Put one override into the values; its place."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
@@ -248,7 +250,7 @@ def _override(values: dict[str, Any], override: str) -> Place:
     value = read_value(text, f"override {override!r}")
     place: Place = ()
     here: Any = values
-    *parents, last = dotted.split(".")
+    *parents, last = dotted.removeprefix(f"{below}.").split(".") if below else dotted.split(".")
     for key in parents:
         step = _step(here, key, place, override)
         place = (*place, step)
@@ -266,12 +268,16 @@ def _step(here: Any, key: str, place: Place, override: str) -> str | int:
         return key
     if not isinstance(here, list):
         raise BadDocument(f"override {override!r}: {_dotted(place)} is the value {here!r}, it has no key {key!r}")
-    if not key.isdigit() or int(key) >= len(here):
-        raise BadDocument(
-            f"override {override!r}: {_dotted(place)} is a list of {len(here)}: expected a number from 0 to {len(here) - 1},"
-            f" got {key!r}"
-        )
-    return int(key)
+    if key.isdigit() and int(key) < len(here):
+        return int(key)
+    names = [str(own.get("name") or own.get("target") or "") if isinstance(own, dict) else "" for own in here]
+    if key in names:
+        return names.index(key)
+    known = f"\n  {nearest(key, [own for own in names if own])}" if any(names) and not key.isdigit() else ""
+    raise BadDocument(
+        f"override {override!r}: {_dotted(place)} is a list of {len(here)}: expected a number from 0 to {len(here) - 1}"
+        f"{' or a name' if any(names) else ''}, got {key!r}{known}"
+    )
 
 
 # --- a mistake, told so that it can be mended ---

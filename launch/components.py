@@ -58,7 +58,7 @@ def train(
     """Train the days a run file names; an existing run folder goes on where it stood.
 
     Args:
-        settings: path=value, overrides one value of the run file
+        settings: path=value, overrides one value of the run file, or schema.path=value, one of its schema
         config: the run file
         out: the run folder, the same for every node and every retry; if empty, runs/NAME
         ranks: processes on each node
@@ -90,7 +90,7 @@ def daily(
     was held back, is no failure here: the ledger says it.
 
     Args:
-        settings: path=value, overrides one value of the run file
+        settings: path=value, overrides one value of the run file, or schema.path=value, one of its schema
         config: the run file
         out: the run folder, the same for every node and every retry; if empty, runs/NAME
         until: the last day to take up; if empty, all there are

@@ -21,6 +21,9 @@ from pipeline.config.stages import LoadConfig, StageConfig
 from pipeline.config.tables import TablesConfig, merged
 from pipeline.config.train import CheckpointConfig, TrainConfig
 
+SCHEMA = "schema"
+"""What an override of the schema begins with."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -255,16 +258,18 @@ def load(path: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Schema]:
 
     Args:
         path: path or URI of the run file.
-        overrides: `section.key=value` each, value in YAML.
+        overrides: `section.key=value` each, value in YAML; `schema.key=value` changes the schema, whose fields and labels go by
+            name: `schema.fields.user_id.dim=32`.
 
     Raises:
         BadDocument: names the file, the line, the key and the nearest valid one.
     """
-    config = read_document(path, run_section(), overrides)
+    of_schema = [override for override in overrides if override.partition("=")[0].startswith(f"{SCHEMA}.")]
+    config = read_document(path, run_section(), [override for override in overrides if override not in of_schema])
     schema_path = config.schema_file
     if "://" not in schema_path:
         schema_path = posixpath.join(posixpath.dirname(path), schema_path)  # a path from / stays as it is
-    schema = read_document(schema_path, Schema)
+    schema = read_document(schema_path, Schema, of_schema, below=SCHEMA)
     tables = [field.name for field in schema.fields if _has_table(field)]
     for name in config.tables.overrides:
         if name not in tables:

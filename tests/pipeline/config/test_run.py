@@ -15,7 +15,7 @@ from data.yaml_document import Section
 from pipeline.config.run import RunConfig, fit_days, load
 from pipeline.config.tables import TableConfig, TablesConfig
 from pipeline.jobs.train import run
-from pipeline.run_folder.claim import load_run
+from pipeline.run_folder.claim import check_changes, claim, load_run
 from tests.tiny import ROOT, SCHEMA, built
 
 MINIMAL = f"schema: {SCHEMA}\ndata:\n  root: /log\n  days: 2026-11-01..2026-11-03\n"
@@ -404,6 +404,66 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
 )
 def test_a_mistake_in_a_stage_is_told_with_its_place(tmp_path: Path, text: str, told: str) -> None:
     assert told in bad(tmp_path, MINIMAL + text)
+
+
+# --- overrides of the schema ---
+
+
+def test_an_override_reaches_the_schema_by_the_names_of_its_fields_or_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(MINIMAL)
+    words = ["schema.fields.user_id.dim=32", "schema.fields.1.min_count=2", "schema.fields.1.ids=vocab"]
+    words += ["schema.fields.1.rows=null", "schema.weight=w", "train.epochs=2"]
+
+    config, schema = load(str(tmp_path / "run.yaml"), words)
+
+    user, item = schema.fields[:2]
+    assert isinstance(user, IdField)
+    assert isinstance(item, IdField)
+    assert (config.train.epochs, user.dim, item.min_count, item.ids, schema.weight) == (2, 32, 2, "vocab", "w")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("schema.fields.user_id.dimm=3", "fields.0.dimm: unknown key\n  did you mean 'dim'?"),
+        ("schema.fields.user_id.dim=none", "fields.0.dim: Input should be a valid integer"),
+        ("schema.fields.usr_id.dim=3", "fields is a list of 10: expected a number from 0 to 9 or a name, got 'usr_id'\n"),
+        ("schema.fields.usr_id.dim=3", "did you mean 'user_id'?"),
+        ("schema.fields.99.dim=3", "fields is a list of 10: expected a number from 0 to 9 or a name, got '99'"),
+        ("schema.feilds.user_id.dim=3", "feilds: unknown key\n  did you mean 'fields'?"),
+        ("schema.fields.item_id.admit=3", "fields.1.admit is now managed: {admit_after: …} of the field"),
+        ("schema.fields.history.pool=sum", "fields.8.pool: the run file says it now"),
+    ],
+)
+def test_a_wrong_override_of_the_schema_is_told_as_it_was_written(tmp_path: Path, override: str, told: str) -> None:
+    said = bad(tmp_path, MINIMAL, override)
+    assert said.startswith(f"override '{override}': ")
+    assert told in said
+
+
+def test_a_label_goes_by_its_target(tmp_path: Path) -> None:
+    labels = "labels: [{column: a, target: click}, {column: b, target: buy}]"
+    (tmp_path / "own.yaml").write_text(f"name: own\n{labels}\nfields: [{{name: x, kind: number}}]\n")
+    (tmp_path / "run.yaml").write_text(MINIMAL.replace(str(SCHEMA), "own.yaml"))
+
+    schema = load(str(tmp_path / "run.yaml"), ["schema.labels.buy.valid_where=a"])[1]
+
+    assert [label.valid_where for label in schema.targets] == [None, "a"]
+
+
+def test_a_run_folder_keeps_the_schema_as_the_overrides_made_it(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "name: own\nlabel: {column: y}\nfields:\n  - {name: x, kind: number}\n  - {name: z, kind: id, ids: hash, rows: 9}\n"
+    )
+    (tmp_path / "run.yaml").write_text(MINIMAL.replace(str(SCHEMA), "own.yaml"))
+    config, schema = load(str(tmp_path / "run.yaml"), ["schema.fields.z.dim=2"])
+
+    claim(str(tmp_path / "run"), config, schema)
+    (tmp_path / "run" / "checkpoints").mkdir()
+
+    assert load_run(str(tmp_path / "run"))[1] == schema
+    with pytest.raises(GenctrError, match=r"field z.dim: begun with 2, now None"):
+        check_changes(str(tmp_path / "run"), *load(str(tmp_path / "run.yaml")))
 
 
 # --- keys of earlier versions ---
