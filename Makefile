@@ -39,7 +39,7 @@ QUIETLY := 2> >(awk '!/^(WARNING|DEPRECATION|\[notice\])/ { print; fflush() }' >
 	    exit 1; }
 	@echo 'setting up .venv with what a run needs, about a minute' >&2
 	@rm -f $@ .venv/.dev
-	@# Some systems split ensurepip from Python: then the pip beside that Python installs one.
+	@# Some systems split ensurepip from Python: then the pip next to that Python installs one.
 	@'$(PYTHON)' -m venv .venv >/dev/null || { \
 	    '$(PYTHON)' -m venv --clear --without-pip .venv; \
 	    '$(PYTHON)' -m pip --python .venv/bin/python install --quiet pip; }

@@ -1,4 +1,4 @@
-"""What moving a checkpoint takes: memory at its peak, and seconds, of every word of `genctr ckpt`, beside the size of a table.
+"""What moving a checkpoint takes: memory at its peak, and seconds, of every word of `genctr ckpt`, next to the size of a table.
 
     python benchmarks/ckpt_memory.py [--rows 8388609] [--dim 16]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/daily_costs.py [--rows 4000000] [--dim 32]
 
-A synthetic log and tables of `--rows` rows in all. Rates stand beside the disk's own: the same bytes written and synced, and
+A synthetic log and tables of `--rows` rows in all. Rates stand next to the disk's own: the same bytes written and synced, and
 read back from a dropped cache where that is allowed. One process, one thread.
 """
 

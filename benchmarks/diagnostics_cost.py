@@ -1,4 +1,4 @@
-"""What live diagnostics cost: a look's time beside the steps between two looks, in one process.
+"""What live diagnostics cost: a look's time next to the steps between two looks, in one process.
 
     python benchmarks/diagnostics_cost.py
 

@@ -1,14 +1,14 @@
 """One card: does it learn what a CPU learns, and how fast is DLRM with DCN V2 on it?
 
     python benchmarks/gpu.py
-    python benchmarks/gpu.py --dry-run        everything but the card: small, on a CPU, and none of its numbers mean anything
+    python benchmarks/gpu.py --dry-run        everything but the GPU: small, on a CPU, and none of its numbers mean anything
 
-1. Parity. The same small job is trained on the CPU and on the card, for every optimizer, kernel and pipeline that both or only
-   the card has; the losses of every step are compared, and the scores of the test day.
-2. Speed. `benchmarks/configs/dlrm.yaml` with its tables cut down to the card (--largest), on made-up ids: the step alone, with
+1. Parity. The same small job is trained on the CPU and on the GPU, for every optimizer, kernel and pipeline that both or only
+   the GPU has; the losses of every step are compared, and the scores of the test day.
+2. Speed. `benchmarks/configs/dlrm.yaml` with its tables cut down to the GPU (--largest), on made-up ids: the step alone, with
    batches that are in memory already, in fp32 and bf16, by every pipeline and kernel; then a whole job from Parquet.
 
-Nothing of it is written by hand for the card: parts 1 and 2 are `genctr train` and its parts, with `train.device` cuda.
+Nothing of it is written for the GPU alone: parts 1 and 2 are `genctr train` and its parts, with `train.device` cuda.
 """
 
 import argparse
@@ -49,7 +49,7 @@ PARITY = {
     "row_wise": ["tables.sharding=row_wise"],
     "clip": ["tables.gradient_clip_value=0.001"],
 }
-"""Jobs that a CPU and a card can both do."""
+"""Jobs that a CPU and a GPU can both do."""
 
 ON_CARDS = {
     "base": ["train.pipeline=base"],
@@ -59,7 +59,7 @@ ON_CARDS = {
     "bf16": ["train.dense.precision=bf16"],
     "fp16 tables": ["tables.precision=fp16"],
 }
-"""Other ways to do the first of them, that only a card has."""
+"""Other ways to do the first of them, that only a GPU has."""
 
 TOLERANCE = {"bf16": 2e-2, "fp16 tables": 5e-3}
 """Largest difference between two losses of a step: where precision is lower than fp32. Else 1e-4."""
@@ -117,7 +117,7 @@ def trained(config: Path, out: Path, device: str, settings: Sequence[str]) -> di
 
 
 def parity(folder: Path, device: str) -> list[dict[str, object]]:
-    """Jobs on the CPU beside jobs on the card: how far apart their losses are at most."""
+    """Jobs on the CPU beside jobs on the GPU: how far apart their losses are at most."""
     config = write_run(folder, largest=1000, rows=2048)
     small = [*STEADY, "model.dim=16", "model.decoder_options.hidden=[64,32]"]
     others = ON_CARDS if device == "cuda" else {"base": ON_CARDS["base"]}
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "gpu.json")
     arguments = parser.parse_args(argv)
     if not arguments.dry_run and not torch.cuda.is_available():
-        print("torch finds no card here: ask `genctr doctor`, or try the script out with --dry-run", file=sys.stderr)
+        print("torch finds no GPU here: ask `genctr doctor`, or try the script out with --dry-run", file=sys.stderr)
         return 2
     device = "cpu" if arguments.dry_run else "cuda"
     if arguments.dry_run:

@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", choices=list(ITEM))
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--users", type=int, default=1, help="keep every so-manieth")
+    parser.add_argument("--users", type=int, default=1, help="keep every k-th")
     parser.add_argument("--days", type=int, default=99, help="the first ones")
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--cell", nargs=3, metavar=("ARM", "SEED", "ROOT"), help="one run, as a line of JSON")

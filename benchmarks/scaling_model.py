@@ -1,9 +1,9 @@
-"""What a step takes on 1 to 128 cards, from the planner and data sheets alone, beside what was published.
+"""What a step takes on 1 to 128 GPUs, from the planner and data sheets alone, next to what was published.
 
     python benchmarks/scaling_model.py
 
 The published runs are TorchRec's DLRM example on Criteo's 1TB log (facebookresearch/dlrm, torchrec_dlrm): eight A100 of 40 GB
-a host (AWS p4d), fp32, tables of 128 columns. Their networks are counted by hand, their tables are planned by `genctr plan`.
+a host (AWS p4d), fp32, tables of 128 columns. Their networks are counted manually, their tables are planned by `genctr plan`.
 What is assumed is in `pipeline/distributed/hardware.py` and `pipeline/planning/estimate.py`. Nothing is fitted to these runs
 but the fixed 7 ms of a step, to the one of 256 rows a GPU, which is left out here; the share of their peak that fp32 products
 reach, .8, was chosen with DCN V2's larger batch in view.
@@ -38,7 +38,7 @@ FLAT, PAIRS = 27 * 128, 27 * 26 // 2
 NETWORKS = {
     # Three cross layers of rank 512, then the network above.
     "DCN V2": BOTTOM + 3 * 2 * FLAT * 512 + products(FLAT, *TOP),
-    # All dot products between 27 vectors, and the bottom's output beside them.
+    # All dot products between 27 vectors, and the bottom's output next to them.
     "dot": BOTTOM + products(128 + PAIRS, *TOP),
 }
 EXTRA = {"DCN V2": 0, "dot": 27 * 27 * 128}
@@ -47,7 +47,7 @@ EXTRA = {"DCN V2": 0, "dot": 27 * 27 * 128}
 
 @dataclass(frozen=True)
 class Published:
-    """A run: its network, cards, rows of a step on each card, rows/s; whether rows have several ids of a field, and how large
+    """A run: its network, cards, rows of a step on each GPU, rows/s; whether rows have several ids of a field, and how large
     the largest tables are."""
 
     network: str
@@ -105,7 +105,7 @@ def predicted(run: Published, device: str = "a100-40gb") -> StageEstimate:
 
 
 def compared(runs: Sequence[Published]) -> list[dict[str, object]]:
-    """Published runs beside predictions."""
+    """Published runs next to predictions."""
     lines = []
     for run in runs:
         paper = predicted(run)
@@ -117,7 +117,7 @@ def compared(runs: Sequence[Published]) -> list[dict[str, object]]:
 
 
 def scaled(device: str, rows: int, cards: Sequence[int]) -> list[tuple[int, StageEstimate | None]]:
-    """DCN V2 on more and more cards, as many rows on each."""
+    """DCN V2 on more and more GPUs, as many rows on each."""
     found: list[tuple[int, StageEstimate | None]] = []
     for number in cards:
         try:
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"| {' | '.join((named, *figures, *parts))} |")
 
     for device in arguments.devices:
-        print(f"\n| DCN V2, {device}, 16,384 rows a card | rows/s | ms a step | of one card's rate, each | fullest card |")
+        print(f"\n| DCN V2, {device}, 16,384 rows a GPU | rows/s | ms a step | of one GPU's rate, each | fullest GPU |")
         print("|---|---|---|---|---|")
         first = None
         for number, paper in scaled(device, 16384, arguments.cards):

@@ -4,7 +4,7 @@
 
 dcnv2 with F fields of width D and a network of 400-400-400, plain and sfg, over small tables and over tables of 10 million rows
 in all. Every pair trains the same random batches in turn; printed is the median of the paired ratios, and the ratio of the
-floating-point operations beside it. Memory is that of parameters, gradients and optimizer state, which is what grows.
+floating-point operations next to it. Memory is that of parameters, gradients and optimizer state, which is what grows.
 """
 
 import argparse

@@ -51,7 +51,7 @@ def arms(log: str) -> dict[str, tuple[str, ...]]:
 
 
 def sampled(log: str, users: int, folder: Path) -> Path:
-    """The log with every so-manieth user; the log itself for 1."""
+    """The log with every k-th user; the log itself for 1."""
     if users == 1:
         return DATA / log
     for day in sorted((DATA / log).glob("day=*")):

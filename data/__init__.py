@@ -3,10 +3,10 @@
 arrays.py             Arrow arrays to numpy, without copies where the types allow it.
 bad_rows.py           Rows that are not what the schema says: which, why, and as the user is told it.
 batch.py              Rows to train together, and the cursor to resume from once they are trained.
-collate.py            Arrow rows to one batch of tensors; what is wrong with a row is told with its file and row, or the row is left out.
+collate.py            Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out.
 cursor.py             Where reading stands: four numbers that mean the same on every rank.
 days.py               Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen.
-errors.py             The errors a user can mend: what is wrong, where, what was expected, what to do next.
+errors.py             The errors a user can fix: what is wrong, where, what was expected, what to do next.
 features.py           The schema after fitting: which tables there are, how long, who reads them, and the order of everything in a batch.
 frequencies.py        How often every value of a field occurs: the unigram that sampled softmaxes draw from and losses are compared with.
 ids.py                Ids to table rows: hashed, from a vocabulary, as they are, or as a model admitted them. Row 0 is always the missing id's.

@@ -42,7 +42,7 @@ class BadRows(Exception):
         return f"{self.what}, column {self.column!r}, is not {self.expected}{advice}"
 
     def as_bad_input(self, columns: Mapping[str, pa.Array], at: int, file: str) -> BadInput:
-        """As the user is told it, for one of the rows."""
+        """The error that the user sees, for one of the rows."""
         value = columns[self.column][at]
         try:
             has = f"has {len(value)} {self.measure}" if self.measure else f"is {value.as_py()!r}"

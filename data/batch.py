@@ -54,7 +54,7 @@ class Batch(Pipelineable):
         weights (B, T) float32: row weight times the target's `valid_where` mask, groups (B,) int64.
         days (B,) int64 [days since 1970] of each row's event, if a managed table has a TTL.
         times (B,) float64 [s since 1970] of each row's event, if events carry times.
-        payloads: sequence field -> what its events carry beside their ids, as the schema's `payload` declares it: `time` (N,)
+        payloads: sequence field -> what its events carry next to their ids, as the schema's `payload` declares it: `time` (N,)
         float64 [s since 1970], `action` (N,) int64 bit masks, `session` (N,) int64, `vector` (N, width) float32, `ids.NAME`
         (N,) int64; N events, those of the field's ids, in their order.
         origin (B, 2) int64, if asked for: the file, by its place in the day, and the row in it.

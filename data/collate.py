@@ -1,4 +1,4 @@
-"""Arrow rows to one batch of tensors; what is wrong with a row is told with its file and row, or the row is left out."""
+"""Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""The errors a user can mend: what is wrong, where, what was expected, what to do next."""
+"""The errors a user can fix: what is wrong, where, what was expected, what to do next."""
 
 
 class GenctrError(ValueError):
-    """Anything a user can mend. The command prints it without a traceback and ends with `exit_code`."""
+    """Anything a user can fix. The command prints it without a traceback and ends with `exit_code`."""
 
     exit_code = 2
 

@@ -166,7 +166,7 @@ class IdentityIds:
 class RawIds:
     """Ids of a managed table, before the model in training says which rows they have: 64 bits each, `NO_ID` for a null.
 
-    A string is its FNV-1a 64. The integer `NO_ID` itself is no id: whoever has the file and the row tells the user.
+    A string is its FNV-1a 64. The integer `NO_ID` itself is not an id: whoever has the file and the row tells the user.
 
     Args:
         rows: [rows] of the table.

@@ -275,7 +275,7 @@ def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) ->
 
 
 def _add(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
-    """Add a batch to the tallies; a column that cannot be counted is told once and left."""
+    """Add a batch to the tallies; a column that cannot be counted is reported once and left."""
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if name in uncounted:
             continue

@@ -176,7 +176,7 @@ class Paths(PathManager):
     """iopath's manager, patient with stores: a call behind a scheme that fails is made again, a few times, ever later. What
     changes something asks the guards first.
 
-    What is not there or not allowed stays so and is told at once. Ours, because iopath has no retries.
+    What is not there or not allowed stays so and is an error at once. Ours, because iopath has no retries.
     """
 
     def open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> IO[Any]:

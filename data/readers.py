@@ -214,7 +214,7 @@ class CsvReader:
         schema = self.schema(path)
         types = {column: schema.field(column).type for column in columns}
         with _told(path), self._open(path, types=types, columns=list(columns)) as batches:
-            # Arrow's own skip_rows_after_names counts blank lines, which are no rows.
+            # Arrow's own skip_rows_after_names counts blank lines, which are not rows.
             yield from _from_row(start, batches)
 
     @contextmanager

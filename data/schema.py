@@ -199,7 +199,7 @@ class Payload(Section):
     """What the user did: an integer whose bits are actions. A null counts as no action."""
 
     session: str | None = None
-    """The session of the event: an integer. A null becomes -1, which is no session."""
+    """The session of the event: an integer. A null becomes -1, which is not a session."""
 
     vector: VectorPayload | None = None
     """A vector of every event, such as of its content. A null counts as zeros."""
@@ -230,7 +230,7 @@ class SequenceField(_Ids):
 
     time: str | None = None
     """The list column with the time of every event, as `Time` says of the row's own. Events that are not before the row's own
-    time are dropped: they would tell the future. So are events without a time, and those that cannot be told from the row's
+    time are dropped: they would reveal the future. So are events without a time, and those that cannot be told from the row's
     time in the schema's unit. A row without a time is a bad row."""
 
     payload: Payload | None = None

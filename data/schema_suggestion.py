@@ -198,7 +198,7 @@ def schema_text(name: str, columns: Sequence[ColumnFacts], source: str) -> str:
     fields = [guess for guess in guesses.values() if "kind" in guess.entry]
     lines += [f"  - {_flow(guess.entry)}  # {guess.why}" for guess in fields]
     if not fields:
-        raise GenctrError(f"no column of {name} looks like a feature: {', '.join(guesses)}\n  next: write the schema by hand")
+        raise GenctrError(f"no column of {name} looks like a feature: {', '.join(guesses)}\n  next: write the schema yourself")
     left = {column: guess for column, guess in guesses.items() if guess.kind == "left out"}
     if left:
         lines += ["# Left out:", *(f"#   {column}: {guess.why}" for column, guess in left.items())]

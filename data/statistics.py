@@ -152,7 +152,7 @@ class Statistics:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], vocabularies: dict[str, pa.Array]) -> "Statistics":
-        """From the content of `statistics.json` and the vocabularies beside it."""
+        """From the content of `statistics.json` and the vocabularies next to it."""
         return cls(
             vocabularies=vocabularies,
             moments={name: Moments(*pair) for name, pair in document["moments"].items()},
@@ -346,7 +346,7 @@ def _elements(column: pa.Array) -> pa.Array:
 
 
 def _finite(column: pa.Array) -> NDArray[np.float64]:
-    """The numbers that are there. What is not finite is told, with its file and row, when it is to be trained on."""
+    """The numbers that are there. What is not finite is reported, with its file and row, when it is to be trained on."""
     values = values_of(column).astype(np.float64)
     return values[np.isfinite(values) & ~nulls(column)]
 

@@ -193,7 +193,7 @@ class DayStream:
     def _permuted(self, pieces: list[pa.RecordBatch], lane: int, number: int) -> pa.RecordBatch:
         window = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
         order = self._random("rows", lane, number).permutation(window.num_rows)
-        # 32 bits a place are enough, and halve what the gather reads beside the column.
+        # 32 bits a place are enough, and halve what the gather reads next to the column.
         return window.take(pa.array(order.astype(np.uint32)))
 
     def _read(self, begin: int) -> Iterator[pa.RecordBatch]:

@@ -304,7 +304,7 @@ def write(
     try:
         first = datetime.strptime(start, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:
-        raise GenctrError(f"start: {start!r} is no date: {error}") from error
+        raise GenctrError(f"start: {start!r} is not a date: {error}") from error
     world = World(seed=seed, users=users, items=items, days=days)
     nothing = np.zeros(0, np.int64)
     past = Events(nothing, nothing, nothing)

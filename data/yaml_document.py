@@ -85,7 +85,7 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        # A default taken from another key fails only because that key failed: one mistake, told once.
+        # A default taken from another key fails only because that key failed: one mistake, reported once.
         # And a list whose elements failed counts as too short.
         failed = {mistake["loc"] for mistake in error.errors()}
         parents = {loc[:end] for loc in failed for end in range(len(loc))}
@@ -144,7 +144,7 @@ def write_document(path: str, section: Section) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value as JSON has it: what is no finite number is null."""
+    """The value as JSON has it: what is not a finite number is null."""
     if isinstance(value, Mapping):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -280,7 +280,7 @@ def _step(here: Any, key: str, place: Place, override: str) -> str | int:
     )
 
 
-# --- a mistake, told so that it can be mended ---
+# --- a mistake, reported so that it can be fixed ---
 
 
 class _Whereabouts:

@@ -5,9 +5,9 @@ arguments.py   What several commands are told alike: folders, days, settings.
 cli.py         The `genctr` command: which words there are, and what it says and returns when one of them fails.
 commands/      The commands of `genctr`, a file for those that belong together; each adds its own to the parser.
 components.py  The TorchX components: what a scheduler is asked to run.
-doctor.py      `genctr doctor`: is this installation whole, and if it is not, which line mends it?
+doctor.py      `genctr doctor`: is this installation whole, and if it is not, which line fixes it?
 jobs.py        A run's job for a command: its ranks, its process group, its lease, its parts; closed when the command is done.
-orphans.py     A rank ends with its launcher, however that ends: one that lived on would hold memory, and write beside its successor.
+orphans.py     A rank ends with its launcher, however that ends: one that lived on would hold memory, and write next to its successor.
 plans.py       The tables of `genctr plan`: what every rank holds, where every table is, how long a step takes, what would fit.
 ranks.py       Start a command once per rank on this machine: `python -m launch.ranks RANKS COMMAND …`. No port is opened to the network.
 schedules.py   What repeats the daily job: a crontab, systemd units, a Kubernetes CronJob, a Slurm script, an Airflow DAG.

@@ -14,7 +14,7 @@ def days_named(text: str) -> list[str]:
     """The days that `--days` or `--backfill` names.
 
     Raises:
-        GenctrError: they have no end, or are no days.
+        GenctrError: they have no end, or are not days.
     """
     from data.days import open_end, parse_days
 

@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        Exit code: 0 done; 1 `doctor`, `verify`, `plan` or `ckpt` found something, or a rank died; 2 something to mend, told on
-        standard error; 5 another job works on the run; of `daily` also 3 a model was held back; 4 a person has to decide what
-        to do about the log; 75 nothing to do yet.
+        Exit code: 0 done; 1 `doctor`, `verify`, `plan` or `ckpt` found something, or a rank died; 2 something to fix, described
+        on standard error; 5 another job works on the run; of `daily` also 3 a model was held back; 4 a person has to decide
+        what to do about the log; 75 nothing to do yet.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(words, argparse.Namespace(words=words))

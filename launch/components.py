@@ -87,7 +87,7 @@ def daily(
     max_retries: int = 3,
 ) -> specs.AppDef:
     """Bring a model up to date with its log; a retry goes on where it stood. That there is nothing to do yet, or that a model
-    was held back, is no failure here: the ledger says it.
+    was held back, is not a failure here: the ledger says it.
 
     Args:
         settings: path=value, overrides one value of the run file, or schema.path=value, one of its schema

@@ -1,4 +1,4 @@
-"""`genctr doctor`: is this installation whole, and if it is not, which line mends it?
+"""`genctr doctor`: is this installation whole, and if it is not, which line fixes it?
 
 It runs where nothing else does, so it imports the standard library only and loads the rest in a child process.
 """
@@ -54,16 +54,16 @@ class Finding:
 
     Args:
         what: what was found, in one line.
-        mend: the shell line that puts it right; None where nothing is wrong.
+        fix: the shell line that puts it right; None where nothing is wrong.
     """
 
     what: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `doctor`."""
-    parser = commands.add_parser("doctor", help="check this environment and print what mends it")
+    parser = commands.add_parser("doctor", help="check this environment and print what fixes it")
     parser.set_defaults(command=lambda _: run())
 
 
@@ -71,8 +71,8 @@ def run() -> int:
     """Print what was found; return 0 if all is well and 1 if not."""
     findings = doctor()
     for finding in findings:
-        print(f"ok     {finding.what}" if finding.mend is None else f"WRONG  {finding.what}\n  mend:  {finding.mend}")
-    return int(any(finding.mend for finding in findings))
+        print(f"ok     {finding.what}" if finding.fix is None else f"WRONG  {finding.what}\n  fix:  {finding.fix}")
+    return int(any(finding.fix for finding in findings))
 
 
 def doctor() -> list[Finding]:
@@ -83,7 +83,7 @@ def doctor() -> list[Finding]:
     pins = pinned(project)
     findings = [check_python(project), *check_openmp(), *check_versions(pins), check_fbgemm(pins["fbgemm-gpu"])]
     # As long as a version is wrong, what does not load is only a consequence.
-    return findings if any(finding.mend for finding in findings) else [*findings, check_loading(pins)]
+    return findings if any(finding.fix for finding in findings) else [*findings, check_loading(pins)]
 
 
 def check_python(project: Distribution) -> Finding:
@@ -92,8 +92,8 @@ def check_python(project: Distribution) -> Finding:
     needed = project.metadata["Requires-Python"].removeprefix(">=")
     if sys.version_info[:2] >= tuple(map(int, needed.split("."))):
         return Finding(f"Python {version}")
-    mend = f"rm -rf {ROOT}/.venv && make -C {ROOT} setup PYTHON=python{needed}"
-    return Finding(f"Python is {version}, genctr needs {needed} or newer", mend)
+    fix = f"rm -rf {ROOT}/.venv && make -C {ROOT} setup PYTHON=python{needed}"
+    return Finding(f"Python is {version}, genctr needs {needed} or newer", fix)
 
 
 def check_openmp() -> list[Finding]:
@@ -134,22 +134,22 @@ def check_fbgemm(version: str) -> Finding:
     both: the one that was installed last is in place, and removing one tears holes into the other.
     """
     cuda, cpu, torch = installed("fbgemm-gpu"), installed("fbgemm-gpu-cpu"), installed("torch")
-    mend = mend_fbgemm(version)
+    fix = fix_fbgemm(version)
     if cuda is None:
-        return Finding(f"fbgemm-gpu is missing, genctr needs {version}", mend)
+        return Finding(f"fbgemm-gpu is missing, genctr needs {version}", fix)
     shim = cuda.version.endswith("+cpu.shim")
     for name, build in (("fbgemm-gpu", cuda), ("fbgemm-gpu-cpu", cpu)):
         if build is not None and public(build.version) != version:
-            return Finding(f"{name} is {build.version}, genctr needs {version}", mend)
+            return Finding(f"{name} is {build.version}, genctr needs {version}", fix)
     if cpu is None and shim:
-        return Finding("fbgemm-gpu is the stand-in for machines without CUDA, but fbgemm-gpu-cpu is missing", mend)
+        return Finding("fbgemm-gpu is the stand-in for machines without CUDA, but fbgemm-gpu-cpu is missing", fix)
     if cpu is not None and not shim:
-        return Finding("fbgemm-gpu (CUDA) and fbgemm-gpu-cpu are both installed and overwrite each other", mend)
+        return Finding("fbgemm-gpu (CUDA) and fbgemm-gpu-cpu are both installed and overwrite each other", fix)
     if not shim and torch is not None and "+cpu" in torch.version:
-        return Finding(f"fbgemm-gpu {cuda.version} is the CUDA build, but torch {torch.version} is for the CPU", mend)
+        return Finding(f"fbgemm-gpu {cuda.version} is the CUDA build, but torch {torch.version} is for the CPU", fix)
     name, build = ("fbgemm-gpu", cuda) if cpu is None else ("fbgemm-gpu-cpu", cpu)
     if strange := strangers(build):
-        return Finding(f"{len(strange)} files of {name} are gone or of another build, such as {strange[0]}", mend)
+        return Finding(f"{len(strange)} files of {name} are gone or of another build, such as {strange[0]}", fix)
     return Finding(f"{name} {build.version}, whole")
 
 
@@ -164,15 +164,15 @@ def check_loading(pins: dict[str, str]) -> Finding:
         cause = f"the process died of {signal.Signals(-child.returncode).name}"
     else:
         cause = child.stderr.strip().splitlines()[-1]
-    mend = f"{PIP} install --force-reinstall --no-deps {name}=={pins[name]}"
+    fix = f"{PIP} install --force-reinstall --no-deps {name}=={pins[name]}"
     if library := re.search(r"(lib[\w.+-]*\.so[.\d]*): cannot open shared object file", child.stderr):
         cause = f"the library {library[1]} is missing"
         if library[1] in SYSTEM_PACKAGES:
             return Finding(f"{module} does not load: {cause}", f"apt-get install -y {SYSTEM_PACKAGES[library[1]]}")
-    return Finding(f"{module} does not load: {cause}", mend_fbgemm(pins[name]) if name == "fbgemm-gpu" else mend)
+    return Finding(f"{module} does not load: {cause}", fix_fbgemm(pins[name]) if name == "fbgemm-gpu" else fix)
 
 
-def mend_fbgemm(version: str) -> str:
+def fix_fbgemm(version: str) -> str:
     """Return the line that leaves one FBGEMM: the CUDA build if torch and the machine can load it, else the CPU build."""
     torch = installed("torch")
     cuda = has_nvidia_driver() and not (torch is not None and "+cpu" in torch.version)

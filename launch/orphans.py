@@ -1,4 +1,4 @@
-"""A rank ends with its launcher, however that ends: one that lived on would hold memory, and write beside its successor.
+"""A rank ends with its launcher, however that ends: one that lived on would hold memory, and write next to its successor.
 
 Loads nothing but Python's own, so that it can be asked for before torch is loaded, which takes seconds.
 """

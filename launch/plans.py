@@ -44,7 +44,7 @@ def show(papers: Sequence[StageEstimate], *, usd_per_hour: float | None = None) 
             f"{paper.batch_rows:,} rows a step"
         )
         here.print(
-            f"tables and their optimizers {_gib(paper.needed)}; a rank has {_gib(paper.budget)} for them, beside a network of "
+            f"tables and their optimizers {_gib(paper.needed)}; a rank has {_gib(paper.budget)} for them, next to a network of "
             f"{paper.network.weights:,} weights, {_gib(paper.network.bytes)} with its optimizer"
         )
         if paper.fits:
@@ -109,7 +109,7 @@ def _show_advice(here: Console, paper: StageEstimate) -> None:
         lines.append([own.what, "yes" if own.fits else "no", *figures, own.settings])
     here.print(table(["what", "fits", "fullest rank GiB>", "a step ms>", "how"], lines))
     if not any(own.fits for own in paper.advice):
-        here.print("none is enough: take fewer rows, narrower tables or larger cards, or several of these together")
+        here.print("none is enough: take fewer rows, narrower tables or larger GPUs, or several of these together")
 
 
 def _held_by(own: TablePlan) -> str:

@@ -77,7 +77,7 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: s
     container = {
         "name": "daily",
         "image": image,
-        # Kubernetes knows no code but 0 that is no failure.
+        # Kubernetes takes every code but 0 for a failure.
         "command": ["sh", "-c", '"$@"; code=$?; case $code in 3|75) exit 0;; esac; exit $code', "sh"],
         "args": ["genctr", "daily", config, "--out", out, "--quiet"],
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
@@ -134,7 +134,7 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
 
 def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
     """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
-    # A held model is told by the job itself; a task that fails would be tried again in vain.
+    # The job itself reports a held model; a task that fails would be tried again in vain.
     command = f"{_command(config, out, 'genctr')} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
     return dedent('''\
         """genctr daily: {name}"""

@@ -298,7 +298,7 @@ class IdTable:
             values: what every place of these buckets is worth, (U,) -> (U, P).
 
         Returns:
-            the place, or -1, of the newcomers in the order that is returned beside it.
+            the place, or -1, of the newcomers in the order that is returned next to it.
 
         Equally worthy newcomers are served as they come, equally worthless places from the first.
         """

@@ -85,7 +85,7 @@ class TwinFocus(BCE):
     .446 and .791 for gamma 1, 2 and 3: below that there are e from which it pushes the easy encoder away from the label.
 
     Args:
-        gamma: how sharply rows are told apart. c: the middle between easy and hard. alpha: the easy encoder's share.
+        gamma: how sharply rows are distinguished. c: the middle between easy and hard. alpha: the easy encoder's share.
 
     Source: TF4CTR (salmon1802/TF4CTR), the released code's formula; the cut at 0 is ours.
     """

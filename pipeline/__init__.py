@@ -2,7 +2,7 @@
 
 builders/     From config to parts: the one place where a name in a file becomes an object.
 checkpoint/   Checkpoints: saved and restored by the ranks of a job, read and rewritten without them.
-config/       What a run can be told: one YAML file in, frozen objects out.
+config/       The settings of a run: one YAML file in, frozen objects out.
 daily/        The daily job: every new day scored, trained once, judged, published or held back, and written down.
 distributed/  The ranks and the tables that are sharded over them.
 jobs/         One-shot jobs on a run folder: train, evaluate, diagnose, sample; and what one model takes over from another.

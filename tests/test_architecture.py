@@ -32,7 +32,7 @@ MAY_USE = {
     "models": {"torch", "torchrec"},
     "data": {"torch", "torchrec", "iopath", "numpy", "pyarrow", "pydantic", "yaml"},
 }
-"""The libraries of the two lower rooms, beside Python's own. The upper ones may use whatever is pinned."""
+"""The libraries of the two lower rooms, in addition to the standard library. The upper ones may use whatever is pinned."""
 
 FILES = sorted(file.relative_to(ROOT) for room in MAY_IMPORT for file in (ROOT / room).rglob("*.py"))
 

@@ -123,7 +123,7 @@ def test_make_test_runs_the_default_suite(tmp_path: Path) -> None:
     told = run(f"make test VENV={sys.prefix}", copy, PYTEST_ADDOPTS="--collect-only -q")
 
     assert "test_the_readme_shows_exactly_two_commands" in told
-    assert "test_the_line_that_doctor_prints_mends" not in told, "slow tests are not in it"
+    assert "test_the_line_that_doctor_prints_fixes" not in told, "slow tests are not in it"
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +164,10 @@ def test_the_demo_takes_five_minutes_at_most_after_the_install(installed_copy: P
         "-c 'import pyarrow.lib, os; os.remove(pyarrow.lib.__file__)'",
     ],
 )
-def test_the_line_that_doctor_prints_mends(installed_copy: Path, breaking: str) -> None:
+def test_the_line_that_doctor_prints_fixes(installed_copy: Path, breaking: str) -> None:
     run(f".venv/bin/python {'-m ' if breaking.startswith('pip') else ''}{breaking}", installed_copy)
 
-    (line,) = re.findall(r"^  mend:  (.+)$", run(".venv/bin/genctr doctor || true", installed_copy), re.MULTILINE)
+    (line,) = re.findall(r"^  fix:  (.+)$", run(".venv/bin/genctr doctor || true", installed_copy), re.MULTILINE)
     run(line, installed_copy)
 
     assert "WRONG" not in run(".venv/bin/genctr doctor", installed_copy)

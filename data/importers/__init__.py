@@ -5,7 +5,7 @@ criteo.py     Criteo's click logs: Kaggle's train.txt and the 1TB log's day_0 â€
 frappe.py     Frappe in libFM format, as the published benchmarks split it: train, validation and test.
 kuairand.py   KuaiRand-Pure's standard log (kuairand.com), joined with its user and video tables and cut into days by date.
 movielens.py  MovieLens (grouplens.org): ml-100k and ml-1m, ratings joined with users and movies and ordered by time.
-raw.py        The files of a public set as they were published: read as a stream, every mistake told by its line.
+raw.py        The files of a public set as they were published: read as a stream, every mistake reported with its line.
 """
 
 import json

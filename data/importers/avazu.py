@@ -49,7 +49,7 @@ class Avazu:
         for line, batch in file.batches(TYPES, delimiter=",", form=FORM, header=True):
             hours = batch["hour"].fill_null(-1).to_numpy().astype(np.int64)
             days, real = days_of_dates(20_000_000 + hours // 100)
-            file.insist(real & (hours % 100 < 24), line, "the hour is no hour of a day", FORM)
+            file.insist(real & (hours % 100 < 24), line, "the hour is not an hour of a day", FORM)
             file.insist(pc.is_in(batch["click"], value_set=pa.array([0, 1], pa.int8())), line, "click is not 0 or 1", FORM)
             table = pa.Table.from_batches([batch])
             table = table.append_column("hour_of_day", pa.array((hours % 100).astype(np.int8)))

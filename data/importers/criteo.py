@@ -36,7 +36,7 @@ class Criteo:
         try:
             self._start = date.fromisoformat(start)
         except (TypeError, ValueError) as error:
-            raise GenctrError(f"start: {start!r} is no date: {error}") from error
+            raise GenctrError(f"start: {start!r} is not a date: {error}") from error
         self._days = days
         self.files = [RawFile(path) for path in find(source, ["train.txt", "train.txt.gz", "day_*"], FORM)]
 

@@ -42,6 +42,6 @@ class Frappe:
             known = pa.array([-1, 0, 1], pa.int8())
             file.insist(pc.is_in(batch["label"], value_set=known), line, "the label is not 1, 0 or -1", FORM)
             for name in FIELDS:
-                file.insist(pc.match_substring_regex(batch[name], r"^\d{1,9}:1$"), line, f"{name} is no index:1", FORM)
+                file.insist(pc.match_substring_regex(batch[name], r"^\d{1,9}:1$"), line, f"{name} is not an index:1", FORM)
                 columns[name] = pc.utf8_slice_codeunits(batch[name], 0, -2).cast(pa.int32())
             yield pa.table(columns)

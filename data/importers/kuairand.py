@@ -81,7 +81,7 @@ class KuaiRand:
     def _dated(self, file: RawFile) -> Iterator[pa.Table]:
         for line, batch in file.batches(LOG, delimiter=",", form=form(LOG), header=True):
             days, real = days_of_dates(batch["date"].fill_null(0).to_numpy().astype(np.int64))
-            file.insist(real, line, "date is no date", form(LOG))
+            file.insist(real, line, "date is not a date", form(LOG))
             hour = pc.divide(batch["hourmin"], 100).cast(pa.int8())
             yield pa.Table.from_batches([batch]).append_column("hour", hour).append_column("_day", pa.array(days))
 

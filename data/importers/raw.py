@@ -1,4 +1,4 @@
-"""The files of a public set as they were published: read as a stream, every mistake told by its line."""
+"""The files of a public set as they were published: read as a stream, every mistake reported with its line."""
 
 import gzip
 import hashlib

@@ -27,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     ls.add_argument("run", metavar="RUN_DIR")
     ls.set_defaults(command=_ls)
 
-    show = words.add_parser("show", help="what one checkpoint holds: its tensors, and what was saved beside them")
+    show = words.add_parser("show", help="what one checkpoint holds: its tensors, and what was saved next to them")
     _add_checkpoint(show)
     show.set_defaults(command=_show)
 
@@ -70,7 +70,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
-    text = "a new run folder, with everything else of the run too; default: beside the others, as the newest of its step"
+    text = "a new run folder, with everything else of the run too; default: next to the others, as the newest of its step"
     parser.add_argument("--out", metavar="DIR", help=text)
     add_quiet(parser)
 
@@ -282,7 +282,7 @@ def _print_difference(told: "Compared", left: str, right: str, *, limit: int) ->
         print_table(["tensor", "rows>", "rows that differ>", "largest>", "RMS>"], shown)
         if len(told.differences) > limit:
             print(f"… and {len(told.differences) - limit} more tensors differ")
-    lines("saved beside the tensors", told.facts)
+    lines("saved next to the tensors", told.facts)
     print(f"{told.same} tensors are the same{'' if told.equal else ', ' + str(len(told.differences)) + ' differ'}")
 
 

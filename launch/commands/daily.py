@@ -139,10 +139,10 @@ def _status(arguments: argparse.Namespace) -> int:
     from pipeline.daily.ledger import Ledger
     from pipeline.run_folder.claim import load_run
 
-    load_run(arguments.run)  # a mistyped folder is told, not shown as one where nothing happened
-    ledger = Ledger(arguments.run, mend=False)
-    if ledger.mended:
-        print(f"genctr: {ledger.mended}", file=sys.stderr)
+    load_run(arguments.run)  # a mistyped folder is an error, not shown as one where nothing happened
+    ledger = Ledger(arguments.run, fix=False)
+    if ledger.fixed:
+        print(f"genctr: {ledger.fixed}", file=sys.stderr)
     if arguments.json:
         for entry in ledger.entries:
             print(json.dumps(entry))
@@ -156,7 +156,7 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
     from pipeline.daily.ledger import Ledger
     from pipeline.run_folder.log import read_log
 
-    show(Ledger(folder, mend=False).history(), read_log(folder), gates=gates)
+    show(Ledger(folder, fix=False).history(), read_log(folder), gates=gates)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

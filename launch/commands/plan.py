@@ -12,7 +12,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add `plan`."""
     plan = commands.add_parser("plan", help="plan before you pay: memory, time and price of a run on ranks that are not there")
     add_run_file(plan)
-    plan.add_argument("--ranks", type=int, metavar="N", help="processes, one a card; default train.ranks")
+    plan.add_argument("--ranks", type=int, metavar="N", help="processes, one a GPU; default train.ranks")
     plan.add_argument("--hosts", type=int, default=1, metavar="N", help="machines, with as many ranks each")
     plan.add_argument("--device", metavar="NAME", help="h100, h200, a100, a100-40gb or cpu; default train.hardware.device, cpu")
     plan.add_argument(

@@ -153,7 +153,7 @@ class DCNV2(Crossing):
         self.out = Flat(self.last.out_features)
 
     def forward(self, x: FieldVectors) -> Tensor:
-        """Return the crossed row beside the network's last layer, (B, m) or (B, 2m)."""
+        """Return the crossed row next to the network's last layer, (B, m) or (B, 2m)."""
         both_BX: Tensor = self.last(torch.cat([self.crossed(x.emb_BFD), self.mlp(x.emb_BFD.flatten(1), x)], dim=1), x)
         return both_BX
 

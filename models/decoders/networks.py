@@ -149,7 +149,7 @@ class MaskNet(Decoder):
     With the identity encoder this is MaskNet.
 
     Args:
-        blocks: width of every block. parallel: beside each other, or one after the other.
+        blocks: width of every block. parallel: next to each other, or one after the other.
         reduction: the mask's hidden layer is as many times wider than its input.
         hidden: the network after parallel blocks, see `MLP`. dropout: of it and of the blocks.
 

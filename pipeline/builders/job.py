@@ -91,7 +91,7 @@ class Job:
         return self.stage.config
 
     def enter_stage(self, at: int) -> None:
-        """Build what stage `at` trains, with first values; what the stage before trained is let go."""
+        """Build what stage `at` trains, with initial values; what the stage before trained is let go."""
         self.at = at
         for own in ("sharded", "optimizer", "schedule", "ids"):  # tables as large as memory are not held twice
             self.__dict__.pop(own, None)
@@ -177,7 +177,7 @@ class Job:
         return objective
 
     def open(self, day: str, step: int, *, known: Collection[str] = ()) -> Day:
-        """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is told and logged."""
+        """One day's files as rank 0 finds them, so that all ranks read the same; what is left out is printed and logged."""
         opened = Day.from_json(self.world.from_rank_zero(lambda: self.source.open(day, known=known).to_json(), dict[str, Any]))
         for path, why in opened.quarantined.items():
             self.log.write("quarantined", step, {"day": day, "file": path, "why": why})
@@ -216,7 +216,7 @@ def build(
     """Everything of a run, in a new run folder or in the one it was begun in, standing in stage `at`: see `Job`.
 
     Args:
-        looks: at a run that was trained, perhaps beside the job that writes there: nothing is written but lines of the log,
+        looks: at a run that was trained, perhaps next to the job that writes there: nothing is written but lines of the log,
             when all is done, see `RunLog`.
         trains: the job will write the folder: what is damaged among its checkpoints is set aside first, with a message.
 

@@ -45,7 +45,7 @@ def check_stage(stage: Stage, device: torch.device) -> None:
     elif train.dense.precision not in (allowed := objective_kind(stage).precisions):
         problem = f"train.dense.precision: {stage.objective} computes in {', '.join(allowed)}\n  next: set it so for this stage"
     elif train.pipeline == "prefetch" and device.type == "cpu":
-        problem = "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU set it to auto"
+        problem = "train.pipeline: prefetch fetches rows from main memory to a GPU\n  next: on a CPU set it to auto"
     elif train.pipeline in ("sparse_dist", "prefetch") and not config.family.reads.ahead:
         problem = (
             f"train.pipeline: what a {config.model.family} looks up depends on the step, so {train.pipeline} cannot "

@@ -15,7 +15,7 @@ def build_table_configs(config: RunConfig, features: Features) -> dict[str, Tabl
     """How every table learns and where it lives.
 
     Raises:
-        GenctrError: a managed table is to be kept on the card in part: what is written to a row that another id gets would pass
+        GenctrError: a managed table is to be kept on the GPU in part: what is written to a row that another id gets would pass
             by the part that is there.
     """
     options = {spec.name: config.tables.of(spec.name) for spec in features.tables}

@@ -191,7 +191,7 @@ class Writer(FileSystemWriter):
         super().__init__(folder)
         self.fs = _Files()  # type: ignore[assignment]
         self.path = folder
-        # Syncing a stream that is no file makes DCP sync every disk of the machine instead.
+        # Syncing a stream that is not a file makes DCP sync every disk of the machine instead.
         self.sync_files = "://" not in folder
         self._complete = complete
 
@@ -320,7 +320,7 @@ def _read_metadata(content: bytes) -> Metadata:
     except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
         raise pickle.UnpicklingError(f"cut or altered ({one_line(error)})") from error
     if not isinstance(metadata, Metadata):
-        raise pickle.UnpicklingError("this is no checkpoint metadata")
+        raise pickle.UnpicklingError("this is not checkpoint metadata")
     return metadata
 
 

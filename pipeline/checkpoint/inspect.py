@@ -1,7 +1,7 @@
 """Look at the checkpoints of a run: list them, show one, verify all of it, compare two. Nothing of the model is built.
 
 Any tensor is treated alike, by its name: tables, their optimizers' states, the network, whatever else a run saves. Tensors are
-read block by block (`reader.py`), so one that is larger than memory is no matter.
+read block by block (`reader.py`), so one larger than memory is fine.
 """
 
 import io
@@ -217,7 +217,7 @@ def verify_pins(checkpoints: Checkpoints) -> list[str]:
         pins, marks = checkpoints.pins(), checkpoints.marks()
     except (CheckpointError, KeyError, TypeError) as error:
         return [f"a pin cannot be read: {error}"]
-    return [f"pin {name} names {mark}, which is no whole checkpoint" for name, mark in pins.items() if mark not in marks]
+    return [f"pin {name} names {mark}, which is not a whole checkpoint" for name, mark in pins.items() if mark not in marks]
 
 
 def verify(checkpoints: Checkpoints, mark: str, *, advance: Advance) -> Verified:
@@ -225,7 +225,7 @@ def verify(checkpoints: Checkpoints, mark: str, *, advance: Advance) -> Verified
 
     The metadata says where the pieces of a tensor lie. Together they must cover it, each number once; each must be in its
     file, an archive of that size and type, with the CRC-32 that was stored when it was written. NaN and infinite numbers are
-    counted; they are no damage.
+    counted; they are not damage.
     """
     found = Verified(mark)
     try:
@@ -257,7 +257,7 @@ def stored_bytes(checkpoints: Checkpoints, mark: str) -> int:
 
 
 def _lost_files(pieces: CheckpointReader, found: Verified) -> set[str]:
-    """The files that are not there or too short, each told once with what was in it."""
+    """The files that are not there or too short, each reported once with what was in it."""
     held: dict[str, list[str]] = {}
     ends: dict[str, int] = {}
     for name, chunk in _everything(pieces):
@@ -396,7 +396,7 @@ def _difference(a: Tensor, b: Tensor) -> tuple[int, float, float]:
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    """The leaves of what was saved beside the tensors; lists and meters are leaves."""
+    """The leaves of what was saved next to the tensors; lists and meters are leaves."""
     if isinstance(tree, Mapping) and prefix != "meters":
         return {k: v for name, own in tree.items() for k, v in _flat(own, f"{prefix}.{name}" if prefix else str(name)).items()}
     return {prefix: tree}

@@ -68,4 +68,4 @@ def _pieces(metadata: bytes) -> list[_Piece]:
     try:
         return list(_Unpickler(io.BytesIO(metadata)).load().state["storage_data"].values())
     except Exception as error:  # what a pickle raises when it is cut or altered is not listed anywhere
-        raise ValueError(f"this is no checkpoint metadata: {error}") from error
+        raise ValueError(f"this is not checkpoint metadata: {error}") from error

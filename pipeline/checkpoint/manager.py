@@ -61,12 +61,12 @@ class Checkpoints:
     """The checkpoints of one run. Every method is collective: all ranks call it, with the same arguments but for `tensors`.
 
     At any instant, SIGKILL included, a checkpoint is either whole or not there, and the former one is only removed after the
-    new one is whole. A step that was saved before is saved beside it (`step-0000123-2`), for the same reason.
+    new one is whole. A step that was saved before is saved next to it (`step-0000123-2`), for the same reason.
 
     A save in the background first copies the local shards (memory: one more copy of them until it is written), then writes
     from another thread over a process group of its own. If it fails, the next call raises. Where the copy does not fit into
-    memory, that is told and training waits. Reading and writing take PIECE_BYTES beside the shards, and what was zero and is
-    zero in the file stays untouched memory.
+    memory, that is reported and training waits. Reading and writing take PIECE_BYTES in addition to the shards, and what was
+    zero and is zero in the file stays untouched memory.
 
     Attributes:
         store: the folder, for one process alone.
@@ -234,7 +234,7 @@ class Checkpoints:
             ) from failure
 
     def _has_room(self, tensors: dict[str, Any]) -> bool:
-        """Whether every machine's memory holds a copy of its ranks' shards; if not, it is told once."""
+        """Whether every machine's memory holds a copy of its ranks' shards; if not, it is reported once."""
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", dist.get_world_size(self._group)))
         rooms = self._on_all_ranks(lambda: (tensor_bytes(tensors) * ranks, free_memory()), tuple[float, float])
         need, free = max(rooms, key=lambda room: room[0] - room[1])

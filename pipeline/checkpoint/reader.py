@@ -32,7 +32,7 @@ OPEN = 32
 
 
 class TensorSource(Protocol):
-    """Tensors whose rows can be asked for, as they are written to a checkpoint; plain values beside them.
+    """Tensors whose rows can be asked for, as they are written to a checkpoint; plain values next to them.
 
     Attributes:
         tensors: name -> size and type. values: the names of plain values. paths: name -> where it stands in the nested dicts.
@@ -58,7 +58,7 @@ class CheckpointReader:
         checkpoints: of the run. mark: which one.
 
     Attributes:
-        mark, folder: its name, and where its files are. meta: what was saved beside the tensors.
+        mark, folder: its name, and where its files are. meta: what was saved next to the tensors.
         tensors, values, paths: as `TensorSource` has them.
 
     Raises:

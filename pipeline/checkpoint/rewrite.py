@@ -60,7 +60,7 @@ class RunFolder:
 def destination(
     run: RunFolder, source: Checkpoints, out: str | None, *, rows: Mapping[str, int] | None = None
 ) -> Iterator[Checkpoints]:
-    """Where checkpoints are written: beside those of the run, or in a new run folder that gets everything else of it too.
+    """Where checkpoints are written: next to those of the run, or in a new run folder that gets everything else of it too.
 
     No daily job may be at work on the run meanwhile, for what is read must fit together. A new folder is a run folder at the
     end, when all is in it.
@@ -128,7 +128,7 @@ def rewrite(
     """Write a checkpoint, as so many ranks would have.
 
     Args:
-        source: its tensors. target: the run it is written to. meta: what was saved beside them, and the step.
+        source: its tensors. target: the run it is written to. meta: what was saved next to them, and the step.
 
     Returns:
         its name there.
@@ -159,7 +159,7 @@ class Grown:
     """A checkpoint whose table has more rows, as `TensorSource`: those it had go on as `data.ids.rows_before` says, the rest
     begin.
 
-    New rows begin with the first values of the run, which a table of half precision computes when they are looked up; what an
+    New rows begin with the initial values of the run, which a table of half precision computes when they are looked up; what an
     optimizer remembers of them is 0.
 
     Args:
@@ -337,7 +337,7 @@ def _dim(pieces: CheckpointReader, table: str, width: int) -> int:
 
 
 def _seen(run: RunFolder, pieces: CheckpointReader, table: str, block: Tensor, first: int, rows: int) -> Tensor:
-    """Rows of half precision as a look-up sees them: those that were never written begin with their first values."""
+    """Rows of half precision as a look-up sees them: those that were never written begin with their initial values."""
     from pipeline.distributed.cpu_fp16 import FirstValues  # TorchRec takes seconds, and most tables need nothing of it
 
     config = run.config.resolved()[pieces.meta["state"]["stage"]].config

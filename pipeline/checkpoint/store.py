@@ -71,7 +71,7 @@ class CheckpointStore:
         """Remove checkpoints, and the pins on them."""
         self.unpin([name for name, mark in self.pins().items() if mark in marks])
         for mark in marks:
-            PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is no checkpoint
+            PATHS.rm(f"{self.root}/{mark}/{MARKER}")  # first of all: from here on it is not a checkpoint
             remove_folder(f"{self.root}/{mark}")
 
     def set_aside(self, mark: str) -> None:
@@ -145,7 +145,7 @@ class CheckpointStore:
         if pin is not None:
             self.pin(pin, mark)
         for old in set(self.marks()[: -self._keep]) - set(self.pins().values()):
-            PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is no checkpoint
+            PATHS.rm(f"{self.root}/{old}/{MARKER}")  # first of all: from here on it is not a checkpoint
             remove_folder(f"{self.root}/{old}")
 
     def _names(self) -> list[str]:
@@ -176,7 +176,7 @@ class CheckpointStore:
     def _last_pin(self) -> dict[str, str]:
         """What the newest checkpoint says it is pinned as: a kill may have come before the pin."""
         for mark in self.marks()[-1:]:
-            with suppress(CheckpointError):  # who reads the checkpoint is told
+            with suppress(CheckpointError):  # whoever reads the checkpoint gets an error
                 pin = self._read_json(f"{self.root}/{mark}/{MARKER}").get("pin")
                 return {pin: mark} if pin is not None else {}
         return {}
@@ -184,7 +184,7 @@ class CheckpointStore:
     def _read_json(self, file: str) -> dict[str, Any]:
         try:
             return read_marker(file)
-        except CheckpointError:  # another version's: it is no damage, and nothing is to be set aside
+        except CheckpointError:  # another version's: it is not damage, and nothing is to be set aside
             raise
         except (OSError, ValueError) as error:
             raise (CheckpointError if is_of_store(error) else Damaged)(

@@ -9,10 +9,10 @@ from pipeline.config.registry import named
 
 
 class HooksConfig(Section):
-    """Who is told what happened to a day. A hook that fails is told on standard error and changes nothing."""
+    """Who is notified of what happened to a day. A hook that fails is reported on standard error and changes nothing."""
 
     events: tuple[Literal["published", "held", "failed"], ...] = ("held", "failed")
-    """What is worth telling."""
+    """What to notify of."""
 
     webhook: str | None = None
     """URL that gets the news as JSON: {event, run, day, text}."""
@@ -31,7 +31,7 @@ class DailyConfig(Section):
     """A trained day whose files are gone or have another size: stop and ask, or go back to before it and train from there."""
 
     file_identity: Literal["size", "rows"] = "size"
-    """How a trained day's files are told from others: by name and size, or also by the number of rows, which opens them all.
+    """How a trained day's files are recognised: by name and size, or also by the number of rows, which opens them all.
     What they contain is compared by `genctr verify`."""
 
     on_missing_day: Literal["wait", "skip", "stop"] = "wait"
@@ -76,10 +76,10 @@ class DailyConfig(Section):
     """How a bundle holds tables: as they are, or a byte a number with a scale and a bias per row."""
 
     optimizer: Literal["keep", "reset_dense", "reset_all"] = "keep"
-    """What the optimizers remember when a new day begins: all, or nothing of the network, or nothing at all."""
+    """Optimizer state when a new day begins: keep all of it, reset the network's, or reset all."""
 
     table_decay: dict[str, float] = {}
-    """[1] factor of every row of a table when a new day begins, by table name: .99 forgets a third in forty days."""
+    """[1] factor of every row of a table when a new day begins, by table name: .99 decays by a third in forty days."""
 
     lease_seconds: float = Field(default=60.0, gt=0)
     """[s] after which another machine's silent job counts as dead, one of `genctr train` too; on this machine it is seen at
@@ -92,14 +92,14 @@ class DailyConfig(Section):
     """[s] at most between two looks."""
 
     accept_changes: tuple[str, ...] = ()
-    """Changes of config and schema that a run that goes on may take over, in the words of the job when it refuses them."""
+    """Config or schema changes to accept when a run is resumed. Copy each line from the message that refuses them."""
 
     hooks: HooksConfig = HooksConfig()
-    """Who is told."""
+    """Who is notified."""
 
     @model_validator(mode="after")
     def _decays_are_factors(self) -> "DailyConfig":
         for table, factor in self.table_decay.items():
             if not 0 < factor <= 1:
-                raise BadValue(f"{factor} is no factor between 0 and 1", "table_decay", table)
+                raise BadValue(f"{factor} is not a factor between 0 and 1", "table_decay", table)
         return self

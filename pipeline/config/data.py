@@ -26,9 +26,8 @@ class DataConfig(Section):
     """The days scored once, with the final model; nothing else ever looks at them."""
 
     statistics_days: str | tuple[str, ...] = ()
-    """The days vocabularies and statistics are built from; empty means the training days, or, if train.progressive_validation,
-    the first
-    of them, without those that a stage scores: a day that is scored is not looked at before."""
+    """Days from which vocabularies and statistics are fitted. Empty: the training days, or only the first of them if
+    train.progressive_validation. Days that any stage evaluates are then left out."""
 
     layout: str = "day={day}"
     """Where a day lies under the root: a folder per day, or one file per day such as `{day}.parquet`."""

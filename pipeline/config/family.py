@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a run file is read before torch is loaded
 
 
 class ModelSection(Section):
-    """What a run file says of the model. Every family has a section of its own: `family`, and its keys beside these."""
+    """What a run file says of the model. Every family has its own section: `family`, and its keys in addition to these."""
 
     family: str
     """The kind of model."""

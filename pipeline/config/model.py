@@ -173,7 +173,7 @@ class DenoiserConfig(ModelSection):
     """[rows] up to which a table's softmax is over all of its values; beyond, over candidates."""
 
     sampled_negatives: int = Field(default=256, ge=0)
-    """[values] drawn with probability ~ count^(3/4), beside those of the batch."""
+    """[values] drawn with probability ~ count^(3/4), in addition to those of the batch."""
 
     max_candidates: PositiveInt = 4096
     """[values] of a table that a step chooses from at most, and restores on a rank; of more, some are, and weigh more."""

@@ -36,7 +36,7 @@ up: a file is read below what it names, and loads nothing else of it."""
 
 
 def named(group: str) -> AfterValidator:
-    """The check of a config's key that names a component: it is told with its line when the file is read."""
+    """The check of a config's key that names a component: an error names its line when the file is read."""
 
     def check(name: str) -> str:
         known = names(group)
@@ -60,7 +60,7 @@ def find(group: str, name: str, own: Mapping[str, Any] | None = None) -> Any:
         own: the project's registry, unless it is in REGISTRIES; an outside package adds names and never replaces one.
 
     Raises:
-        GenctrError: no such name (the nearest is told), a package reuses one of ours, or names what cannot be loaded.
+        GenctrError: no such name (the error says the nearest), a package reuses one of ours, or names what cannot be loaded.
     """
     own, outside = _own(group, own), _outside(group)
     if taken := sorted(own.keys() & outside.keys()):

@@ -1,4 +1,4 @@
-"""Everything a run can be told. One YAML file in, frozen objects out."""
+"""All settings of a run. One YAML file in, frozen objects out."""
 
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -105,7 +105,7 @@ class RunConfig(Section):
         return Stage(stage.name, objective, config, stage.fields, stage.load, stage.freeze)
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return _unpickled, (self.__getstate__(),)  # its class is made anew in every process
+        return _unpickled, (self.__getstate__(),)  # its class is made again in every process
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +128,7 @@ class RunConfig(Section):
                 told = "fp16 rounds small decays away: leave it out, or set tables.precision to fp32"
                 raise BadValue(told, "daily", "table_decay", table)
         if self.daily.table_decay and self.stages and "tables" in self.stages[-1].freeze:
-            raise BadValue("the last stage freezes the tables: they cannot forget, leave it out", "daily", "table_decay")
+            raise BadValue("the last stage freezes the tables: they cannot decay, leave it out", "daily", "table_decay")
         if self.train.early_stop and not self.data.validation:
             raise BadValue("there are no days to look at: set data.validation", "train", "early_stop")
         return self
@@ -148,7 +148,7 @@ class RunConfig(Section):
             if stage.load is not None and stage.load.parts in ("tables", "all"):
                 _check_precision(stage.config.tables, earlier[stage.load.stage], stage.load, *here)
             if at + 1 < len(self.stages) and self.stages[at].data.get("test"):
-                raise BadValue("no model but the last stage's is tested: set it there", *here, "data", "test")
+                raise BadValue("only the last stage may set data.test", *here, "data", "test")
             trained |= dict.fromkeys(parse_days(stage.config.data.days), stage.name)
             earlier[stage.name] = stage.config.tables
         return self

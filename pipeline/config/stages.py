@@ -38,7 +38,7 @@ class StageConfig(Section):
     """Another model, or other settings of it."""
 
     tables: dict[str, Any] = {}
-    """Other optimizers, first values or sharding of the tables."""
+    """Other optimizers, initial values or sharding of the tables."""
 
     train: dict[str, Any] = {}
     """Other epochs, batch rows, learning rates."""
@@ -62,5 +62,5 @@ class StageConfig(Section):
     def _says_nothing_of_the_whole_run(self) -> "StageConfig":
         for section, key in (("data", "statistics_days"), ("train", "ranks"), ("train", "device")):
             if key in getattr(self, section):
-                raise BadValue(f"all stages have the same: set it in {section} of the run", section, key)
+                raise BadValue(f"{section}.{key} applies to all stages: set it at run level", section, key)
         return self

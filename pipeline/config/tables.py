@@ -15,7 +15,7 @@ class InitConfig(Section):
     """normal: N(0, scale^2). uniform: between -scale and scale."""
 
     scale: float | None = Field(default=None, gt=0)
-    """[1] spread of the first values; null is 1/sqrt(rows) as TorchRec has it."""
+    """[1] spread of the initial values; null is 1/sqrt(rows) as TorchRec has it."""
 
 
 class TableConfig(Section):
@@ -44,7 +44,7 @@ class TableConfig(Section):
     """[1] decay of the second moment."""
 
     init: InitConfig = InitConfig()
-    """The first values."""
+    """The initial values."""
 
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "table_column_wise", "grid_shard"] = (
         "auto"
@@ -54,10 +54,10 @@ class TableConfig(Section):
 
     compute_kernel: Literal["auto", "fused", "fused_uvm", "fused_uvm_caching"] = "auto"
     """Where the table lives. fused: where it is computed with. CUDA only: fused_uvm, in main memory; fused_uvm_caching, there
-    with a part of it on the card. auto: fused if it fits, else as little in main memory as it takes."""
+    with a part of it on the GPU. auto: fused if it fits, else as little in main memory as it takes."""
 
     cache_load_factor: float = Field(default=0.2, gt=0, le=1)
-    """[1] share of a table that fused_uvm_caching keeps on the card."""
+    """[1] share of a table that fused_uvm_caching keeps on the GPU."""
 
     precision: Literal["fp32", "fp16"] = "fp32"
     """Of the stored numbers; its optimizer's are always fp32. fp16 takes half the memory and is rounded at random, so that
@@ -94,7 +94,7 @@ class TablesConfig(TableConfig):
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section; what is no section of both replaces."""
+    """`over` on top of `base`, section by section; what is not a section of both replaces."""
     both = {
         key: merged(base[key], value) if isinstance(base.get(key), dict) and isinstance(value, dict) else value
         for key, value in over.items()

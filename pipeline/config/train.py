@@ -78,19 +78,19 @@ class HardwareConfig(Section):
     """Name of the device: h100, h200, a100, a100-40gb or cpu; null is the one of this machine."""
 
     hbm_gib: float | None = Field(default=None, gt=0)
-    """[GiB] of the card."""
+    """[GiB] of the GPU."""
 
     ddr_gib: float | None = Field(default=None, gt=0)
     """[GiB] of main memory, of one rank."""
 
     hbm_gb_s: float | None = Field(default=None, gt=0)
-    """[GB/s] of the card's memory."""
+    """[GB/s] of the GPU's memory."""
 
     ddr_gb_s: float | None = Field(default=None, gt=0)
     """[GB/s] of main memory."""
 
     link_gb_s: float | None = Field(default=None, gt=0)
-    """[GB/s] between card and main memory."""
+    """[GB/s] between GPU and main memory."""
 
     intra_gb_s: float | None = Field(default=None, gt=0)
     """[GB/s] one way to another rank of the same host."""

@@ -57,7 +57,7 @@ def verify_run(run: str, *, say: Callable[[str], None]) -> Proof:
     checkpoints = CheckpointStore(f"{run}/checkpoints")
     mark = checkpoints.latest()
     newest = checkpoints.read_meta(mark) if mark is not None else None
-    ledger, folder = Ledger(run, mend=False), publish_folder(config.daily.publish, run)
+    ledger, folder = Ledger(run, fix=False), publish_folder(config.daily.publish, run)
     if not ledger.entries and "ledger" not in (newest or {}):
         raise GenctrError(f"{run} has no ledger, so nothing can be proven\n  next: `genctr daily` keeps one")
     return verify(source_of, ledger, newest, folder, say=say)
@@ -71,7 +71,7 @@ def verify(
     *,
     say: Callable[[str], None],
 ) -> Proof:
-    """Read every trained day, and what serves; and hold the ledger against the newest checkpoint.
+    """Read every trained day and the serving bundle, and compare the ledger with the newest checkpoint.
 
     Args:
         source_of: what reads the log, by the digest of its schema and what it does with bad files; it leaves out bad rows.
@@ -105,14 +105,14 @@ def verify(
             if current.name != history.serving:
                 proof.wrong.append(f"current names {current.name}, the ledger {history.serving}")
         except BundleError as error:
-            proof.wrong.append(f"what serves is damaged: {error}")
+            proof.wrong.append(f"the serving bundle is damaged: {error}")
     proof.seconds = time.perf_counter() - since
     return proof
 
 
 def _whole(ledger: Ledger, history: History, newest: Mapping[str, Any] | None) -> list[str]:
     """Whether the ledger has all that the checkpoint has seen of it, and the checkpoint all days that the ledger has."""
-    wrong = [ledger.mended] if ledger.mended else []
+    wrong = [ledger.fixed] if ledger.fixed else []
     try:
         if newest is not None and "ledger" in newest:
             ledger.check(newest)
@@ -124,7 +124,7 @@ def _whole(ledger: Ledger, history: History, newest: Mapping[str, Any] | None) -
 
 
 def _files(source: Source, name: str, history: History) -> list[str]:
-    """What a day's files say of it beside what each contains: one that two parts have, one that none has."""
+    """What a day's files say of it in addition to what each contains: one that two parts have, one that none has."""
     base = base_of(name)
     parts = {own.name: (own.trained or {})["files"].keys() for own in history.parts(base)}
     twice = sorted(file for file in parts[name] for other, own in parts.items() if other != name and file in own)

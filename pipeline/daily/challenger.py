@@ -32,7 +32,7 @@ class ChallengerComparison:
     """Compares the model in training with the one that serves.
 
     Args:
-        share: [1] of the day's steps that are looked at. serving: what serves; None for nothing.
+        share: [1] of the day's steps that are looked at. serving: the serving model; None if there is none.
         same: whether the job's model, before the day's first row, is the very model that serves.
     """
 
@@ -121,7 +121,7 @@ def load_bundle_weights(job: Job, bundle: Bundle) -> None:
     for key, value in state.items():
         if (name := key.removeprefix(INSIDE)) in dense:
             value.copy_(dense[name])
-    job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
+    job.sharded.model.load_state_dict(state)  # what a GPU keeps of tables in main memory is read again
 
 
 def _finite_share(job: Job) -> float:

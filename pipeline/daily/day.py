@@ -174,7 +174,7 @@ class DayWork:
         return ChallengerComparison(self._job, share=self._config.holdout_fraction, serving=serving, same=same)
 
     def _serving(self, history: History, day: str, state: TrainState) -> Bundle | None:
-        """What serves, if it can be compared with."""
+        """The serving bundle, if it can be compared with."""
         if history.serving is None:
             return None
         try:
@@ -183,7 +183,7 @@ class DayWork:
                 raise BundleError("it has another schema or model", bundle.path, "nothing: the next one that serves can be")
             bundle.verify()
         except BundleError as error:
-            sys.stderr.write(f"genctr: the new model is not compared with what serves: {error}\n")
+            sys.stderr.write(f"genctr: the new model is not compared with the serving model: {error}\n")
             self._job.log.write("warning", state.step, {"why": str(error)})
             return None
         return bundle
@@ -215,12 +215,12 @@ class DayWork:
         earlier = [
             own.trained for day, own in history.days.items() if day != name and "+" not in day and own.trained is not None
         ][-BEFORE:]
-        whole = "+" not in name  # late files are no day of their own
+        whole = "+" not in name  # late files are not a day of their own
         first = self._job.objective.headline
         scored = (record.scored or {}).get("metrics", {}).get(first.path[0], {})
         scorer = Scorer(Bundle(f"{self._folder}/{bundle}"))
         evidence = Evidence(
-            scored=scored if whole or scored.get(first.name) is not None else {},  # a few late rows of one label are no sign
+            scored=scored if whole or scored.get(first.name) is not None else {},  # a few late rows of one label are not a sign
             holdout=state.holdout,
             rows=record.trained["rows"],
             earlier_rows=[own["rows"] for own in earlier] if whole else (),
@@ -310,7 +310,7 @@ def renew(job: Job, config: DailyConfig) -> None:
             for shard in table.shards:
                 shard.values.mul_(config.table_decay[table.name])
     if config.table_decay:
-        job.sharded.model.load_state_dict(state)  # what a card keeps of tables in main memory is read anew
+        job.sharded.model.load_state_dict(state)  # what a GPU keeps of tables in main memory is read again
     for name, own in job.optimizer.optimizers if config.optimizer != "keep" else ():
         if name != "tables" or config.optimizer == "reset_all":
             _forget(own.state_dict())

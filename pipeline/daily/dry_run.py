@@ -54,7 +54,7 @@ def plan(
         config: of the last stage. backfill: the first day to train again, and the checkpoint to begin with.
     """
     check(config)
-    entries: list[Mapping[str, Any]] = list(Ledger(folder, mend=False).entries)
+    entries: list[Mapping[str, Any]] = list(Ledger(folder, fix=False).entries)
     actions: list[Action] = []
     if backfill is not None:
         mark = mark_before(CheckpointStore(f"{folder}/checkpoints"), fold(entries), *backfill)
@@ -107,7 +107,7 @@ def idle(folder: str, config: RunConfig, schema: Schema, until: str | None) -> s
         if not _is_as_begun(folder, config, schema):
             return None
         with Lease(folder, seconds=config.daily.lease_seconds, also=[bundles]):
-            ledger = Ledger(folder, mend=False)
+            ledger = Ledger(folder, fix=False)
             step = _settled_step(folder, config, schema, ledger)
             if step is None or not _serves(bundles, ledger.history()):
                 return None
@@ -149,7 +149,7 @@ def _settled_step(folder: str, config: RunConfig, schema: Schema, ledger: Ledger
     store, stages = CheckpointStore(f"{folder}/checkpoints"), config.resolved()
     marks = store.marks()
     statistics = f"{folder}/statistics"
-    if not marks or ledger.mended or not Statistics.has_digests(statistics):
+    if not marks or ledger.fixed or not Statistics.has_digests(statistics):
         return None
     if not Statistics.load(statistics).are_enough_for(bucketed(schema, stages)):
         return None

@@ -155,7 +155,7 @@ def _scored(name: str, metric: str, *, at_least: bool) -> Gate:
         bound = _single(name, limit)
         low, high = (bound, None) if at_least else (None, bound)
         number = evidence.scored.get(metric)
-        if evidence.scored and number is None:  # the ledger has null for what is no number: a floor that nobody saw held
+        if evidence.scored and number is None:  # the ledger has null for what is not a number: a floor that nobody saw held
             return GateResult(name, None, False, low, high, f"the day has no {metric}: are its labels all alike?")
         return _bounded(name, number, low, high, "no model had seen a day before, or a few late rows")
 
@@ -247,7 +247,7 @@ def _first(metric: str) -> Gate:
 
 
 def _number(value: float | None) -> float | None:
-    """None for what is no finite number: a ratio to no click is infinite."""
+    """None for what is not a finite number: a ratio to no click is infinite."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -22,7 +22,7 @@ from pipeline.training.objective import StepOutput
 
 
 class LeaseGuard(Callback):
-    """Ends a job that slept so long that another one has taken the run over: two must not save into one folder."""
+    """Stops a job whose lease another job has taken, so that two jobs never write to one run folder."""
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease

@@ -146,7 +146,7 @@ class History:
         bad = dict(self.unreadable_files.get(day, {}))
         for part in self.parts(day):
             bad |= {name: own["size"] for name, own in (part.trained or {})["quarantined"].items()}
-        same = {name for name, size in bad.items() if sizes.get(name) == size}  # else it was mended
+        same = {name for name, size in bad.items() if sizes.get(name) == size}  # else it was fixed
         return ((self.ignored.get(day, set()) & sizes.keys()) | same) - self.files(day).keys()
 
 
@@ -154,17 +154,17 @@ class Ledger:
     """The ledger of a run folder, read whole and written whole: an append is in the file or not, on disk and in a store.
 
     Args:
-        folder: the run folder. mend: take a damaged last line off the file; else it is only not read.
+        folder: the run folder. fix: take a damaged last line off the file; else it is only not read.
 
     Raises:
-        LedgerError: on reading, a line before the last is damaged or missing. A damaged last line is taken off and told in
-            `mended`; what it said is done again.
+        LedgerError: on reading, a line before the last is damaged or missing. A damaged last line is taken off and described in
+            `fixed`; what it said is done again.
     """
 
-    def __init__(self, folder: str, *, mend: bool = True) -> None:
+    def __init__(self, folder: str, *, fix: bool = True) -> None:
         self._path = f"{folder}/{FILE}"
-        self.mended: str | None = None
-        self._mend = mend
+        self.fixed: str | None = None
+        self._fix = fix
         self._lines = self._read()
 
     @property
@@ -182,11 +182,12 @@ class Ledger:
         return fold(self.entries)
 
     def incumbent(self, history: History, day: str) -> str:
-        """The bundle that the model which trains `day` is compared with: what serves.
+        """The bundle that the model which trains `day` is compared with: the serving one.
 
-        If the day is trained again, what serves may have trained the very rows they are compared on. Then it is the newest
-        bundle before it that has not and is still wanted, unless what serves has trained other days that the new model has not:
-        a model that is behind has to be better all the same.
+        If the day is trained again, the serving model may have trained the very rows they are compared on. Then it is the
+        newest
+        bundle before it that has not and is still wanted, unless the serving model has trained other days that the new model
+        has not: a model that is behind has to be better all the same.
         """
         assert history.serving is not None
         known = {day, *(name for name, own in history.days.items() if own.trained is not None)}
@@ -251,9 +252,9 @@ class Ledger:
         for number, line in enumerate(lines):
             wrong = _damage(line, number, good)
             if wrong and number == len(lines) - 1:
-                self.mended = f"the last line of {self._path} is damaged ({wrong})"
-                if self._mend:
-                    self.mended += ": it is taken off, what it said is done again"
+                self.fixed = f"the last line of {self._path} is damaged ({wrong})"
+                if self._fix:
+                    self.fixed += ": it is taken off, what it said is done again"
                     write_whole(self._path, "".join(good))
             elif wrong:
                 raise LedgerError(f"{self._path}, line {number + 1}: {wrong}\n  next: bring the file back from a copy")
@@ -277,8 +278,8 @@ class SharedLedger:
 
     def _read(self) -> None:
         self._ledger = Ledger(self._folder)
-        if self._ledger.mended:
-            sys.stderr.write(f"genctr: {self._ledger.mended}\n")
+        if self._ledger.fixed:
+            sys.stderr.write(f"genctr: {self._ledger.fixed}\n")
 
     @property
     def own(self) -> Ledger:
@@ -404,7 +405,7 @@ def base_of(name: str) -> str:
 
 
 def next_date(day: str) -> str | None:
-    """The day after, or None for days that are no dates, such as `2026-11-05` is one, and for 9999-12-31, which has none after
+    """The day after, or None for days that are not dates, such as `2026-11-05` is one, and for 9999-12-31, which has none after
     it: logs call what never ends so."""
     try:
         own = date.fromisoformat(day)

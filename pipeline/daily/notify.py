@@ -33,7 +33,7 @@ def tell(config: HooksConfig, event: Literal["published", "held", "failed"], *, 
 
 def _post(address: str, news: bytes) -> None:
     if not address.startswith(("http://", "https://")):
-        raise ValueError(f"{address} is no http address")
+        raise ValueError(f"{address} is not an http address")
     request = urllib.request.Request(address, news, {"Content-Type": "application/json"})  # noqa: S310 - checked
     urllib.request.urlopen(request, timeout=SECONDS).close()  # noqa: S310
 

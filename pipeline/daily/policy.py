@@ -63,7 +63,7 @@ def decide(
         if history.was_taken_up(day) and (action := _compared(history, day, sizes(day), rows(day), config)):
             return action
     wanted = _wanted(history, first, until, asked)
-    dates = wanted is not None  # a folder that is no date is then no day of this log
+    dates = wanted is not None  # a folder that is not a date is then no day of this log
     coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or next_date(day) is not None)]
     return _next(history, coming, config, wanted, until, now)
 
@@ -96,7 +96,7 @@ def _compared(
 
 
 def _wanted(history: History, first: str, until: str | None, asked: Callable[[str], bool]) -> str | None:
-    """The day that is to come after the last; None if days are no dates."""
+    """The day that is to come after the last; None if days are not dates."""
     last = history.last_day
     wanted = next_date(last) if last is not None else first if next_date(first) is not None else None
     while wanted is not None and not asked(wanted) and (until is None or wanted < until):
@@ -133,11 +133,11 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
     """The last day to take up; None for all there are.
 
     Raises:
-        GenctrError: `until` is no date, and the days are: it would be compared letter by letter.
+        GenctrError: `until` is not a date, and the days are: it would be compared letter by letter.
     """
     dates = next_date(parse_days(config.data.days)[0]) is not None
     if until is not None and dates and next_date(until) is None and until != str(date.max):
-        raise GenctrError(f"--until {until!r} is no date\n  expected: a day such as 2026-11-05")
+        raise GenctrError(f"--until {until!r} is not a date\n  expected: a day such as 2026-11-05")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
 

@@ -29,7 +29,7 @@ HELP = {
 
 
 def write_metrics(folder: str, history: History) -> None:
-    """Write the file anew."""
+    """Write the file again."""
     write_whole(f"{folder}/{FILE}", metrics(history, now=time.time()))
 
 
@@ -51,7 +51,7 @@ def metrics(history: History, *, now: float) -> str:
         add("genctr_serving_day_timestamp_seconds", start)
     for state in ("published", "held", "approved", "skipped", "trained"):
         add("genctr_days", sum(own.state == state for own in days), {"state": state})
-    whole = [own for own in trained if "+" not in own.name]  # a few late rows are no day of their own
+    whole = [own for own in trained if "+" not in own.name]  # a few late rows are not a day of their own
     if whole:
         add("genctr_rows", _entry(whole[-1].trained)["rows"])
         for name, table, kind, value in _managed(_entry(whole[-1].trained)):

@@ -50,7 +50,7 @@ class FirstValues:
         return _word(f"{self.seed}/{table}/first")
 
     def __call__(self, keys: Tensor, rows: Tensor, width: int, column: Tensor | int = 0) -> Tensor:
-        """The first values of some rows.
+        """The initial values of some rows.
 
         Args:
             keys: of every row's table. rows: numbers in the whole table. column: the first of the `width` columns, of all rows
@@ -124,7 +124,7 @@ class StochasticFp16:
 
 
 class Fp16Tables(CustomTables):
-    """A TBE of equally wide fp16 CPU tables that look first values up and round at random.
+    """A TBE of equally wide fp16 CPU tables that look initial values up and round at random.
 
     Args:
         tables: made with fp16 weights, and SGD or row-wise Adagrad.
@@ -152,7 +152,7 @@ class Fp16Tables(CustomTables):
 
     @torch.no_grad()
     def look(self, indices: Tensor, offsets: Tensor) -> Tensor:
-        """What the rows hold, or begin with; mends ids that are out of bounds in place."""
+        """What the rows hold, or begin with; fixes ids that are out of bounds in place."""
         indices, offsets, _, _ = self.tables.prepare_inputs(indices, offsets)
         values = self._values(self.physical(indices.long(), offsets.long()))
         if self.tables.is_nobag:

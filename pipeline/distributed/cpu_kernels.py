@@ -1,7 +1,7 @@
 """Embedding tables on CPU that learn by a rule of ours: FBGEMM's memory and layout, TorchRec's kernels, our backward.
 
-FBGEMM's CPU tables (TBE) know SGD, Adagrad and row-wise Adagrad in fp32. A group of tables marked with a `UpdateRule` is made
-as one of these and taken over by `CustomTables`. TorchRec's own first values are left out: `shard.py` gives better ones.
+FBGEMM's CPU tables (TBE) know SGD, Adagrad and row-wise Adagrad in fp32. A group of tables marked with an `UpdateRule` is made
+as one of these and taken over by `CustomTables`. TorchRec's own initial values are left out: `shard.py` gives better ones.
 """
 
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ class CustomTables(nn.Module):
         return looked
 
     def look(self, indices: Tensor, offsets: Tensor) -> Tensor:
-        """What the rows hold; mends ids that are out of bounds in place."""
+        """What the rows hold; fixes ids that are out of bounds in place."""
         looked: Tensor = self.tables(indices, offsets)
         return looked
 
@@ -128,7 +128,7 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, module: CustomTables, indices: Tensor, offsets: Tensor) -> Tensor:
         looked = module.look(indices, offsets)
-        ctx.save_for_backward(indices, offsets)  # the look-up has mended ids that are out of bounds
+        ctx.save_for_backward(indices, offsets)  # the look-up has fixed ids that are out of bounds
         ctx.module = module
         return looked
 
@@ -172,7 +172,7 @@ class PooledKernel(BatchedFusedEmbeddingBag):
         _equip(self, config, pg, counted, rule)
 
     def init_parameters(self) -> None:
-        """Nothing: first values come later, the same for every plan."""
+        """Nothing: initial values come later, the same for every plan."""
 
 
 class UnpooledKernel(BatchedFusedEmbedding):
@@ -186,7 +186,7 @@ class UnpooledKernel(BatchedFusedEmbedding):
         _equip(self, config, pg, counted, rule)
 
     def init_parameters(self) -> None:
-        """Nothing: first values come later, the same for every plan."""
+        """Nothing: initial values come later, the same for every plan."""
 
 
 def _take(config: GroupedEmbeddingConfig) -> tuple[bool, UpdateRule | None]:

@@ -25,9 +25,9 @@ class Device:
 
     Args:
         name: what `--device` calls it. kind: what torch calls it.
-        hbm, ddr: [bytes] on the card, of main memory.
+        hbm, ddr: [bytes] on the GPU, of main memory.
         hbm_bw, ddr_bw: [bytes/s] of each when a whole table is read; of a CPU ddr_bw is for looked-up rows.
-        link_bw: [bytes/s] between card and main memory.
+        link_bw: [bytes/s] between GPU and main memory.
         intra_bw, inter_bw: [bytes/s] one way to a rank of the same host, and of another one.
         flops: [FLOP/s] of fp32 matrix products as torch does them without TF32. bf16_flops: of bf16 ones.
         fixed: [s] of a step that has next to nothing to do: starting kernels, collectives and the program around them.
@@ -48,7 +48,7 @@ class Device:
 
     @property
     def memory(self) -> int:
-        """[bytes] where tables live that are nowhere else: the card's memory, or a CPU's."""
+        """[bytes] where tables live that are nowhere else: the GPU's memory, or a CPU's."""
         return self.ddr if self.kind == "cpu" else self.hbm
 
     @property
@@ -65,11 +65,11 @@ class Device:
 
 
 # Cards: NVIDIA's data sheets of the SXM parts; NVLink's two directions are halved. Of a host with eight of them (DGX and its
-# like: 1 or 2 TiB of main memory, a network port per card of 200 or 400 Gbit/s) every rank has an eighth;
-# a100-40gb's main memory and network are those of AWS's p4d.24xlarge, 1152 GiB and 400 Gbit/s for all eight cards.
+# like: 1 or 2 TiB of main memory, a network port per GPU of 200 or 400 Gbit/s) every rank has an eighth;
+# a100-40gb's main memory and network are those of AWS's p4d.24xlarge, 1152 GiB and 400 Gbit/s for all eight GPUs.
 # The CPU is one core of the machine our benchmarks ran on: GEMM measured; ddr_bw such that TorchRec's estimate of look-ups is
 # what was measured (79 ms for 39 x 8192 of them, 16 wide); gloo over loopback, and 10 Gbit/s between hosts.
-# fixed, of cards: the published TorchRec DLRM of 256 rows a rank on eight A100 takes 7.2 ms a step (284,615 rows/s).
+# fixed, of GPUs: the published TorchRec DLRM of 256 rows a rank on eight A100 takes 7.2 ms a step (284,615 rows/s).
 DEVICES = MappingProxyType(
     {
         device.name: device

@@ -1,4 +1,4 @@
-"""The first values of embedding tables: from (seed, table, row), the same under any sharding."""
+"""The initial values of embedding tables: from (seed, table, row), the same under any sharding."""
 
 import hashlib
 from collections.abc import Sequence
@@ -40,5 +40,5 @@ def _drawn(init: InitConfig, key: str, height: int, width: int, rows: int) -> Te
 
 
 def spread_of(init: InitConfig, rows: int) -> float:
-    """The scale of the first values of a table of so many rows."""
+    """The scale of the initial values of a table of so many rows."""
     return float(rows**-0.5) if init.scale is None else init.scale

@@ -1,4 +1,4 @@
-"""Managed tables over the ranks: raw ids in, rows out; rows that change hands begin anew; what a day made of the map.
+"""Managed tables over the ranks: raw ids in, rows out; rows that change hands start over; what a day made of the map.
 
 In a step every rank sends its distinct ids to the ranks that own their buckets and gets rows back; an ordinary TorchRec table,
 sharded in any way, then holds the vectors. What is decided depends on the rows of the whole step and on event time, so it is
@@ -39,7 +39,7 @@ of the day under way [look-ups] of ids, those whose id had a row before, [ids] a
 found no row."""
 
 SHAPE = ("rows", "reserved", "probe")
-"""What of a table's policy says where its buckets are: saved beside them."""
+"""What of a table's policy says where its buckets are: saved next to them."""
 
 PER_DAY = CLOCK.index("looked")
 
@@ -144,7 +144,7 @@ class ManagedTable:
         return found
 
     def _learn(self, ids_N: Tensor, count_N: Tensor, day_N: Tensor, newest: int) -> Tensor:
-        """One step of the map; rows that change hands begin anew, wherever they are."""
+        """One step of the map; rows that change hands start over, wherever they are."""
         counted = self.counted()
         expired = ids_N.new_empty(0)
         if newest > counted["today"] and self.policy.ttl_days is not None:

@@ -50,7 +50,7 @@ class Cluster:
     Args:
         device: what torch calls it, cpu or cuda.
         ranks, hosts: as many on every host.
-        memory: [bytes] of a rank that tables may take, where they are computed with: the card's, or a CPU's.
+        memory: [bytes] of a rank that tables may take, where they are computed with: the GPU's, or a CPU's.
         ddr: [bytes] of a rank's main memory that CUDA tables may take besides.
         bandwidths: [bytes/ms] by TorchRec's names; none: what it assumes by itself.
     """
@@ -84,7 +84,7 @@ class TableConstraints:
         optimizer: its name, for the record.
         width: [columns] stored. precision: fp32 or fp16.
         shardings, kernels: what may be chosen; the first kernels are preferred.
-        cache: [1] share of it kept on the card, where it lives elsewhere. prefetch: whether that is fetched a step ahead.
+        cache: [1] share of it kept on the GPU, where it lives elsewhere. prefetch: whether that is fetched a step ahead.
         lookups: [ids] a row has of each of its fields.
     """
 
@@ -142,10 +142,10 @@ def make_plan(
 
 
 def _ladder(wishes: Mapping[str, TableConstraints], cluster: Cluster) -> Iterator[dict[str, TableConstraints]]:
-    """What may be chosen, from the best on: the planner is asked anew only if nothing of it fits.
+    """What may be chosen, from the best on: the planner is asked again only if nothing of it fits.
 
     On CPU tables stay whole if they fit: there row-wise is 1.4 to 1.9 times slower, which TorchRec's estimates do not know.
-    On CUDA they stay on the card if they fit: a plan with every kernel in it takes longer to find and is not better.
+    On CUDA they stay on the GPU if they fit: a plan with every kernel in it takes longer to find and is not better.
     """
     if cluster.device == "cpu":
         whole = {
@@ -185,7 +185,7 @@ class _Bytes(EmbeddingStorageEstimator):
     """TorchRec's estimate of every shard's bytes, but with what its optimizer remembers as FBGEMM has it.
 
     TorchRec takes moments for as wide as the rows and puts them where these are. They are fp32, and of a table in main memory
-    those with one number a row are on the card. It does not know adam's copy.
+    those with one number a row are on the GPU. It does not know adam's copy.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class TablePlan:
 
     Args:
         rows: [rows]. width: [columns]. precision, optimizer: by name.
-        sharding, kernel: by TorchRec's names. cache: [1] share of it on the card, if it lives elsewhere.
+        sharding, kernel: by TorchRec's names. cache: [1] share of it on the GPU, if it lives elsewhere.
         shards: each with its place.
     """
 

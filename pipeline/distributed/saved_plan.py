@@ -57,7 +57,7 @@ class SavedPlan:
         """What `save` wrote.
 
         Raises:
-            GenctrError: it is not there, or is no plan.
+            GenctrError: it is not there, or is not a plan.
         """
         try:
             with PATHS.open(path, "r") as file:

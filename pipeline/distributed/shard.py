@@ -1,4 +1,4 @@
-"""Spread the embedding tables over the ranks: each with its optimizer and first values, the same under any plan."""
+"""Spread the embedding tables over the ranks: each with its optimizer and initial values, the same under any plan."""
 
 import os
 import warnings
@@ -114,7 +114,7 @@ class Sharded:
         dense_parameters: everything else, by name; for an optimizer of the caller's.
         plan: who holds which shard.
         rates: the tables' own learning rates, in the order of `fused.param_groups`.
-        first: of the tables whose blank rows stand for their first values, by table name.
+        first: of the tables whose blank rows stand for their initial values, by table name.
     """
 
     model: DistributedModelParallel
@@ -162,7 +162,7 @@ def shard(
 ) -> Sharded:
     """Plan, spread and initialise the model's tables.
 
-    Every rank calls it with the same arguments; the process group exists. On W ranks a table's first values, and up to float
+    Every rank calls it with the same arguments; the process group exists. On W ranks a table's initial values, and up to float
     rounding every later one, do not depend on W or on the plan.
 
     Args:
@@ -172,7 +172,7 @@ def shard(
             named itself.
         device: where this rank computes.
         batch_rows: [rows] of a step over all ranks; the planner's estimates use it.
-        seed: of the tables' first values.
+        seed: of the tables' initial values.
         spread: what is said of all tables together.
 
     Raises:
@@ -403,7 +403,7 @@ def _memory(device: torch.device) -> int:
 
 @torch.no_grad()
 def _initialise(model: DistributedModelParallel, tables: Mapping[str, TableConfig], seed: int) -> None:
-    """Give every local shard its part of the tables' first values.
+    """Give every local shard its part of the tables' initial values.
 
     A shard draws the blocks it overlaps, one at a time, and keeps its rows and columns of them. What is not among `tables`
     draws its own.

@@ -197,7 +197,7 @@ def _averaged(looked: KeyedTensor, lengths: dict[str, Tensor]) -> KeyedTensor:
 
 
 def _no_vectors(looked: KeyedTensor) -> KeyedTensor:
-    # Cut, not made anew: the backward of what was looked up is where this rank meets the others.
+    # Cut, not made again: the backward of what was looked up is where this rank meets the others.
     return KeyedTensor(looked.keys(), looked.length_per_key(), looked.values()[:0])
 
 

@@ -68,7 +68,7 @@ def world(device: str = "auto") -> Iterator[World]:
     if kind == "cuda":
         if where.index >= (cards := torch.cuda.device_count()):
             raise GenctrError(
-                f"rank {where.index} of this machine has no card: torch finds {cards} here, and every rank needs its own\n"
+                f"rank {where.index} of this machine has no GPU: torch finds {cards} here, and every rank needs its own\n"
                 f"  next: start {cards} ranks here (train.ranks), or set train.device to cpu"
             )
         torch.cuda.set_device(where)

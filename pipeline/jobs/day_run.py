@@ -97,7 +97,7 @@ class _DayRun:
                 raise BadInput(
                     f"day {self._day} is half trained, and its rows are not where they were when it was begun",
                     file=job.config.data.root,
-                    expected="the same rows in the same files and row groups; mended values are welcome",
+                    expected="the same rows in the same files and row groups; fixed values are welcome",
                     hint="bring back the files as they were, or give a new --out",
                 )
             self._meters.load_state_dict(restored["meters"])

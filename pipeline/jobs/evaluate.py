@@ -90,7 +90,7 @@ def check_skipped(job: Job, day: Day, skipped: int) -> None:
     limit = job.config.data.max_bad_rows_share
     if skipped <= limit * day.rows:
         return
-    # Each rank knows its own rows' reasons; the first one's are told.
+    # Each rank knows its own rows' reasons; the first one's are reported.
     reason = job.world.from_rank_zero(
         lambda: next((own for own, _ in job.source.collate.reasons.most_common(1)), "see data.bad_rows: stop"), str
     )

@@ -1,4 +1,4 @@
-"""Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest begins anew."""
+"""Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest starts over."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def load_grown(job: Job, mark: str) -> Grown:
     A tensor of the same name and size is taken over. A table with more rows keeps the rows it had: `identity` ids are the same
     rows; of `hash` ids, where rows - 1 is a multiple of what it was, every old row becomes that many, and no id loses its
     vector; of `managed` ids, where the buckets are a multiple, every id moves with its row and what is known of it. The head
-    keeps the weights of the labels it had, which come first. Anything else starts with the first values of the new model.
+    keeps the weights of the labels it had, which come first. Anything else starts with the initial values of the new model.
 
     Raises:
         GenctrError: a hashed or managed table has a number of rows that its ids cannot follow, or one of half precision is to
@@ -95,7 +95,7 @@ def _enlarge(table: Tensor | ShardedTensor, before: Tensor, source: Callable[[Te
     """Copy the rows of a smaller table, each rank into its own shards.
 
     Args:
-        source: the old row of each of these new ones; a number that is none for a row that begins anew.
+        source: the old row of each of these new ones; a number that is none for a row that starts over.
     """
     if not isinstance(table, ShardedTensor):
         table[: len(before)].copy_(before)
@@ -174,7 +174,7 @@ def _is_longer(name: str, value: Tensor | ShardedTensor, before: torch.Size, *, 
 
 
 def _check_precision(job: Job, mark: str) -> None:
-    """On a CPU, rows of half precision that were never trained are blank and stand for first values; others read zeros."""
+    """On a CPU, rows of half precision that were never trained are blank and stand for initial values; others read zeros."""
     stored = job.checkpoints.metadata(mark).state_dict_metadata
     for name, value in job.sharded.model.state_dict().items():
         before = stored.get(f"model.{name}")

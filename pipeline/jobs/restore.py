@@ -77,7 +77,7 @@ def start(job: Job) -> Cursor:
 
 
 def begin(job: Job, at: int) -> dict[str, Any]:
-    """Enter a stage with its first values and what it takes over; return what that was."""
+    """Enter a stage with its initial values and what it takes over; return what that was."""
     job.enter_stage(at)
     own = job.stage.load
     return {} if own is None else {"from": own.stage, "parts": own.parts, **transfer(job, own).to_json()}
@@ -106,7 +106,7 @@ def restore_best(job: Job) -> int:
     mark = job.checkpoints.pinned(job.stage.name) or job.checkpoints.latest()
     if mark is None:
         raise GenctrError(f"{job.folder}: no checkpoint to load: train it first")
-    if job.config.daily.accept_changes and not fits(job, mark):  # scores of what begins anew would say nothing
+    if job.config.daily.accept_changes and not fits(job, mark):  # scores of what starts over would say nothing
         raise GenctrError(
             f"{job.folder}: another model was accepted after {mark} was saved, and is not trained yet\n  next: train it first"
         )

@@ -95,7 +95,8 @@ def sample(job: Job, days: Sequence[str], *, rows: int, given: Sequence[str], st
 def compare(
     model: Denoiser, real_NS: Tensor, drawn_NS: Tensor, given: Sequence[str], *, left_out: Sequence[str] = ()
 ) -> SampleReport:
-    """The distances between the log's rows and drawn ones; -1 is no value. Fields that were given are compared in pairs alone.
+    """The distances between the log's rows and drawn ones; -1 is not a value. Fields that were given are compared in pairs
+    alone.
 
     Args:
         left_out: labels that do not count in every row: in drawn rows nobody knows where they would.

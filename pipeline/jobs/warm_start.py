@@ -42,7 +42,7 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
     here = job.sharded.model.state_dict()
     mark = job.checkpoints.pinned(load.stage)
     if mark is None:
-        raise GenctrError(f"{job.folder}: stage {load.stage} left no checkpoint to load\n  next: train it, or mend load.stage")
+        raise GenctrError(f"{job.folder}: stage {load.stage} left no checkpoint to load\n  next: train it, or fix load.stage")
     there = job.checkpoints.sizes(mark, "model")
     pairs = dict(_pairs(here, there, load.parts))
     for name, source in pairs.items():
@@ -71,7 +71,7 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
 def rescale(table: ShardedTensor, size: float) -> None:
     """Multiply a table, over all its ranks, so that the root mean square of its numbers is `size`; all zeros stay zeros."""
     shards = [shard.tensor for shard in table.local_shards()]
-    sums = torch.zeros(2, dtype=torch.float64)  # on the CPU of every rank, whether it has a shard on a card or none
+    sums = torch.zeros(2, dtype=torch.float64)  # on the CPU of every rank, whether it has a shard on a GPU or none
     for part in (part for shard in shards for part in shard.split(PART)):  # a table that fills the memory has no double
         sums += torch.tensor([float(part.double().square().sum()), part.numel()], dtype=torch.float64)
     if dist.is_initialized():

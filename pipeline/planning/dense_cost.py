@@ -1,4 +1,4 @@
-"""What the network beside the tables costs: its weights, and operations and memory a row, found by training a few rows."""
+"""What the network next to the tables costs: its weights, and operations and memory a row, found by training a few rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -38,7 +38,7 @@ PROGRAM = 0.05
 """[1] of a device's memory that is neither tables nor network: libraries, buffers, gaps."""
 
 REACHED = {"cpu": 0.7, "fp32": 0.8, "bf16": 0.4}
-"""[1] share of their peak that a network's matrix products reach: of a CPU measured, of cards by precision assumed. Without
+"""[1] share of their peak that a network's matrix products reach: of a CPU measured, of GPUs by precision assumed. Without
 tensor cores products are bound by arithmetic; with them, at a network's sizes, by memory."""
 
 MOST_HOSTS = 64
@@ -83,7 +83,7 @@ class Times:
 
 @dataclass(frozen=True)
 class RankLine:
-    """[bytes] that one rank's tables take on the card (or a CPU's memory) and in main memory; [ms] of its look-ups."""
+    """[bytes] that one rank's tables take on the GPU (or a CPU's memory) and in main memory; [ms] of its look-ups."""
 
     memory: int
     ddr: int
@@ -185,7 +185,7 @@ def estimate(
 
     Args:
         known: [ids] of vocabularies that are fitted, by table.
-        network: what is beside the tables; None measures the config's own.
+        network: what is next to the tables; None measures the config's own.
 
     Raises:
         GenctrError: ranks that no job could have, settings that the device cannot keep, or tables whose size nobody has said.
@@ -357,7 +357,7 @@ def _changes(config: RunConfig, device: Device) -> Iterator[tuple[str, str, str]
     if device.kind == "cpu":
         return
     if any(own.compute_kernel not in ("auto", "fused_uvm_caching") for own in tables):
-        yield "tables in main memory, a part of them on the card", "compute_kernel", "fused_uvm_caching"
+        yield "tables in main memory, a part of them on the GPU", "compute_kernel", "fused_uvm_caching"
     if any(own.compute_kernel != "fused_uvm" for own in tables):
         yield "tables in main memory", "compute_kernel", "fused_uvm"
 

@@ -16,7 +16,8 @@ MAY_CHANGE = {
     *("data.check", "data.bad_files", "data.bad_rows", "data.max_bad_rows_share"),  # what helps at night must not ask for more
     *("train.ranks", "train.device", "train.epochs", "train.max_steps", "train.sharding_plan", "train.pipeline"),
 }
-"""What a run that goes on may be told anew, beside all of `checkpoint` and `daily`, and every table's sharding and kernel."""
+"""Keys that may change when a run is resumed, in addition to `checkpoint.*`, `daily.*`, and each table's sharding and
+kernel."""
 
 STATISTICS = f"statistics/{FILE}"
 
@@ -28,7 +29,7 @@ def load_run(folder: str) -> tuple[RunConfig, Schema]:
         GenctrError: the folder holds no run.
     """
     if not PATHS.exists(f"{folder}/config.yaml"):
-        raise GenctrError(f"{folder}: no config.yaml there, so this is no run folder: give the --out of a `genctr train`")
+        raise GenctrError(f"{folder}: no config.yaml there, so this is not a run folder: give the --out of a `genctr train`")
     try:
         return load(f"{folder}/config.yaml")
     except OldKeys as error:
@@ -82,7 +83,7 @@ def check_changes(folder: str, config: RunConfig, schema: Schema) -> bool:
         told = "\n".join(f"  {line}" for line in mistaken)
         raise GenctrError(
             f"{folder} has a model that would take one thing for another:\n{told}\n  next: set these back (what is new goes to "
-            "the end, or where something is gone; a field with a new name begins anew), or give a new --out"
+            "the end, or where something is gone; a field with a new name starts over), or give a new --out"
         )
     refused = [line for line in changed if line not in config.daily.accept_changes]
     if refused and trained:
@@ -115,7 +116,7 @@ def claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
         write_document(f"{folder}/schema.yaml", schema)
         write_document(f"{folder}/config.yaml", config.model_copy(update={"schema_file": "schema.yaml"}))
     except OSError as error:
-        raise GenctrError(f"the run folder cannot be written: {error}\n  next: mend {folder}, or give another --out") from error
+        raise GenctrError(f"the run folder cannot be written: {error}\n  next: fix {folder}, or give another --out") from error
     return config
 
 
@@ -160,7 +161,7 @@ def schema_changes(before: Schema, now: Schema) -> list[str]:
 def changes_of_meaning(before: Schema, now: Schema) -> list[str]:
     """What nobody can confirm, a line each: rows of a table that were other ids', weights of a place that was another's.
 
-    A network and its heads know fields and labels by their places; with another number of fields it begins anew.
+    A network and its heads know fields and labels by their places; with another number of fields it starts over.
     """
     old, new = ({field.name: field.ids for field in own.fields if isinstance(field, AnyIds)} for own in (before, now))
     both = [(name, old[name], new[name]) for name in new if name in old and old[name] and new[name]]

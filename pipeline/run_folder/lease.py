@@ -162,7 +162,7 @@ class Lease:
         """Who holds the lease; None where nobody does, or what is there makes no sense.
 
         Raises:
-            OSError: the store does not answer, or not to this user: that is no sign of a job having come or gone.
+            OSError: the store does not answer, or not to this user: that is not a sign of a job having come or gone.
         """
         try:
             with PATHS.open(self._path, "r") as file:

@@ -13,7 +13,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `metrics`; of managed tables `ids`: {table: {…}}, see `pipeline.distributed.managed_ids` |
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
 | `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
-| `evaluated`   | a day was scored by hand: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
+| `evaluated`   | a day was scored on request: `day`; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |
 | `judged`      | a day's model was published or held: `day`; `bundle`; `publish`; `failed`: the gates that said no, with their numbers or why they have none |
 | `waiting`     | a daily job has nothing to do: `day` it waits for; `why` |
 | `warning`     | `why` |
@@ -145,7 +145,8 @@ class RunLog:
 
 
 def read_log(folder: str) -> list[dict[str, Any]]:
-    """All events of a run, in the order they were written. A last line that was cut short is left out; no log is no events.
+    """All events of a run, in the order they were written. A last line that was cut short is left out; without a log there are
+    none.
 
     A line that is damaged is left out with a warning: the log is a record, and nothing is decided by it.
     """

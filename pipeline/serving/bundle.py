@@ -1,6 +1,6 @@
 """The bundle: all that serving needs of a model, as safetensors, Parquet and JSON. Nothing in it can run.
 
-    2026-11-20-0001234/manifest.json              written last: a folder without it is no bundle
+    2026-11-20-0001234/manifest.json              written last: a folder without it is not a bundle
                        dense.safetensors          everything but the tables
                        table.7.0.safetensors      rows of one table, a piece at a time
                        statistics.json            what the fields were fitted with
@@ -68,7 +68,7 @@ class Piece:
 
 
 class Bundle:
-    """A bundle that was found whole as far as its manifest: the files it names, nothing beside them. Contents are checked as
+    """A bundle that was found whole as far as its manifest: the files it names, and nothing else. Contents are checked as
     they are read, against their SHA-256.
 
     Args:
@@ -205,7 +205,7 @@ class Bundle:
         try:
             found = pq.read_table(content, columns=list(columns), schema=pa.schema([(own, pa.int64()) for own in columns]))
         except (pa.ArrowException, KeyError) as error:
-            raise BundleError(f"these are no ids and rows: {_line(error)}", f"{self.path}/{name}") from error
+            raise BundleError(f"these are not ids and rows: {_line(error)}", f"{self.path}/{name}") from error
         return [torch.from_numpy(found[own].to_numpy().copy()) for own in columns]
 
     def _tensors(self, name: str) -> dict[str, "Tensor"]:
@@ -214,7 +214,7 @@ class Bundle:
         try:
             return safetensors.torch.load(self.read(name))
         except safetensors.SafetensorError as error:
-            raise BundleError(f"this is no safetensors file: {_line(error)}", f"{self.path}/{name}") from error
+            raise BundleError(f"this is not a safetensors file: {_line(error)}", f"{self.path}/{name}") from error
 
 
 def read_current(folder: str) -> Mapping[str, str] | None:

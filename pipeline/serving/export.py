@@ -109,7 +109,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _begin(path: str) -> None:
-    """An empty folder: what a killed export left behind is no part of this one."""
+    """An empty folder: what a killed export left behind is not a part of this one."""
     if list_folder(path):
         remove_folder(path)
     PATHS.mkdirs(f"{path}/")
@@ -164,7 +164,8 @@ def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
 
 
 def _held_before(parent: str | None, table: str) -> Tensor | None:
-    """The ids of a table in the bundle before; None if it has none, or cannot be read, which is told where it is compared."""
+    """The ids of a table in the bundle before; None if it has none, or cannot be read, which is reported where it is
+    compared."""
     if parent is None or not PATHS.exists(f"{parent}/{MANIFEST}"):
         return None
     try:

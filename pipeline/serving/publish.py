@@ -1,4 +1,4 @@
-"""What serves: `current.json` switched in one step, the newest bundles kept, and the way back."""
+"""The serving bundle: `current.json` switched in one step, the newest bundles kept, and the way back."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ def switch(folder: str, name: str) -> None:
 
 
 def prune(folder: str, *, keep: int, needed: Collection[str], known: Sequence[str]) -> None:
-    """Let go of all but the newest bundles and those needed. The manifest goes first: from then on it is no bundle.
+    """Let go of all but the newest bundles and those needed. The manifest goes first: from then on it is not a bundle.
 
     Args:
         known: the names this run has given, the newest last; of these, what a kill has left half removed goes too. What is not
@@ -59,7 +59,7 @@ def before(folder: str, served: Sequence[str], withdrawn: Collection[str]) -> st
 
 
 def _current(folder: str) -> Mapping[str, str] | None:
-    """What `current.json` says; nothing where it makes no sense: the next switch writes it anew."""
+    """What `current.json` says; nothing where it makes no sense: the next switch writes it again."""
     try:
         return read_current(folder)
     except BundleError:

@@ -103,7 +103,7 @@ class CheckpointCallback(Callback):
             self.save(state)
 
     def save(self, state: TrainState, *, pin: str | None = None) -> None:
-        """Save now, on every rank; `pin` names a checkpoint that is kept beside the newest.
+        """Save now, on every rank; `pin` names a checkpoint that is kept in addition to the newest.
 
         Raises:
             Diverged: a number is nan or infinite; nothing is saved.

@@ -97,7 +97,7 @@ class CollapseMonitor(Callback):
     """A callback that looks every so many steps, for as many steps as give enough rows, and writes a `diagnosed` line.
 
     Args:
-        model: inside of `sharded`. observed: what of it is looked at, beside the tables.
+        model: inside of `sharded`. observed: what of it is looked at, in addition to the tables.
         every_steps: [steps] between two looks; 0 never looks. batch_rows: [rows] of a step over all ranks. rows: [rows] of one
             look, over all ranks.
 
@@ -159,7 +159,7 @@ def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
         if dist.is_initialized():
             dist.all_reduce(total)
         told[name] = {k: v for k, v in TableHealth.summary(total, part).items() if whole or k != "rankme"}
-        told[name]["rows"] /= len({own.shard_offsets[1] for own in placed})  # a part is no row
+        told[name]["rows"] /= len({own.shard_offsets[1] for own in placed})  # a part is not a row
         told[name]["of_rows"] = float(rows)
     return told
 

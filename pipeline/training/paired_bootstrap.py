@@ -71,7 +71,7 @@ class ScoredRows:
         self.units = torch.where(alone, len(self._auc_G) + alone.cumsum(0) - 1, groups)
 
     def thinned(self) -> "ScoredRows":
-        """Every so-manieth row, MOST_ROWS of them at most."""
+        """Every k-th row, at most MOST_ROWS rows."""
         step = -(-len(self.logits) // MOST_ROWS)
         groups = torch.unique(self.groups[::step], return_inverse=True)[1]
         return ScoredRows(self.logits[::step], self.labels[::step], self.weights[::step], groups, self.alone[::step])

@@ -153,9 +153,9 @@ def test_avazu_goes_to_days_by_its_hours_whatever_their_order(zipped: bool, tmp_
     ("lines", "words"),
     [
         ([AVAZU.replace("hour", "stunde"), avazu_line(14102100)], "line 1: no column 'hour'"),
-        ([AVAZU, avazu_line(14102100), avazu_line(14103124), avazu_line(14103125)], "line 3: the hour is no hour"),
-        ([AVAZU, avazu_line(14102100), avazu_line(14093100)], "line 3: the hour is no hour"),
-        ([AVAZU, avazu_line(14102100).replace(",14102100,", ",,")], "line 2: the hour is no hour"),
+        ([AVAZU, avazu_line(14102100), avazu_line(14103124), avazu_line(14103125)], "line 3: the hour is not an hour"),
+        ([AVAZU, avazu_line(14102100), avazu_line(14093100)], "line 3: the hour is not an hour"),
+        ([AVAZU, avazu_line(14102100).replace(",14102100,", ",,")], "line 2: the hour is not an hour"),
         ([AVAZU, avazu_line(14102100), "a,b"], "line 3: Expected 24 columns, got 2"),
         ([AVAZU, avazu_line(14102100, click=2)], "line 2: click is not 0 or 1"),
         ([AVAZU, avazu_line(14102100).replace(",320,", ",3.5,")], "line 2: column 'C15': .*'3.5'"),
@@ -354,7 +354,7 @@ def test_a_bad_kuairand_line_is_named(tmp_path: Path) -> None:
     log = source / "data/log_standard_4_22_to_5_08_pure.csv"
     log.write_text(log.read_text().replace("20220422,100", "20220432,100"))
 
-    with pytest.raises(BadInput, match="line 3: date is no date") as error:
+    with pytest.raises(BadInput, match="line 3: date is not a date") as error:
         run_import("kuairand", str(source), str(tmp_path / "out"))
 
     assert log.name in str(error.value)
@@ -386,7 +386,7 @@ def test_frappe_has_its_three_parts_as_days(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ("1 " + " ".join(f"{k}:1" for k in range(9)), "line 3: Expected 11 columns, got 10"),
-        ("1 " + " ".join(f"{k}:1" for k in range(9)) + " 9:0.5", "line 3: city is no index:1"),
+        ("1 " + " ".join(f"{k}:1" for k in range(9)) + " 9:0.5", "line 3: city is not an index:1"),
         ("3 " + " ".join(f"{k}:1" for k in range(10)), "line 3: the label is not 1, 0 or -1"),
     ],
 )
@@ -434,8 +434,8 @@ def test_an_import_never_mixes_with_what_is_there(tmp_path: Path) -> None:
         ("criteo", {"day": 3}, "no option 'day'; did you mean 'days'"),
         ("criteo", {"days": 0}, "days: expected 1 or more"),
         ("criteo", {"days": "two"}, "days: expected 1 or more, got 'two'"),
-        ("criteo", {"start": 2014}, "start: 2014 is no date"),
-        ("criteo", {"start": "2013-13-01"}, "'2013-13-01' is no date"),
+        ("criteo", {"start": 2014}, "start: 2014 is not a date"),
+        ("criteo", {"start": "2013-13-01"}, "'2013-13-01' is not a date"),
         ("criteo", {"days": 9}, "too few for 9 days"),
         ("movielens", {"days": "weekly"}, "expected calendar or a number"),
         ("kuairand", {}, "no such files"),

@@ -1,4 +1,4 @@
-"""Inspecting a log: facts counted by hand, guesses that start a valid schema, and everything odd is told."""
+"""Inspecting a log: facts counted independently, guesses that start a valid schema, and everything odd is told."""
 
 import datetime
 import gzip

@@ -1,4 +1,4 @@
-"""Documents: what a user wrote, or a message that says which line to mend.
+"""Documents: what a user wrote, or a message that says which line to fix.
 
 Run: pytest tests/data/test_yaml_document.py
 """

@@ -124,7 +124,7 @@ def published(*days: str) -> dict[str, str]:
 def states(out: Path) -> dict[str, str]:
     from pipeline.daily.ledger import Ledger
 
-    return {name: own.state for name, own in Ledger(str(out), mend=False).history().days.items()}
+    return {name: own.state for name, own in Ledger(str(out), fix=False).history().days.items()}
 
 
 def assert_same_outcome(one: Path, other: Path) -> None:

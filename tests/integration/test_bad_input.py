@@ -125,7 +125,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_bad_file_stops_the_run_and_the_mended_day_goes_on_to_the_same_bits(
+def test_a_bad_file_stops_the_run_and_the_fixed_day_goes_on_to_the_same_bits(
     name: str, config: Path, root: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     case, out = BAD_FILES[name], tmp_path / "run"
@@ -325,16 +325,16 @@ def test_a_skipped_row_is_counted_for_its_file_and_all_others_are_trained(
     assert f"{sum(event['rows'] for event in events(tmp_path / 'run', 'trained'))} rows trained" in done.out
 
 
-def test_a_mended_row_is_trained_where_the_run_stopped(config: Path, root: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_fixed_row_is_trained_where_the_run_stopped(config: Path, root: Path, unbroken: Path, tmp_path: Path) -> None:
     right = pq.read_table(root / LAST, partitioning=None)["price"][9].as_py()
     rewrite(root / LAST, "price", with_row(9, float("inf")))
     size = (root / LAST).stat().st_size
 
     stopped = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
     rewrite(root / LAST, "price", with_row(9, right))
-    mended = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
+    fixed = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
 
-    assert (stopped.code, mended.code) == (2, 0), mended.err
+    assert (stopped.code, fixed.code) == (2, 0), fixed.err
     assert (root / LAST).stat().st_size != size, "another file, and the same rows in it"
     (resumed,) = events(tmp_path / "run", "resumed")
     assert resumed["cursor"]["day"] == SECOND

@@ -1,4 +1,4 @@
-"""The benchmarks that are about cards: what can be checked of them without one."""
+"""The benchmarks that are about GPUs: what can be checked of them without one."""
 
 import importlib.util
 import sys
@@ -50,7 +50,7 @@ def test_without_a_card_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
 
     assert gpu.main([]) == 2
-    assert "torch finds no card here" in capsys.readouterr().err
+    assert "torch finds no GPU here" in capsys.readouterr().err
 
 
 def test_its_run_is_a_job_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_what_events_carry_reaches_the_sequence_encoder_of_a_sharded_model(confi
             ["train.dense.precision=bf16"],
             "train.dense.precision: bf16 is 40 times slower than fp32 on a CPU\n  next: set it to fp32",
         ),
-        (["train.pipeline=prefetch"], "train.pipeline: prefetch fetches rows from main memory to a card\n  next: on a CPU"),
+        (["train.pipeline=prefetch"], "train.pipeline: prefetch fetches rows from main memory to a GPU\n  next: on a CPU"),
         (["tables.compute_kernel=fused_uvm"], "tables: compute_kernel fused_uvm needs a CUDA device: on a CPU set it to auto"),
         (
             ["tables.overrides={item_id: {compute_kernel: fused_uvm_caching}}"],

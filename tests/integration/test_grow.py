@@ -150,7 +150,7 @@ def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     words = ["--until", SECOND, "--set", 'daily.accept_changes=["field user_id.rows: begun with 101, now 301"]']
     second = Nightly(config, out, *words, ranks=2)
     assert second.ended() == 0, second.text
-    assert Nightly(config, out, *words, ranks=2).ended() == 0  # nothing to do, which is no failure to a launcher
+    assert Nightly(config, out, *words, ranks=2).ended() == 0  # nothing to do, which is not a failure to a launcher
     assert len(events(out, "grown")) == 1
     assert list(states(out)) == [FIRST, SECOND]
     assert genctr("verify", out).code == 0
@@ -220,7 +220,7 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     refused = daily(config, out, *words)
     done = daily(config, out, *words, *confirmed(refused), "--until", THIRD)
     assert done.code == 0, done.err
-    assert "not compared with what serves: it has another schema or model" in done.err
+    assert "not compared with the serving model: it has another schema or model" in done.err
     judged = [entry for entry in ledger(out) if entry["event"] == "judged"]
     assert "difference" not in judged[-1]["holdout"]
     assert daily(config, out, *words, *confirmed(refused)).code == 0

@@ -29,7 +29,7 @@ ITEMS["managed"] = {"bucket_size": 32, "evict": "lru", "ttl_days": 1, "on_unseen
 
 
 def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 300, **tables: dict[str, Any]) -> Path:
-    """A log with more users than rows for them, and a run that trains all of it with first-order weights beside the tables."""
+    """A log with more users than rows for them, and a run that trains all of it with first-order weights next to the tables."""
     write(str(folder / "log"), days=days, rows=rows, seed=5, users=users, items=120)
     schema = yaml.safe_load(SCHEMA.read_text())
     own = {"user_id": USERS, "item_id": ITEMS} | tables

@@ -121,7 +121,7 @@ def test_a_bundle_that_was_altered_does_not_end_the_nights_after_it(tmp_path: Pa
     file.write_bytes(file.read_bytes()[:-9])
     done = genctr(*words, "--until", DAYS[1])
     assert done.code == 0, done.err
-    assert "the new model is not compared with what serves" in done.err
+    assert "the new model is not compared with the serving model" in done.err
     assert len(bundles(tmp_path)[1].left("user_id")) == 0
 
 

@@ -47,4 +47,4 @@ def test_the_reader_of_the_docs_trains_a_log_of_json_lines_and_leaves_broken_fil
     assert "378 rows trained" in done.out
     for day in ("2026-11-01", "2026-11-02"):
         broken = tmp_path / "logs" / f"day={day}" / "part-1.jsonl"
-        assert f"genctr: day {day} is read without {broken}: these are no JSON lines: " in done.err
+        assert f"genctr: day {day} is read without {broken}: these are not JSON lines: " in done.err

@@ -112,4 +112,4 @@ def test_a_bundle_of_fp16_tables_says_what_training_says_of_ids_it_never_saw_too
     told = told.sort_by("row")  # scored lane by lane
     logits, again = (torch.tensor(table["is_click_logit"].to_pylist()) for table in (told, scored))
     torch.testing.assert_close(again, logits, rtol=0, atol=1e-6)
-    assert logits[40:].unique().numel() > 500  # ids 40 … 999 were never trained: every one has first values of its own
+    assert logits[40:].unique().numel() > 500  # ids 40 … 999 were never trained: every one has initial values of its own

@@ -269,7 +269,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(config: Path, tmp_path: Path, mon
         train(config, tmp_path / "run")
 
 
-# --- stopped by hand, and more ranks than one ---
+# --- stopped by a person, and more ranks than one ---
 
 
 @pytest.mark.parametrize(

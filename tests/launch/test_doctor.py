@@ -47,7 +47,7 @@ class Environment:
         (self.packages / module / "__init__.py").write_text(code)
 
     def doctor(self, **settings: str) -> tuple[int, list[str]]:
-        """The exit status, and what is told to be wrong, each with the line that mends it."""
+        """The exit status, and what is told to be wrong, each with the line that fixes it."""
         env = {"PATH": "/usr/bin:/bin", **settings}
         line = [self.python, "-m", "launch", "doctor"]
         run = subprocess.run(line, cwd=self.packages.anchor, env=env, capture_output=True, text=True)
@@ -74,7 +74,7 @@ def test_another_version_than_the_pinned_one(environment: Environment, name: str
     status, (wrong,) = environment.doctor()
 
     assert status == 1
-    assert wrong == f"{name} is {version}, genctr needs {pin}\n  mend:  {environment.python} -m pip install {name}=={pin}"
+    assert wrong == f"{name} is {version}, genctr needs {pin}\n  fix:  {environment.python} -m pip install {name}=={pin}"
 
 
 @pytest.mark.parametrize("name", ["torch", "torchrec", "rich", "pydantic", "PyYAML"])
@@ -86,13 +86,13 @@ def test_a_package_that_is_not_there(environment: Environment, name: str) -> Non
 
     assert status == 1
     assert wrong.startswith(f"{name} is missing, genctr needs ")
-    assert f"\n  mend:  {environment.python} -m pip install {name}==" in wrong
+    assert f"\n  fix:  {environment.python} -m pip install {name}==" in wrong
 
 
-def mends_fbgemm(environment: Environment, wrong: str) -> bool:
+def fixes_fbgemm(environment: Environment, wrong: str) -> bool:
     pip = f"{environment.python} -m pip"
     shim = ROOT / "tools" / "fbgemm-gpu-shim"
-    return wrong.endswith(f"\n  mend:  {pip} uninstall --yes fbgemm-gpu fbgemm-gpu-cpu && {pip} install {shim}")
+    return wrong.endswith(f"\n  fix:  {pip} uninstall --yes fbgemm-gpu fbgemm-gpu-cpu && {pip} install {shim}")
 
 
 def test_the_cuda_fbgemm_over_the_cpu_one(environment: Environment) -> None:
@@ -102,7 +102,7 @@ def test_the_cuda_fbgemm_over_the_cpu_one(environment: Environment) -> None:
 
     assert status == 1
     assert wrong.startswith("fbgemm-gpu (CUDA) and fbgemm-gpu-cpu are both installed and overwrite each other")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_the_cuda_fbgemm_alone_under_a_torch_for_the_cpu(environment: Environment) -> None:
@@ -114,7 +114,7 @@ def test_the_cuda_fbgemm_alone_under_a_torch_for_the_cpu(environment: Environmen
 
     assert status == 1
     assert wrong.startswith("fbgemm-gpu 1.8.0 is the CUDA build, but torch 2.13.0+cpu is for the CPU")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_files_that_the_cuda_fbgemm_left_or_took_away(environment: Environment) -> None:
@@ -129,7 +129,7 @@ def test_files_that_the_cuda_fbgemm_left_or_took_away(environment: Environment) 
 
     assert status == 1
     assert wrong.startswith("2 files of fbgemm-gpu-cpu are gone or of another build, such as fbgemm_gpu/")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_the_stand_in_without_the_cpu_build(environment: Environment) -> None:
@@ -140,7 +140,7 @@ def test_the_stand_in_without_the_cpu_build(environment: Environment) -> None:
 
     assert status == 1
     assert wrong.startswith("fbgemm-gpu is the stand-in for machines without CUDA, but fbgemm-gpu-cpu is missing")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 @pytest.mark.parametrize("name", ["fbgemm-gpu", "fbgemm-gpu-cpu"])
@@ -151,7 +151,7 @@ def test_an_old_fbgemm(environment: Environment, name: str) -> None:
 
     assert status == 1
     assert wrong.startswith(f"{name} is 1.6.0, genctr needs 1.8.0")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_no_fbgemm_at_all(environment: Environment) -> None:
@@ -161,7 +161,7 @@ def test_no_fbgemm_at_all(environment: Environment) -> None:
 
     assert status == 1
     assert wrong.startswith("fbgemm-gpu is missing, genctr needs 1.8.0")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_a_library_of_the_nvidia_driver_that_is_missing(environment: Environment) -> None:
@@ -176,7 +176,7 @@ def test_a_library_of_the_nvidia_driver_that_is_missing(environment: Environment
 
     assert status == 1
     assert wrong.startswith("fbgemm_gpu does not load: the library libnvidia-ml.so.1 is missing")
-    assert mends_fbgemm(environment, wrong)
+    assert fixes_fbgemm(environment, wrong)
 
 
 def test_a_library_of_the_system_that_is_missing(environment: Environment) -> None:
@@ -184,15 +184,15 @@ def test_a_library_of_the_system_that_is_missing(environment: Environment) -> No
 
     assert environment.doctor() == (
         1,
-        ["torch does not load: the library libgomp.so.1 is missing\n  mend:  apt-get install -y libgomp1"],
+        ["torch does not load: the library libgomp.so.1 is missing\n  fix:  apt-get install -y libgomp1"],
     )
 
 
 def test_a_package_that_raises_when_it_is_loaded(environment: Environment) -> None:
     environment.replace("torch", "raise RuntimeError('half installed')")
 
-    mend = f"{environment.python} -m pip install --force-reinstall --no-deps torch==2.13.0"
-    assert environment.doctor() == (1, [f"torch does not load: RuntimeError: half installed\n  mend:  {mend}"])
+    fix = f"{environment.python} -m pip install --force-reinstall --no-deps torch==2.13.0"
+    assert environment.doctor() == (1, [f"torch does not load: RuntimeError: half installed\n  fix:  {fix}"])
 
 
 def test_a_package_that_kills_the_process(environment: Environment) -> None:
@@ -201,7 +201,7 @@ def test_a_package_that_kills_the_process(environment: Environment) -> None:
     status, (wrong,) = environment.doctor()
 
     assert status == 1
-    assert wrong.startswith("torch does not load: the process died of SIGILL\n  mend:  ")
+    assert wrong.startswith("torch does not load: the process died of SIGILL\n  fix:  ")
 
 
 def test_a_python_that_is_too_old(environment: Environment) -> None:
@@ -212,8 +212,8 @@ def test_a_python_that_is_too_old(environment: Environment) -> None:
 
     assert status == 1
     version = ".".join(map(str, sys.version_info[:3]))
-    mend = f"rm -rf {ROOT}/.venv && make -C {ROOT} setup PYTHON=python3.99"
-    assert wrong == f"Python is {version}, genctr needs 3.99 or newer\n  mend:  {mend}"
+    fix = f"rm -rf {ROOT}/.venv && make -C {ROOT} setup PYTHON=python3.99"
+    assert wrong == f"Python is {version}, genctr needs 3.99 or newer\n  fix:  {fix}"
 
 
 def test_genctr_itself_not_installed(environment: Environment) -> None:
@@ -223,7 +223,7 @@ def test_genctr_itself_not_installed(environment: Environment) -> None:
 
     assert status == 1
     assert wrong.startswith(
-        f"genctr is not installed in {environment.python.parents[1]}\n  mend:  {environment.python} -m pip install "
+        f"genctr is not installed in {environment.python.parents[1]}\n  fix:  {environment.python} -m pip install "
     )
 
 
@@ -233,7 +233,7 @@ def test_genctr_itself_not_installed(environment: Environment) -> None:
         (
             "OMP_WAIT_POLICY",
             "active",
-            "OMP_WAIT_POLICY is active: waiting threads spin\n  mend:  export OMP_WAIT_POLICY=passive",
+            "OMP_WAIT_POLICY is active: waiting threads spin\n  fix:  export OMP_WAIT_POLICY=passive",
         ),
         ("OMP_NUM_THREADS", "9999", "OMP_NUM_THREADS is '9999', this machine has "),
         ("OMP_NUM_THREADS", "two", "OMP_NUM_THREADS is 'two', this machine has "),
@@ -244,7 +244,7 @@ def test_openmp_threads_that_spin_or_are_too_many(environment: Environment, vari
 
     assert status == 1
     assert wrong.startswith(told)
-    assert f"\n  mend:  export {variable}=" in wrong
+    assert f"\n  fix:  export {variable}=" in wrong
 
 
 def test_every_wrong_thing_is_told_at_once(environment: Environment) -> None:

@@ -68,7 +68,7 @@ def crontab_says(text: str, folder: Path) -> int:
 def test_cron_itself_reads_it(tmp_path: Path) -> None:
     table = SCHEDULES["cron"](**ASKED)
     assert crontab_says(table, tmp_path) == 0
-    assert crontab_says(table.replace("15,45 2-23", "15,75 2-23"), tmp_path) != 0, "it is no check that lets this pass"
+    assert crontab_says(table.replace("15,45 2-23", "15,75 2-23"), tmp_path) != 0, "it is not a check that lets this pass"
 
 
 def units() -> dict[str, str]:
@@ -102,7 +102,7 @@ def test_systemd_itself_reads_it(tmp_path: Path) -> None:
     for name, text in here.items():
         assert systemd_says(name, text, tmp_path) == ""
     wrong = here["genctr-feed.service"].replace("ExecStart", "ExecStrat")
-    assert "Unknown key" in systemd_says("genctr-wrong.service", wrong, tmp_path), "it is no check that lets this pass"
+    assert "Unknown key" in systemd_says("genctr-wrong.service", wrong, tmp_path), "it is not a check that lets this pass"
 
 
 def test_kubernetes_models_take_it() -> None:
@@ -151,7 +151,7 @@ def test_a_requeued_slurm_script_does_not_queue_another_night(tmp_path: Path) ->
 
 @pytest.mark.parametrize("today", ["2027-03-20", "2027-03-27", "2027-03-28", "2027-10-31"])
 def test_slurm_queues_the_next_night_whatever_clocks_do(tmp_path: Path, today: str) -> None:
-    """In Berlin 02:15 is no time of 2027-03-28: date(1) refuses it, and without a next night there is never one again."""
+    """In Berlin 02:15 is not a time of 2027-03-28: date(1) refuses it, and without a next night there is never one again."""
     days = {"2027-03-20": "21", "2027-03-27": "28", "2027-03-28": "29", "2027-10-31": "01"}
     date = f'[ "$1" = -d ] || exit 9\nexec {shutil.which("date")} -d "{today} $2" "$3"'
     for name, does in (("date", date), ("sbatch", f"echo $1 > {tmp_path}/queued"), ("srun", "exit 0")):

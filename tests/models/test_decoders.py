@@ -1,4 +1,4 @@
-"""Every decoder in both paradigms: the formulas by hand, and the laws that hold for all of them."""
+"""Every decoder in both paradigms: the formulas worked out, and the laws that hold for all of them."""
 
 from functools import partial
 

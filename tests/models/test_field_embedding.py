@@ -1,4 +1,4 @@
-"""Field embedding: every kind of field by hand, the order of fields, and rows without anything."""
+"""Field embedding: every kind of field worked out, the order of fields, and rows without anything."""
 
 import math
 

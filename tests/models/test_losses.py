@@ -1,4 +1,4 @@
-"""Losses: the formulas by hand, what TF4CTR's gets wrong if one is careless, and that shares of ranks add up."""
+"""Losses: the formulas worked out, what TF4CTR's gets wrong if one is careless, and that shares of ranks add up."""
 
 import math
 

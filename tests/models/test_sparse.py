@@ -1,4 +1,4 @@
-"""Look-ups by hand, then under DistributedModelParallel: any plan and any sharing of rows gives the same losses."""
+"""Look-ups worked out, then under DistributedModelParallel: any plan and any sharing of rows gives the same losses."""
 
 from functools import partial
 

@@ -95,7 +95,7 @@ def test_verify_sees_that_a_trained_day_is_in_no_checkpoint(config: Path, out: P
     assert f"no checkpoint is left that has day {SECOND}" in done.err
 
 
-def test_a_ledger_whose_last_line_is_cut_is_mended(config: Path, out: Path, after: After) -> None:
+def test_a_ledger_whose_last_line_is_cut_is_fixed(config: Path, out: Path, after: After) -> None:
     after(FOURTH)
     path = out / "ledger.jsonl"
     text = path.read_text()
@@ -138,7 +138,7 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert "training again from" in done.err
     assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
     first, again = (entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == THIRD)
-    assert again == first, "it is compared with what had not trained the day, not with what serves"
+    assert again == first, "it is compared with what had not trained the day, not with the serving model"
     assert_proven(out)
     assert_same_bits(whole, out)
 

@@ -30,7 +30,7 @@ from tests.jobs import assert_same_bits, events
 from tests.tiny import genctr, some
 
 
-def test_a_corrupt_file_stops_the_day_and_the_mended_day_is_trained(config: Path, out: Path) -> None:
+def test_a_corrupt_file_stops_the_day_and_the_fixed_day_is_trained(config: Path, out: Path) -> None:
     file = files(config, SECOND)[1]
     good = file.read_bytes()
     file.write_bytes(good[:100])
@@ -81,7 +81,7 @@ def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: 
     assert events(out, "judged")[-1]["failed"] == ["auc_floor: the day has no auc: are its labels all alike?"]
 
 
-def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_mended(config: Path, out: Path, after: After) -> None:
+def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_fixed(config: Path, out: Path, after: After) -> None:
     after(FIRST)
     file = files(config, SECOND)[1]
     good = file.read_bytes()
@@ -231,7 +231,7 @@ def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(
     (told,) = [entry for entry in ledger(out) if entry["event"] == "late"]
     assert list(told["quarantined"]) == [f"day={FIRST}/{late.name}"]
     assert_proven(out)
-    pq.write_table(rows.slice(0, 17), late)  # mended
+    pq.write_table(rows.slice(0, 17), late)  # fixed
     assert daily(config, out, "--until", THIRD, *words).code == 0
     assert states(out) == published(FIRST, SECOND, THIRD, f"{FIRST}+1")
     assert_proven(out)

@@ -120,7 +120,7 @@ def test_until_is_a_date_and_nothing_else(config: Path, out: Path, until: str) -
     for words in (["--dry-run"], []):
         done = daily(config, out, "--until", until, *words)
         assert done.code == 2
-        assert f"--until {until!r} is no date" in done.err
+        assert f"--until {until!r} is not a date" in done.err
     assert not (out / "ledger.jsonl").exists()
 
 

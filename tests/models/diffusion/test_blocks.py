@@ -1,4 +1,4 @@
-"""Bidirectional layers: the formulas by hand, no positions, padding heard by nobody, and the guidance of attention."""
+"""Bidirectional layers: the formulas worked out, no positions, padding heard by nobody, and the guidance of attention."""
 
 import math
 

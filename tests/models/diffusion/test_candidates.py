@@ -99,7 +99,7 @@ def test_rows_that_share_a_bucket_share_its_count():
     own = sampler({"shared": (torch.arange(1, 10), torch.arange(1, 10))})["shared"]
     drawn = torch.bincount(sampler.draw("shared", 60_000), minlength=10) / 60_000
 
-    rows_1_and_4 = [(8 / 3 + 0.5) / 16.5, (4 / 2 + 0.5) / 16.5]  # row 0 is no value
+    rows_1_and_4 = [(8 / 3 + 0.5) / 16.5, (4 / 2 + 0.5) / 16.5]  # row 0 is not a value
     assert own.log_p.exp()[[0, 3]].tolist() == pytest.approx(rows_1_and_4)
     torch.testing.assert_close(drawn[[1, 5, 9]], torch.full((3,), 8 / 12 / 3), atol=0.02, rtol=0)
     assert drawn[[2, 3, 6, 7]].sum() == 0

@@ -127,7 +127,7 @@ def test_the_same_seed_builds_the_same_weights(config: Path, tmp_path: Path) -> 
             {"decoder": "mlp", "decoder_options": {"hiden": [4]}},
             "decoder mlp: unknown option 'hiden', nearest 'hidden'; it has ['batch_norm', 'dropout', 'hidden']",
         ),
-        # What the schema and the model's width decide is no option.
+        # What the schema and the model's width decide is not an option.
         ({"decoder": "fm", "decoder_options": {"width": 8}}, "decoder fm: unknown option 'width'; it has []"),
         (
             {"decoder": "crossnet", "decoder_options": {"layers": 0}},
@@ -292,7 +292,7 @@ def test_a_run_folder_can_be_moved_and_scored_from_anywhere(
 
 
 def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(GenctrError, match=r"no config\.yaml there, so this is no run folder"):
+    with pytest.raises(GenctrError, match=r"no config\.yaml there, so this is not a run folder"):
         load_run(str(tmp_path))
 
 
@@ -350,7 +350,7 @@ def test_every_rank_plans_with_the_speeds_of_the_first_ones_card(config: Path, t
 
     class Second(World):
         def from_rank_zero(self, work: object, kind: object) -> Any:
-            return told  # by the first rank, on a host with other cards
+            return told  # by the first rank, on a host with other GPUs
 
     with built(config, tmp_path / "run") as job:
         job.world = Second(1, 2, torch.device("cpu"))
@@ -444,7 +444,7 @@ def test_a_saved_model_never_takes_one_thing_for_another(tmp_path: Path) -> None
     assert "daily.accept_changes" in trained([a, b, c], tab={"name": "tabs", "column": "tab", "kind": "id", "ids": "vocab"}).err
 
 
-# --- first values and first steps ---
+# --- initial values and first steps ---
 
 
 @pytest.mark.parametrize(("optimizer", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])

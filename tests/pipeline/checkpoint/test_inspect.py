@@ -205,7 +205,7 @@ def test_a_plain_value_that_would_run_something_is_told(tmp_path: Path) -> None:
 
 def test_pins_must_name_whole_checkpoints(saved: Checkpoints) -> None:
     saved.pin("day-2026-11-01", "step-0000002")
-    assert verify_pins(saved) == ["pin day-2026-11-01 names step-0000002, which is no whole checkpoint"]
+    assert verify_pins(saved) == ["pin day-2026-11-01 names step-0000002, which is not a whole checkpoint"]
     Path(saved.root, "best.json").write_text("{")
     (problem,) = verify_pins(saved)
     assert problem.startswith("a pin cannot be read: ")

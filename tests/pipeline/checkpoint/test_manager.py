@@ -842,7 +842,7 @@ class ByName(pickle.Pickler):
 
 
 class Attribute:
-    """Unpickling it asks a class that metadata may name for something that is no member of an enum."""
+    """Unpickling it asks a class that metadata may name for something that is not a member of an enum."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return getattr, (Metadata, "__init__")

@@ -134,7 +134,7 @@ def test_a_relative_schema_lies_beside_the_run_file(tmp_path: Path) -> None:
         ),
         (
             "stages:\n  - {name: rank, freeze: [tables]}\ndaily: {table_decay: {item_id: 0.99}}\n",
-            "line 7: daily.table_decay: the last stage freezes the tables: they cannot forget, leave it out",
+            "line 7: daily.table_decay: the last stage freezes the tables: they cannot decay, leave it out",
         ),
         (
             "stages:\n  - {name: rank}\n  - {name: day-2}\n",
@@ -354,7 +354,7 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
         ("stages: [{name: a, train: {epochs: many}}]\n", "stages.0.train.epochs"),
         (
             "stages: [{name: a, data: {statistics_days: 2026-11-01}}]\n",
-            "stages.0.data.statistics_days: all stages have the same",
+            "stages.0.data.statistics_days: data.statistics_days applies to all stages",
         ),
         ("stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n", "stages.0.data.test: no model but the last stage's"),
         ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: all stages have the same"),

@@ -114,12 +114,12 @@ def test_a_last_line_cut_short_is_taken_off(tmp_path: Path, cut: int) -> None:
     entries = filled(tmp_path).entries
     path = tmp_path / "ledger.jsonl"
     path.write_text(path.read_text()[:-cut])
-    looked = Ledger(str(tmp_path), mend=False)
+    looked = Ledger(str(tmp_path), fix=False)
     assert looked.entries == entries[:-1]
     assert not path.read_text().endswith("\n"), "only looked at"
-    mended = Ledger(str(tmp_path))
-    assert mended.mended is not None
-    mended.append("published", {key: entries[-1][key] for key in ("day", "bundle", "step")})
+    fixed = Ledger(str(tmp_path))
+    assert fixed.fixed is not None
+    fixed.append("published", {key: entries[-1][key] for key in ("day", "bundle", "step")})
     assert Ledger(str(tmp_path)).entries == entries
 
 
@@ -129,7 +129,7 @@ def test_a_last_line_that_was_altered_is_taken_off(tmp_path: Path, altered: byte
     path = tmp_path / "ledger.jsonl"
     head, _, tail = path.read_bytes().rpartition(b'"2026-11-01"')
     path.write_bytes(head + altered + tail)
-    assert Ledger(str(tmp_path), mend=False).entries == entries[:-1]
+    assert Ledger(str(tmp_path), fix=False).entries == entries[:-1]
 
 
 def test_an_altered_line_is_refused(tmp_path: Path) -> None:

@@ -109,13 +109,13 @@ def test_late_files_that_were_left_or_appended_are_not_late_again() -> None:
     assert next_of([*done("2026-11-01"), part, judged], ["2026-11-01"], sizes).kind == "wait"
 
 
-def test_a_quarantined_file_is_late_once_it_is_mended() -> None:
+def test_a_quarantined_file_is_late_once_it_is_fixed() -> None:
     entries = done("2026-11-01")
     entries[0]["quarantined"] = {"2026-11-01/bad": {"size": 3, "why": "cut"}}
     as_it_was = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 3}}
-    mended = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 9}}
+    fixed = {"2026-11-01": {"2026-11-01/a": 5, "2026-11-01/bad": 9}}
     assert next_of(entries, ["2026-11-01"], as_it_was, on_late_files="append").kind == "wait"
-    assert kind(next_of(entries, ["2026-11-01"], mended, on_late_files="append")) == ("train", "2026-11-01+1")
+    assert kind(next_of(entries, ["2026-11-01"], fixed, on_late_files="append")) == ("train", "2026-11-01+1")
 
 
 def test_rows_are_compared_if_they_are_asked_for() -> None:

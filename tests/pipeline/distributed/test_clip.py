@@ -36,7 +36,7 @@ def first_rows(own: Sharded) -> Tensor:
 
 
 def moves(rank: int, kind: str, optimizer: str, sharding: str) -> Tensor:
-    """What a step with rate 1 takes off row 1, which is looked up in two rows: once alone, once beside row 2."""
+    """What a step with rate 1 takes off row 1, which is looked up in two rows: once alone, once next to row 2."""
     own = sharded(bags(PoolingType.SUM) if kind == "bags" else events(), optimizer=optimizer, lr=1.0, sharding=sharding)
     before = first_rows(own)
     looked = own.model(KeyedJaggedTensor(["f"], torch.tensor([1, 1, 2]), lengths=torch.tensor([1, 2])))

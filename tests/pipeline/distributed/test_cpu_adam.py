@@ -1,4 +1,4 @@
-"""Adam on CPU tables: by hand, and against torch's own on whole tables."""
+"""Adam on CPU tables: worked out, and against torch's own on whole tables."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Half-precision tables: rounding by hand, first values that take no memory, one run under any plan and after a restart."""
+"""Half-precision tables: rounding worked out, initial values that take no memory, one run under any plan and after a
+restart."""
 
 import math
 from pathlib import Path
@@ -319,7 +320,8 @@ def under_all_plans(rank: int, folder: str, other: str | None) -> dict[tuple[str
 
 @pytest.mark.filterwarnings("ignore:Please use DTensor:FutureWarning")
 def test_neither_plans_nor_ranks_nor_restarts_change_a_run(tmp_path: Path) -> None:
-    """A restart in the same world: the same bits. Else sums in another order may round to the number beside: 2^-10 of it."""
+    """A restart in the same world: the same bits. Else sums in another order may round to a neighbouring number: 2^-10 of
+    it."""
     [alone] = on_ranks(1, under_all_plans, str(tmp_path / "one"), None)
     together, _ = on_ranks(2, under_all_plans, str(tmp_path / "two"), str(tmp_path / "one"))
 

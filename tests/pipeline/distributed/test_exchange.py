@@ -89,7 +89,7 @@ def test_what_would_run_when_it_is_unpickled_is_not(tmp_path: Path) -> None:
 
 ERRORS = [
     LeaseHeld("it is held"),
-    CheckpointError("it is damaged", "there", "mend it"),
+    CheckpointError("it is damaged", "there", "fix it"),
     BadInput("it is bad", file="f", row=3),
     OSError(errno.ENOSPC, "No space left on device", "ledger.jsonl"),
     OSError("cannot open"),

@@ -35,7 +35,7 @@ def fitted(config: Path) -> dict[str, int]:
 
 
 def save(config: Path, path: Path, *overrides: str, ranks: int = 1, change: Callable[[Any], None] | None = None) -> Path:
-    """A plan as `genctr plan --save` makes it, perhaps changed by hand."""
+    """A plan as `genctr plan --save` makes it, perhaps edited."""
     run_config, schema = load(str(config), overrides)
     saved_plan(estimate(run_config, schema, ClusterSpec(DEVICES["cpu"], ranks, 1), fitted(config))).save(str(path))
     if change is not None:

@@ -28,6 +28,6 @@ def test_more_ranks_than_cards_are_told_before_the_others_are_met(monkeypatch: p
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
 
-    told = "rank 2 of this machine has no card: torch finds 2 here.*\n  next: start 2 ranks here"
+    told = "rank 2 of this machine has no GPU: torch finds 2 here.*\n  next: start 2 ranks here"
     with pytest.raises(GenctrError, match=told), world("auto"):
         pass

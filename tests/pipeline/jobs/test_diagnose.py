@@ -122,7 +122,7 @@ def test_a_row_whose_columns_are_in_two_shards_is_one_row() -> None:
 def test_without_validation_days_the_last_day_that_was_trained_is_looked_at(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:
         assert days_to_show(job) == [DAYS[0]]
-        for day in (DAYS[0], DAYS[1], f"{DAYS[0]}+1"):  # rows that came late are no day
+        for day in (DAYS[0], DAYS[1], f"{DAYS[0]}+1"):  # rows that came late are not a day
             job.log.write("trained", 1, {"day": day})
 
         assert days_to_show(job) == [DAYS[1]]
@@ -134,7 +134,7 @@ def test_what_an_optimizer_without_memory_cannot_tell_is_null(config: Path, tmp_
 
     assert done.code == 0, done.err
     text = (tmp_path / "run" / "diagnosis" / "diagnosis.json").read_text()
-    told = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    told = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert {own["moved"] for own in told["tables"].values()} == {None}
 
 

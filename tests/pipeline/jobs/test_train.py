@@ -328,9 +328,9 @@ def test_a_day_whose_rows_moved_while_it_was_half_trained_is_refused(config: Pat
     pq.write_table(pq.read_table(part).slice(1), part)
     refused = train(config, out, f"data.root={root}")
     part.write_bytes(as_it_was)
-    mended = train(config, out, f"data.root={root}")
+    fixed = train(config, out, f"data.root={root}")
 
-    assert (refused.code, mended.code) == (2, 0)
+    assert (refused.code, fixed.code) == (2, 0)
     assert f"day {FIRST} is half trained, and its rows are not where they were when it was begun" in refused.err
     assert_every_row_once(config, out)
 
@@ -425,11 +425,11 @@ def test_a_run_that_has_saved_nothing_yet_may_be_begun_otherwise(config: Path, t
     )
 
     wrong = train(config, out, "model.decoder=flm")
-    mended = train(config, out, f"schema={schema}", "model.decoder=fm", "model.decoder_options={}")
+    fixed = train(config, out, f"schema={schema}", "model.decoder=fm", "model.decoder_options={}")
 
-    assert (wrong.code, mended.code) == (2, 0), mended.err
+    assert (wrong.code, fixed.code) == (2, 0), fixed.err
     assert "nearest 'fm'" in wrong.err
-    assert list(json.loads((out / "statistics" / "statistics.json").read_text())["moments"]) == ["price"], "fitted anew"
+    assert list(json.loads((out / "statistics" / "statistics.json").read_text())["moments"]) == ["price"], "fitted again"
 
 
 def test_a_label_that_comes_while_a_day_is_half_trained_is_judged_from_there_on(config: Path, tmp_path: Path) -> None:

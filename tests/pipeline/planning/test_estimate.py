@@ -1,4 +1,5 @@
-"""Plans on paper: bytes are those counted by hand, what does not fit is told with what would, bad questions are refused."""
+"""Plans on paper: bytes are those counted independently, what does not fit is told with what would, bad questions are
+refused."""
 
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def test_what_ranks_hold_is_what_the_tables_need_and_a_batch(tmp_path: Path, dev
 
 
 @pytest.mark.parametrize(
-    ("kernel", "cached"),  # [bytes] of a row's cache on the card: a fifth of its numbers, and what finds them
+    ("kernel", "cached"),  # [bytes] of a row's cache on the GPU: a fifth of its numbers, and what finds them
     [("fused_uvm", 0), ("fused_uvm_caching", 0.2 * (8 * 4 + 16) + 4)],
 )
 def test_the_moments_of_rows_in_main_memory_are_on_the_card(tmp_path: Path, kernel: str, cached: float) -> None:

@@ -99,7 +99,7 @@ def test_the_newest_are_those_that_were_judged_last_whatever_day_they_are_of(tmp
     assert sorted(bundles(str(tmp_path))) == sorted(order[1:])
 
 
-def test_a_current_that_makes_no_sense_is_mended_by_the_next_switch(tmp_path: Path) -> None:
+def test_a_current_that_makes_no_sense_is_fixed_by_the_next_switch(tmp_path: Path) -> None:
     make(tmp_path, "one")
     (tmp_path / "current.json").write_text("{")
     switch(str(tmp_path), "one")

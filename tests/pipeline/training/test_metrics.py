@@ -1,4 +1,4 @@
-"""The meters say what scikit-learn says and what is worked out by hand; ranks and restarts change nothing."""
+"""The meters say what scikit-learn says and what is worked out manually; ranks and restarts change nothing."""
 
 import json
 import math
