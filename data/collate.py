@@ -160,15 +160,17 @@ class Collate:
             values = values_of(columns[label.column])
             if label.positive_above is None:
                 wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the target"
-                hint = label_hint(label)
             else:
-                wrong, expected, hint = np.isnan(values), "a number in every row that counts for the target", None
+                wrong, expected = np.isnan(values), "a number in every row that counts for the target"
                 values = values > label.positive_above
-            wrong |= nulls(columns[label.column])
+            missing = nulls(columns[label.column])
+            wrong |= missing
             if counts is not None:
                 wrong &= counts
                 values = np.where(counts, values, 0)
                 weights[:, target] *= counts
+            other = label.positive_above is None and not missing[wrong].all()  # a value that is there, and is no label
+            hint = label_hint(label) if other else None
             refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
             labels[:, target] = values
         return labels, weights

@@ -289,6 +289,12 @@ def test_a_label_of_minus_1_is_refused_with_the_line_for_the_schema() -> None:
         collate({"a": [1, 2], "y": [1, -1]})
 
 
+def test_a_label_that_is_missing_is_no_reason_to_speak_of_a_threshold():
+    with pytest.raises(BadInput) as refused:
+        collate({"a": [1, 2], "y": pa.array([1.0, None])}, label={"column": "y"})
+    assert "positive_above" not in str(refused.value)
+
+
 def test_groups_may_be_strings() -> None:
     groups = collate({"a": [1, 2, 3, 4], "g": ["x", None, "y", "x"]}, group="g").groups
 
