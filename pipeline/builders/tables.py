@@ -26,7 +26,7 @@ def build_table_configs(config: RunConfig, features: Features) -> dict[str, Tabl
                 "fused or fused_uvm"
             )
         if options[name].compute_kernel == "auto":
-            options[name] = options[name].model_copy(update={"kernel": "fused"})
+            options[name] = options[name].model_copy(update={"compute_kernel": "fused"})
     return options
 
 

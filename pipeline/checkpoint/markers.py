@@ -36,9 +36,11 @@ def read_marker(file: str) -> dict[str, Any]:
     values = unsealed(content)
     if "mark" in values:
         return values
-    if values.get("format") not in (FORMAT, UNSEALED):
+    if not isinstance(values.get("format"), int):
+        raise ValueError("it says no format")
+    if values["format"] not in (FORMAT, UNSEALED):
         raise CheckpointError(
-            f"checkpoint format {values.get('format')} is not known, this version reads {FORMAT}",
+            f"checkpoint format {values['format']} is not known, this version reads {FORMAT}",
             file,
             "use the version of genctr that wrote it",
         )

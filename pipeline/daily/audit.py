@@ -52,7 +52,12 @@ def verify_run(run: str, *, say: Callable[[str], None]) -> Proof:
     def source_of(digest: str, bad_files: str) -> Source:
         schema = read_document(f"{run}/schemas/{digest}.yaml", Schema)
         data = last.config.data.model_copy(update={"bad_files": bad_files, "bad_rows": "skip"})
-        return build_source(last.config.model_copy(update={"data": data}), stage_schema(schema, last, stages), run)
+        model = last.config.model
+        if said := getattr(model, "sequences", None):  # those of fields that came later are none of this schema's
+            there = {field.name for field in schema.fields}
+            model = model.model_copy(update={"sequences": {name: own for name, own in said.items() if name in there}})
+        config_then = last.config.model_copy(update={"data": data, "model": model})
+        return build_source(config_then, stage_schema(schema, last, stages), run)
 
     checkpoints = CheckpointStore(f"{run}/checkpoints")
     mark = checkpoints.latest()

@@ -107,7 +107,7 @@ def claim(folder: str, config: RunConfig, schema: Schema) -> RunConfig:
                 PATHS.rm(path)
         if PATHS.exists(f"{folder}/config.yaml"):
             accept = dict.fromkeys([*load_run(folder)[0].daily.accept_changes, *config.daily.accept_changes])
-            config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept": tuple(accept)})})
+            config = config.model_copy(update={"daily": config.daily.model_copy(update={"accept_changes": tuple(accept)})})
         stages = config.resolved()
         read = stage_schema(schema, stages[-1], stages)
         PATHS.mkdirs(folder)

@@ -134,7 +134,9 @@ def test_another_config_is_left_to_the_whole_night(override: str, config: Path, 
     assert asked(config, out, override) is None
 
 
-@pytest.mark.parametrize(("section", "key", "value"), [("daily", "accept", ["a"]), ("train", "plan", "plan.json")])
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("daily", "accept_changes", ["a"]), ("train", "sharding_plan", "plan.json")]
+)
 def test_what_the_whole_night_has_to_check_is_left_to_it(
     section: str, key: str, value: object, config: Path, out: Path
 ) -> None:

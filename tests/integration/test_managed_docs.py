@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.schema import MANAGED, Schema
+from data.schema import Managed, Schema
 from tests.integration.nightly import Nightly
 from tests.tiny import ROOT, genctr
 
@@ -38,5 +38,5 @@ def test_the_schema_of_the_page_is_one() -> None:
 
 
 def test_every_key_of_a_managed_table_is_on_the_page() -> None:
-    for key in MANAGED:
-        assert f"`{key}`" in PAGE
+    for key in Managed.model_fields:
+        assert f"`managed.{key}`" in PAGE

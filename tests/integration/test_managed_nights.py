@@ -153,7 +153,7 @@ def test_a_job_that_takes_a_bundle_over_has_its_maps_and_finds_its_own_again(nig
 
 def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp_path: Path) -> None:
     path = write_managed(tmp_path, days=1, rows=50)
-    nightly(path, tables="int8")
+    nightly(path, bundle_precision="int8")
     half = "tables.precision=fp16"
     assert genctr("daily", path, "--out", tmp_path / "run", "--quiet", "--set", half).code == 0
     (bundle,) = bundles(tmp_path)

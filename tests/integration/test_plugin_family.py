@@ -58,7 +58,7 @@ def test_one_shot_jobs(config: Path, tmp_path: Path) -> None:
 
 def test_nights_and_scores(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    settings = (MODEL, "data.validation=[]", "data.test=[]", "daily.gates={auc: -1.0}")
+    settings = (MODEL, "data.validation=[]", "data.test=[]", "daily.gates={auc: -1.0}", "daily.first_gates={}")
     words = ["daily", config, "--out", out, "--quiet", *(word for own in settings for word in ("--set", own))]
     done = genctr(*words)
     assert done.code == 0, done.err

@@ -137,7 +137,7 @@ def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path,
     assert done.code == 0, done.err
     assert "training again from" in done.err
     assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
-    first, again = (entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == THIRD)
+    first, again = (entry["holdout"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == THIRD)
     assert again == first, "it is compared with what had not trained the day, not with the serving model"
     assert_proven(out)
     assert_same_bits(whole, out)
@@ -207,7 +207,7 @@ def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Pa
     done = daily(config, out)
     assert done.code == 0
     assert "there is none: training again from" in done.err
-    again = [entry["fresh"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == FIRST][1]
+    again = [entry["holdout"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == FIRST][1]
     assert "difference" in again, "a model of one day does not take the place of a better one unasked"
     assert_same_bits(whole, out)
 

@@ -98,7 +98,7 @@ def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     for words in (["status"], ["verify"], ["approve", "--reason", "x"], ["rollback", "--reason", "x"]):
         done = genctr(words[0], tmp_path / "typo", *([FIRST] if words[0] == "approve" else []), *words[1:])
         assert done.code == 2
-        assert "no run folder" in done.err
+        assert "this is not a run folder" in done.err
     assert not (tmp_path / "typo").exists()
 
 

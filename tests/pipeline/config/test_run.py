@@ -356,8 +356,11 @@ def test_a_stage_says_only_what_differs(tmp_path: Path) -> None:
             "stages: [{name: a, data: {statistics_days: 2026-11-01}}]\n",
             "stages.0.data.statistics_days: data.statistics_days applies to all stages",
         ),
-        ("stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n", "stages.0.data.test: no model but the last stage's"),
-        ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: all stages have the same"),
+        (
+            "stages: [{name: a, data: {test: 2026-11-09}}, {name: b}]\n",
+            "stages.0.data.test: only the last stage may set data.test",
+        ),
+        ("stages: [{name: a, train: {ranks: 2}}]\n", "stages.0.train.ranks: train.ranks applies to all stages"),
         ("stages: [{name: a}, {name: a}]\n", "stages.1.name: two stages are called 'a'"),
         ("stages: [{name: a}, {name: b, load: {stage: c}}]\n", "stages.1.load.stage: no stage before this one"),
         ("stages: [{name: a, load: {stage: a}}]\n", "stages.0.load.stage: no stage before this one"),

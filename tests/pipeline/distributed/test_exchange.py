@@ -40,7 +40,7 @@ ANSWERS: dict[str, tuple[Any, Any]] = {
         History(
             days={"b": DayRecord("b", trained={"files": {}}), "a": DayRecord("a", skipped="why")},
             ignored={"a": {"x", "y"}},
-            bad={"a": {"x": None, "y": 3}},
+            unreadable_files={"a": {"x": None, "y": 3}},
             served=["b-1"],
             withdrawn={"b-0"},
         ),

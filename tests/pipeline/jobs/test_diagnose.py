@@ -98,7 +98,7 @@ def health(*shards: tuple[int, int, int, int]) -> dict[str, float]:
     sharded: Any = SimpleNamespace(
         tables=lambda: tables_in({"model.embedding_bags.t.weight": table}),
         moments=lambda: iter(()),
-        seen=lambda name, part, rows, column: part,
+        rows_as_read=lambda name, part, rows, column: part,
     )
     return tables_told(sharded)["t"]
 
@@ -140,7 +140,7 @@ def test_what_an_optimizer_without_memory_cannot_tell_is_null(config: Path, tmp_
 
 def test_all_ranks_look_at_the_day_that_the_first_found_last(config: Path, tmp_path: Path) -> None:
     class Second(World):
-        def from_rank_zero(self, work: object) -> Any:
+        def from_rank_zero(self, work: object, kind: object) -> Any:
             return [DAYS[1]]  # the first rank reads the log after the night has gone on
 
     with built(config, tmp_path / "run", f"data.days={DAYS[0]}..", "data.validation=[]", "data.test=[]") as job:

@@ -126,7 +126,7 @@ def labels_of_minus_1(config: Path, folder: Path) -> Path:
     return root
 
 
-TOLD = r"rows, \d\d\.\d%, are not what the schema says(.|\n)*most often: the label of task 'is_click'(.|\n)*positive_above: 0"
+TOLD = r"rows, \d\d\.\d%, are not what the schema says(.|\n)*most often: the label of target 'is_click'(.|\n)*positive_above: 0"
 
 
 def test_a_day_that_loses_a_class_stops_before_it_is_saved_or_scored(config: Path, tmp_path: Path) -> None:

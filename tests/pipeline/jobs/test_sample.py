@@ -65,7 +65,7 @@ def test_a_plan_of_more_ranks_keeps_nobody_from_drawing(config: Path, out: Path,
     plan = genctr("plan", config, *words, "--out", out, "--ranks", 2, "--save", tmp_path / "plan.json")
     assert plan.code == 0, plan.err
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    settings["train"]["plan"] = str(tmp_path / "plan.json")
+    settings["train"]["sharding_plan"] = str(tmp_path / "plan.json")
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
 
     done = genctr("sample", run, "--rows", 40, "--days", DAYS[1], "--steps", 2, "--quiet")
@@ -125,7 +125,7 @@ def test_values_are_compared_by_the_most_frequent_ones_and_the_rest() -> None:
 def test_a_perfect_generator_is_as_far_from_the_log_as_its_other_half() -> None:
     torch.manual_seed(0)
     real, drawn = torch.randint(0, 40, (2, 4000, 2)).unbind(0)
-    model = SimpleNamespace(names=("a", "b"), tables=("a", "b"), field_S=torch.tensor([0, 1]))
+    model = SimpleNamespace(names=("a", "b"), tables=("a", "b"), layout=SimpleNamespace(field_S=torch.tensor([0, 1])))
     found = compare(model, real, drawn, ())  # type: ignore[arg-type]  # of the model only its slots are read
 
     for distance in (*found.fields.values(), found.pairs):

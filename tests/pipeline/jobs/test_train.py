@@ -428,7 +428,7 @@ def test_a_run_that_has_saved_nothing_yet_may_be_begun_otherwise(config: Path, t
     fixed = train(config, out, f"schema={schema}", "model.decoder=fm", "model.decoder_options={}")
 
     assert (wrong.code, fixed.code) == (2, 0), fixed.err
-    assert "nearest 'fm'" in wrong.err
+    assert "did you mean 'fm'" in wrong.err
     assert list(json.loads((out / "statistics" / "statistics.json").read_text())["moments"]) == ["price"], "fitted again"
 
 
