@@ -91,10 +91,10 @@ def write_job(folder: Path) -> Path:
         "schema": str(schema),
         "seed": 7,
         "data": {"root": str(folder / "log"), "days": f"{NIGHTS[0]}..", "lanes": 2, "shuffle_buffer_rows": 32},
-        "model": {"decoder": "mlp", "dim": 4, "options": {"hidden": [8]}},
+        "model": {"decoder": "mlp", "dim": 4, "decoder_options": {"hidden": [8]}},
         "train": {"global_batch_rows": 16, "device": "cpu", "diagnose_every_steps": 0},
         "checkpoint": {"every_steps": 5},
-        "daily": {"gates": {"auc": -0.5, "calibration": [0.2, 5.0]}, "keep": 4, "lease_seconds": 2},
+        "daily": {"first_gates": {}, "gates": {"auc": -0.5, "calibration": [0.2, 5.0]}, "keep": 4, "lease_seconds": 2},
     }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run, sort_keys=False))
