@@ -177,6 +177,7 @@ def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path) -> Non
     assert "choose 201 rows" in done.err
 
 
+@pytest.mark.slow
 def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
@@ -191,6 +192,7 @@ def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None
     assert judged[0]["metrics"].keys() == {"is_click", "again"}
 
 
+@pytest.mark.slow
 def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_are_zeros(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     half, whole = (["--set", f"tables.precision={precision}"] for precision in ("fp16", "fp32"))
@@ -249,7 +251,8 @@ def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_wo
     assert_same_bits(out, alone)
 
 
-@pytest.mark.parametrize("optimizer", some(["reset_dense", "reset_all"], "reset_all"))
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
 def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, optimizer: str) -> None:
     assert daily(config, tmp_path / "kept", "--until", SECOND).code == 0
     words = ["--set", f"daily.optimizer={optimizer}"]
@@ -316,6 +319,7 @@ def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tm
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_path: Path) -> None:
     """The best so far cannot be loaded into it."""
     out = tmp_path / "run"

@@ -268,6 +268,7 @@ def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it
     assert waiting[0] == waiting[1] != set()
 
 
+@pytest.mark.slow
 def test_a_night_goes_on_with_a_grown_table_and_all_its_ids(tmp_path: Path) -> None:
     path = write_managed(tmp_path, rows=300)
     nightly(path)

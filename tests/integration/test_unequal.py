@@ -77,6 +77,7 @@ def test_ranks_with_unequal_rows_and_with_none_train_all_of_them_alike(
     torch.testing.assert_close(losses(tmp_path / "three"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_without_rows_restores_nothing_and_nobody_waits_for_it(uneven: Path, tmp_path: Path) -> None:
     denoiser = (
         "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, full_softmax_max_rows: 100, similarity: dot}"

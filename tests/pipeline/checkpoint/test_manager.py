@@ -305,7 +305,7 @@ def test_a_kill_at_any_moment_leaves_the_former_or_the_new_checkpoint_whole(
     tmp_path: Path, ranks: int, asynchronous: bool
 ) -> None:
     reader, chance, last = Checkpoints(str(tmp_path / "run"), keep=1, asynchronous=False), random.Random(ranks), 0
-    for attempt in range(10):
+    for attempt in range(6):
         processes = started(ranks, tmp_path / f"store{attempt}", save_until_killed, str(tmp_path / "run"), asynchronous)
         try:
             while (newest := reader.latest()) is None or newest <= f"step-{last:07d}":

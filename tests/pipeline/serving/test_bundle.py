@@ -287,6 +287,7 @@ def test_a_day_of_folders_is_scored_as_it_lies(bundle: Path, config: Path, tmp_p
     assert written == ["hour=00/a.parquet.scores.parquet", "hour=01/a.parquet.scores.parquet"]
 
 
+@pytest.mark.slow
 def test_times_that_python_does_not_have_travel_with_the_bundle(tmp_path: Path) -> None:
     """A nanosecond, for one."""
     config = write_daily(tmp_path, days=1)
