@@ -108,6 +108,7 @@ def test_make_test_all_runs_the_slow_tests_too(tmp_path: Path) -> None:
     assert "pip" not in told, "nothing is installed into an environment of one's own"
 
 
+@pytest.mark.slow
 def test_the_demo_installs_the_runtime_alone(tmp_path: Path) -> None:
     copy = clean_copy(tmp_path / "genctr")
 

@@ -481,6 +481,7 @@ def write_movielens(folder: Path, rows: int) -> None:
             file.write(f"1::10::4::{900_000_000 + n * 7919 % rows * 8}\n")  # in no order; the more rows, the more days
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "make"), [("criteo", write_criteo), ("movielens", write_movielens)])
 def test_a_file_six_times_as_big_needs_no_more_memory(name: str, make: Callable[[Path, int], None], tmp_path: Path) -> None:
     peaks = []

@@ -290,6 +290,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
+@pytest.mark.slow
 def test_ten_times_as_many_rows_need_no_more_memory(tmp_path: Path) -> None:
     peaks = []
     for rows in (200_000, 2_000_000):

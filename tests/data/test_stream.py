@@ -470,7 +470,10 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="Linux tells the peak of one process; ru_maxrss has its parent's"
 )
-@pytest.mark.parametrize("row_group_rows", [20_000, 2_000_000], ids=["many_row_groups", "one_row_group"])
+@pytest.mark.parametrize(
+    "row_group_rows",
+    [pytest.param(20_000, id="many_row_groups"), pytest.param(2_000_000, id="one_row_group", marks=pytest.mark.slow)],
+)
 def test_peak_memory_does_not_grow_with_the_day(tmp_path: Path, row_group_rows: int) -> None:
     """2,000,000 rows of eight int64 columns are 128 MB, 115 MB more than 200,000 of them. A peak may differ by 30 MiB."""
     peaks = []

@@ -124,7 +124,7 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("name", some(BAD_FILES, "a damaged page in the middle of a day"))
 def test_a_bad_file_stops_the_run_and_the_fixed_day_goes_on_to_the_same_bits(
     name: str, config: Path, root: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -519,7 +519,12 @@ def command(config: Path, out: Path, *overrides: str) -> list[object]:
 
 @pytest.mark.parametrize("asynchronous", some(["true", "false"], "true"))
 @pytest.mark.parametrize(
-    ("leave", "told"), [(400_000, "the disk is full"), (8_192, "the disk is full"), (0, "the run folder cannot be written")]
+    ("leave", "told"),
+    [
+        (400_000, "the disk is full"),
+        pytest.param(8_192, "the disk is full", marks=pytest.mark.slow),
+        pytest.param(0, "the run folder cannot be written", marks=pytest.mark.slow),
+    ],
 )
 def test_a_full_disk_ends_the_run_and_with_room_again_it_ends_with_the_same_bits(
     leave: int, told: str, asynchronous: str, config: Path, unbroken: Path, small_disk: Path, tmp_path: Path

@@ -25,7 +25,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_job_that_was_taken_over_while_it_slept_writes_nothing_any_more(tmp_path: Path) -> None:
-    config, out, told = write_daily(tmp_path, days=2, rows=600), tmp_path / "run", tmp_path / "sleeper.txt"
+    config, out, told = write_daily(tmp_path, days=2, rows=300), tmp_path / "run", tmp_path / "sleeper.txt"
     words = ["daily", str(config), "--out", str(out), "--quiet"]
     sleeper = SERVER.Process(target=elsewhere, args=(words, str(told)))
     sleeper.start()

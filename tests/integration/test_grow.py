@@ -13,7 +13,7 @@ import yaml
 from pipeline.jobs.reshape import load_grown
 from tests.integration.nightly import Nightly, ledger, states, write_daily
 from tests.jobs import assert_same_bits, events, final_tensors, flat
-from tests.tiny import SCHEMA, Done, built, genctr
+from tests.tiny import SCHEMA, Done, built, genctr, some
 
 FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
 
@@ -115,7 +115,7 @@ def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_pa
     assert before["user_id"].shape[0] == 101
 
 
-@pytest.mark.parametrize("name", ["model", "tables"])
+@pytest.mark.parametrize("name", some(["model", "tables"], "tables"))
 def test_every_id_keeps_its_vector_and_its_moment_whatever_other_fields_are_called(
     config: Path, tmp_path: Path, name: str
 ) -> None:
@@ -141,6 +141,7 @@ def test_every_id_keeps_its_vector_and_its_moment_whatever_other_fields_are_call
     assert torch.equal(moments[1], moments[0][rows])
 
 
+@pytest.mark.slow
 def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     change(config, lambda fields, _: fields["user_id"].update(rows=101))
@@ -176,6 +177,7 @@ def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path) -> Non
     assert "choose 201 rows" in done.err
 
 
+@pytest.mark.slow
 def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
@@ -190,6 +192,7 @@ def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None
     assert judged[0]["metrics"].keys() == {"is_click", "again"}
 
 
+@pytest.mark.slow
 def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_are_zeros(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     half, whole = (["--set", f"tables.precision={precision}"] for precision in ("fp16", "fp32"))
@@ -210,6 +213,7 @@ def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> Non
     assert daily(config, out, *words, *confirmed(refused)).code == 0
 
 
+@pytest.mark.slow
 def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_another_optimizer(
     config: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +232,7 @@ def test_another_network_is_not_compared_with_what_serves_and_a_table_may_have_a
     assert len(events(out, "grown")) == 1, "once, though the config still says so"
 
 
+@pytest.mark.slow
 def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_would_without(
     config: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +251,7 @@ def test_a_day_after_a_change_is_compared_with_what_serves_and_trains_what_it_wo
     assert_same_bits(out, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
 def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, optimizer: str) -> None:
     assert daily(config, tmp_path / "kept", "--until", SECOND).code == 0
@@ -256,7 +262,7 @@ def test_optimizers_may_forget_when_a_day_begins(config: Path, tmp_path: Path, o
     assert any(name.startswith("/model") for name in moved)
 
 
-@pytest.mark.parametrize("optimizer", ["reset_dense", "reset_all"])
+@pytest.mark.parametrize("optimizer", some(["reset_dense", "reset_all"], "reset_dense"))
 def test_steps_are_forgotten_with_the_moments_that_they_correct(config: Path, tmp_path: Path, optimizer: str) -> None:
     words = ["--set", f"daily.optimizer={optimizer}", "--set", "tables.optimizer=lazy_adam"]
     assert daily(config, tmp_path / "run", "--until", SECOND, *words).code == 0
@@ -290,6 +296,7 @@ def test_a_stage_reads_other_fields_later_and_days_are_proven_with_those_of_then
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_path: Path) -> None:
     out, words = tmp_path / "run", ["--set", "model={family: denoiser, dim: 4}"]
     assert daily(config, out, "--until", FIRST, *words).code == 0
@@ -312,6 +319,7 @@ def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tm
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_path: Path) -> None:
     """The best so far cannot be loaded into it."""
     out = tmp_path / "run"

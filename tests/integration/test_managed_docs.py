@@ -15,6 +15,7 @@ PAGE = (ROOT / "docs" / "managed.md").read_text()
 COMMANDS = re.findall(r"^    genctr (.+)$", PAGE, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [command.split()[0] for command in COMMANDS] == ["synth", "daily", "status", "verify", "score"]

@@ -168,7 +168,8 @@ def test_a_row_of_zeros_in_an_int8_bundle_is_one_in_a_job_of_fp16_tables_too(tmp
     torch.testing.assert_close(seen, there, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_job_killed_at_night_leaves_the_same_ledger_and_bundles(nights: Path, tmp_path: Path, ranks: int) -> None:
     """On two ranks the maps come in two files; what they say is the same."""
     for kill_at in ("after replace */checkpoints/step-*/checkpoint.json", "before replace */published/current.json", ""):
@@ -267,6 +268,7 @@ def test_a_table_grows_between_nights_and_every_id_keeps_all_that_is_known_of_it
     assert waiting[0] == waiting[1] != set()
 
 
+@pytest.mark.slow
 def test_a_night_goes_on_with_a_grown_table_and_all_its_ids(tmp_path: Path) -> None:
     path = write_managed(tmp_path, rows=300)
     nightly(path)

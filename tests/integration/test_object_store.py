@@ -36,10 +36,10 @@ def bucket() -> Iterator[str]:
 
 
 def test_a_job_in_an_object_store_is_stopped_and_goes_on(bucket: str) -> None:
-    manifest = write(f"{bucket}/log", days=2, rows=700, seed=3)
+    manifest = write(f"{bucket}/log", days=2, rows=300, seed=3)
     run = yaml.safe_load(Path("launch/configs/demo.yaml").read_text())
     run["data"] |= {"root": f"{bucket}/log", "days": "2026-11-01..2026-11-02", "shuffle_buffer_rows": 512}
-    run["train"] |= {"global_batch_rows": 128}
+    run["train"] |= {"global_batch_rows": 64}
     with PATHS.open(f"{bucket}/run.yaml", "w") as file:
         file.write(yaml.safe_dump(run))
     with PATHS.open(f"{bucket}/demo.schema.yaml", "w") as file:

@@ -48,12 +48,16 @@ KILLS = (
 )
 """A write of every kind, in the order in which a job comes to them."""
 
+FEW = (KILLS[2], KILLS[3], KILLS[4], KILLS[7])
+"""A checkpoint in the making, before and after its marker, and a pin."""
 
+
+@pytest.mark.parametrize("kills", [pytest.param(FEW, id="few"), pytest.param(KILLS, id="all", marks=pytest.mark.slow)])
 def test_a_kill_at_every_kind_of_write_leaves_the_same_bits_and_every_row_once(
-    config: Path, unbroken: Path, tmp_path: Path
+    config: Path, unbroken: Path, tmp_path: Path, kills: tuple[str, ...]
 ) -> None:
     out = tmp_path / "run"
-    for kill_at in KILLS:
+    for kill_at in kills:
         (process,) = start(config, out, 1, kill_at=kill_at)
         process.join()
         assert process.exitcode == -9, kill_at
@@ -78,9 +82,17 @@ def test_twenty_kills_at_any_time_leave_the_same_bits_and_every_row_once(
         assert_same_bits(unbroken, out)
 
 
-def test_ranks_change_in_the_middle_of_a_day_and_every_row_is_trained_once(config: Path, tmp_path: Path) -> None:
+CHANGES = ((1, 2), (2, 4), (1, 3), (2, 1), (1, 3))
+
+
+@pytest.mark.parametrize(
+    "changes", [pytest.param(CHANGES[1:3], id="few"), pytest.param(CHANGES, id="all", marks=pytest.mark.slow)]
+)
+def test_ranks_change_in_the_middle_of_a_day_and_every_row_is_trained_once(
+    config: Path, tmp_path: Path, changes: tuple[tuple[int, int], ...]
+) -> None:
     out = tmp_path / "run"
-    for ranks, lines in [(1, 2), (2, 4), (1, 3), (2, 1), (1, 3)]:
+    for ranks, lines in changes:
         kill_after_lines(start(config, out, ranks), out, lines)
     finish(start(config, out, 2))
     resumed = events(out, "resumed")

@@ -97,6 +97,19 @@ def test_every_stage_trains_every_row_of_its_days_once(staged: tuple[Path, Path]
     assert_every_row_once_a_stage(staged[1])
 
 
+def test_a_kill_between_two_stages_leaves_the_same_bits(staged: tuple[Path, Path], tmp_path: Path) -> None:
+    path, unbroken = staged
+    out = tmp_path / "run"
+    stage = load(str(path))[0].resolved()[0].name
+    (process,) = start(path, out, 1, kill_at=f"after replace */checkpoints/{stage}.json")
+    process.join()
+    assert process.exitcode == -9
+    finish(start(path, out, 1))
+    assert_every_row_once_a_stage(out)
+    assert_same_bits(unbroken, out)
+
+
+@pytest.mark.slow
 def test_kills_inside_and_between_stages_leave_the_same_bits(staged: tuple[Path, Path], tmp_path: Path) -> None:
     path, unbroken = staged
     rng, kills, out = random.Random(3), 0, tmp_path / "run"
@@ -107,6 +120,7 @@ def test_kills_inside_and_between_stages_leave_the_same_bits(staged: tuple[Path,
     assert kills > 2
 
 
+@pytest.mark.slow
 def test_ranks_change_across_stages_and_every_row_is_trained_once(staged: tuple[Path, Path], tmp_path: Path) -> None:
     path, _ = staged
     out = tmp_path / "run"
@@ -134,7 +148,8 @@ def by_table(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name.split(".")[-2]: value for name, value in names.items()}
 
 
-@pytest.mark.parametrize("sharding", some(["table_wise", "row_wise"], "row_wise"))
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
 def test_the_ranks_and_shards_of_a_stage_change_nothing(config: Path, tmp_path: Path, sharding: str) -> None:
     """Fine-tuning draws no noise: from one pre-training, one rank and two end alike, whatever the shards."""
     path = write(config, tmp_path, "hetegen")

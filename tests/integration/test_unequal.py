@@ -60,7 +60,7 @@ def losses(out: Path) -> list[float]:
     "settings",
     [
         ("tables.precision=fp16",),
-        ("tables.optimizer=rowwise_adagrad",),
+        pytest.param(("tables.optimizer=rowwise_adagrad",), marks=pytest.mark.slow),
         pytest.param(("tables.precision=fp16", "tables.optimizer=sgd", "tables.lr=20"), marks=pytest.mark.slow),
         pytest.param(("tables.optimizer=lazy_adam", "tables.lr=0.01"), marks=pytest.mark.slow),
     ],
@@ -77,6 +77,7 @@ def test_ranks_with_unequal_rows_and_with_none_train_all_of_them_alike(
     torch.testing.assert_close(losses(tmp_path / "three"), losses(tmp_path / "one"), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_rank_without_rows_restores_nothing_and_nobody_waits_for_it(uneven: Path, tmp_path: Path) -> None:
     denoiser = (
         "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, full_softmax_max_rows: 100, similarity: dot}"
@@ -89,6 +90,7 @@ def test_a_rank_without_rows_restores_nothing_and_nobody_waits_for_it(uneven: Pa
     assert stage == ["pretrain"] * 3 + ["rank"] * 3
 
 
+@pytest.mark.slow
 def test_a_job_of_fp16_tables_goes_on_to_the_same_bits(uneven: Path, tmp_path: Path) -> None:
     half = "tables.precision=fp16"
     finish(start(uneven, tmp_path / "whole", 2, half))

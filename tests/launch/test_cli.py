@@ -340,6 +340,7 @@ def rank_of(process: int) -> str | None:
     return next((variable[5:].decode() for variable in variables if variable.startswith(b"RANK=")), None)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_through_torchrun_and_go_on_when_one_was_killed(config: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     line = ["train", str(config), "--out", str(out), "--quiet", "--set", "train.ranks=2"]

@@ -48,6 +48,7 @@ def test_what_a_daily_job_trains_is_not_trained_past_its_ledger(config: Path, ou
     assert_proven(out)
 
 
+@pytest.mark.slow
 def test_a_second_job_refuses_and_names_the_first(config: Path, out: Path) -> None:
     night = Nightly(config, out, "--follow", "--until", "2026-12-31")
     while not (out / "ledger.jsonl").exists():

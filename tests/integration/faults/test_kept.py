@@ -212,6 +212,7 @@ def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Pa
     assert_same_bits(whole, out)
 
 
+@pytest.mark.slow
 def test_a_pre_training_that_was_done_again_is_kept(config: Path, out: Path) -> None:
     words = ["--until", FIRST, *settings("model={family: denoiser, dim: 4}")]
     assert daily(config, out, *words).code == 0

@@ -158,6 +158,7 @@ def test_a_few_late_rows_of_one_label_are_not_held_by_a_floor(config: Path, out:
     assert states(out) == {FIRST: "published", f"{FIRST}+1": "published"}
 
 
+@pytest.mark.slow
 def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, after: After) -> None:
     after(THIRD)
     add_late(config, FIRST)

@@ -51,13 +51,13 @@ class FullDisk:
 @pytest.mark.parametrize(
     ("operation", "path"),
     [
-        ("replace", "*/config.yaml"),
-        ("fsync", "*/statistics/*"),
+        pytest.param("replace", "*/config.yaml", marks=pytest.mark.slow),
+        pytest.param("fsync", "*/statistics/*", marks=pytest.mark.slow),
         ("fsync", "*/checkpoints/*.distcp"),
-        ("replace", "*/checkpoints/step-*/checkpoint.json"),
+        pytest.param("replace", "*/checkpoints/step-*/checkpoint.json", marks=pytest.mark.slow),
         ("replace", "*/ledger.jsonl"),
         ("replace", "*/published/*/manifest.json"),
-        ("replace", "*/published/current.json"),
+        pytest.param("replace", "*/published/current.json", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_told_and_the_next_night_goes_on(

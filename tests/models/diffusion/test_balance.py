@@ -27,7 +27,7 @@ def loss_of(balance, losses, references=REFERENCE, present=ALL):
     return (weights * losses * present).sum() + own
 
 
-def at_rest(kind, losses=LOSS, references=REFERENCE, present=ALL, *, steps=4000, lr=0.05):
+def at_rest(kind, losses=LOSS, references=REFERENCE, present=ALL, *, steps=1000, lr=0.2):
     balance = Balance(kind, fields=3)
     learn = torch.optim.SGD(balance.parameters(), lr=lr)
     for _ in range(steps):

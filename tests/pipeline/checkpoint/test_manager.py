@@ -297,12 +297,15 @@ def save_until_killed(folder: str, asynchronous: bool) -> None:
         checkpoints.save(step, tensors=state_of(step), meta={"cursor": step})
 
 
-@pytest.mark.parametrize(("ranks", "asynchronous"), [(1, False), (1, True), (2, True)])
+@pytest.mark.parametrize(
+    ("ranks", "asynchronous"),
+    [pytest.param(1, False, marks=pytest.mark.slow), (1, True), pytest.param(2, True, marks=pytest.mark.slow)],
+)
 def test_a_kill_at_any_moment_leaves_the_former_or_the_new_checkpoint_whole(
     tmp_path: Path, ranks: int, asynchronous: bool
 ) -> None:
     reader, chance, last = Checkpoints(str(tmp_path / "run"), keep=1, asynchronous=False), random.Random(ranks), 0
-    for attempt in range(10):
+    for attempt in range(6):
         processes = started(ranks, tmp_path / f"store{attempt}", save_until_killed, str(tmp_path / "run"), asynchronous)
         try:
             while (newest := reader.latest()) is None or newest <= f"step-{last:07d}":

@@ -211,6 +211,7 @@ MEASURE = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_checkpoint_of_600_mb_moves_in_a_quarter_of_its_size(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path / "large"), keep=1, asynchronous=False)

@@ -74,6 +74,7 @@ def as_saved(path: Path) -> dict[str, Any]:
     return {name: (own.sharding, [tuple(shard) for shard in own.shards]) for name, own in tables.items()}
 
 
+@pytest.mark.slow
 def test_a_job_of_two_ranks_keeps_to_its_plan_and_learns_the_same(config: Path, tmp_path: Path) -> None:
     paths = {
         "planned": save(config, tmp_path / "planned.json", ranks=2),

@@ -203,6 +203,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_looked_at_too(tmp_path: Path) -> None:
     config = write_log(tmp_path)
     words = ("model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1}", "train.diagnose_every_steps=4")

@@ -19,6 +19,9 @@ PRETRAIN = (
 )
 
 
+EPOCHS = 6
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("sample"))
@@ -33,7 +36,7 @@ def report(config: Path, out: Path, epochs: int, *given: str, steps: int = 4) ->
 @pytest.fixture(scope="module")
 def out(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "run"
-    done = train(config, folder, DENOISER, PRETRAIN % 15)
+    done = train(config, folder, DENOISER, PRETRAIN % EPOCHS)
     assert done.code == 0, done.err
     return folder
 
@@ -41,7 +44,7 @@ def out(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_come_nearer_to_the_log_with_training(config: Path, out: Path, tmp_path: Path) -> None:
     done = train(config, tmp_path / "run", DENOISER, PRETRAIN % 1)
     assert done.code == 0, done.err
-    early, late = report(config, tmp_path / "run", 1), report(config, out, 15)
+    early, late = report(config, tmp_path / "run", 1), report(config, out, EPOCHS)
 
     assert late.rows == early.rows == 100
     means = [sum(own.drawn for own in found.fields.values()) / len(found.fields) for found in (early, late)]
@@ -52,7 +55,7 @@ def test_rows_come_nearer_to_the_log_with_training(config: Path, out: Path, tmp_
 
 
 def test_what_is_given_is_not_drawn(config: Path, out: Path) -> None:
-    found = report(config, out, 15, "user_id", "is_click")
+    found = report(config, out, EPOCHS, "user_id", "is_click")
 
     assert not {"user_id", "is_click"} & found.fields.keys()
     assert found.fields.keys() >= {"item_id", "tab", "history"}
@@ -61,7 +64,7 @@ def test_what_is_given_is_not_drawn(config: Path, out: Path) -> None:
 def test_a_plan_of_more_ranks_keeps_nobody_from_drawing(config: Path, out: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(out, run)
-    words = [word for setting in (DENOISER, PRETRAIN % 15) for word in ("--set", setting)]
+    words = [word for setting in (DENOISER, PRETRAIN % EPOCHS) for word in ("--set", setting)]
     plan = genctr("plan", config, *words, "--out", out, "--ranks", 2, "--save", tmp_path / "plan.json")
     assert plan.code == 0, plan.err
     settings = yaml.safe_load((run / "config.yaml").read_text())

@@ -10,7 +10,7 @@ from pipeline.jobs.train import run
 from pipeline.training.loop import TrainState
 from pipeline.training.lr_schedule import Schedule
 from tests.jobs import events, final_tensors, flat
-from tests.tiny import built, train, write_log
+from tests.tiny import built, some, train, write_log
 
 FIRST = "{name: pretrain, objective: denoise}"
 DENOISER = "model={family: denoiser, dim: 4, hidden: 8, layers: 1}"
@@ -30,7 +30,7 @@ def is_table(name: str) -> bool:
     return "embedding" in name
 
 
-@pytest.mark.parametrize("what", ["none", "tables", "network", "all"])
+@pytest.mark.parametrize("what", some(["none", "tables", "network", "all"], "tables"))
 def test_what_is_said_is_taken_over_and_the_rest_starts_afresh(config: Path, tmp_path: Path, what: str) -> None:
     stages = f"stages=[{FIRST}, {{name: rank, load: {{stage: pretrain, parts: {what}}}, {STAY}}}]"
     done = train(config, tmp_path / "run", DENOISER, stages)

@@ -89,7 +89,7 @@ def assert_says_what_the_trainer_says(config: Path, out: Path, tmp_path: Path, m
     assert seen == len(expected)
 
 
-@pytest.mark.parametrize("model", some(MODELS, "sfg", "twin", "hetegen"))
+@pytest.mark.parametrize("model", some(MODELS, "sfg"))
 def test_serving_says_what_training_said(config: Path, tmp_path: Path, model: str) -> None:
     path = trained(config, tmp_path / "run", *MODELS[model])
     bound = parity_bound(Scorer(Bundle(str(path))))
@@ -97,7 +97,8 @@ def test_serving_says_what_training_said(config: Path, tmp_path: Path, model: st
     assert_says_what_the_trainer_says(config, tmp_path / "run", tmp_path, most=bound)
 
 
-@pytest.mark.parametrize("sharding", some(["row_wise", "table_wise"], "row_wise"))
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
 def test_shards_of_two_ranks_make_one_bundle(config: Path, tmp_path: Path, sharding: str) -> None:
     path = trained(config, tmp_path / "run", f"tables.sharding={sharding}", ranks=2)
     if sharding == "row_wise":
@@ -286,6 +287,7 @@ def test_a_day_of_folders_is_scored_as_it_lies(bundle: Path, config: Path, tmp_p
     assert written == ["hour=00/a.parquet.scores.parquet", "hour=01/a.parquet.scores.parquet"]
 
 
+@pytest.mark.slow
 def test_times_that_python_does_not_have_travel_with_the_bundle(tmp_path: Path) -> None:
     """A nanosecond, for one."""
     config = write_daily(tmp_path, days=1)

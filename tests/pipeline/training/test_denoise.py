@@ -19,7 +19,7 @@ from pipeline.training.field_metrics import FieldMeters
 from pipeline.training.objective import StepOutput
 from tests.helpers import on_ranks
 from tests.jobs import events
-from tests.tiny import DAYS, built, train, write_log
+from tests.tiny import DAYS, built, some, train, write_log
 
 DENOISER = "model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1, dropout: 0.0}"
 SMALL = (DENOISER, "data.prefetch_batches=0")
@@ -61,7 +61,7 @@ def test_the_loss_is_the_sum_over_hidden_values_weighted_by_row_field_and_noise(
             assert torch.equal(output.observed["weight"], torch.ones(len(task.names)))
 
 
-@pytest.mark.parametrize("balance", ["progress", "literal"])
+@pytest.mark.parametrize("balance", some(["progress", "literal"], "progress"))
 def test_difficulties_move_the_way_of_their_formula_and_labels_weigh_1(config: Path, tmp_path: Path, balance: str) -> None:
     done = train(config, tmp_path / "run", *SMALL, f"model.balance={balance}", LONG)
     assert done.code == 0, done.err
@@ -80,7 +80,7 @@ def test_difficulties_move_the_way_of_their_formula_and_labels_weigh_1(config: P
 LONG = "stages=[{name: pretrain, objective: denoise, train: {epochs: 6, dense: {lr: 0.01}}, model: {balance_lr: 0.2}}]"
 
 
-@pytest.mark.parametrize("noise", ["mask", "replace"])
+@pytest.mark.parametrize("noise", some(["mask", "replace"], "mask"))
 def test_restoring_gets_better_than_knowing_the_frequencies(noise: str, tmp_path: Path) -> None:
     """In this log two fields say the same, so that each can be restored from the other."""
     folder = tmp_path / "log"
