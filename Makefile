@@ -18,7 +18,9 @@ DEMO_ROWS ?= 60000
 
 NAMES := python3 python3.11 python3.12 python3.13
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(firstword $(foreach name,$(NAMES),$(shell $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach name,$(NAMES),$(shell $(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
+endif
 
 ifeq ($(origin VENV),command line)
 setup runtime:

@@ -144,7 +144,6 @@ def test_ranks_change_across_kills_and_every_row_is_trained_once(config: Path, u
     assert one.keys() == other.keys()
 
 
-@pytest.mark.slow
 def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on(config: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     night = Nightly(config, out, ranks=2)
