@@ -43,10 +43,14 @@ def main() -> None:
         since = time.monotonic()
         assert _start(config, Path(folder) / "unbroken").wait() == 0
         whole = time.monotonic() - since
-        trials = [_trial(config, Path(folder), number, whole, chance) for number in range(arguments.trials)]
+        trials: list[dict[str, Any]] = []
+        for number in range(arguments.trials):
+            trials.append(_trial(config, Path(folder), number, whole, chance))
+            left = (time.monotonic() - since) / (number + 2) * (arguments.trials - number - 1)  # the unbroken run counts as one
+            print(f"{number + 1}/{arguments.trials}, {left / 60:.0f} min left: {json.dumps(trials[-1])}", file=sys.stderr)
+            if arguments.results:
+                arguments.results.write_text(json.dumps(trials, indent=1) + "\n")
     _print(trials)
-    if arguments.results:
-        arguments.results.write_text(json.dumps(trials, indent=1) + "\n")
 
 
 def _config(folder: Path) -> Path:
