@@ -117,8 +117,8 @@ def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, whole: Path
     ("kept", "precision"),
     [
         ("int8", "fp32"),
-        pytest.param("float32", "fp32", marks=pytest.mark.slow),
-        pytest.param("float32", "fp16", marks=pytest.mark.slow),
+        pytest.param("fp32", "fp32", marks=pytest.mark.slow),
+        pytest.param("fp32", "fp16", marks=pytest.mark.slow),
     ],
 )
 def test_a_bundle_of_another_run_is_never_taken_for_ones_own(config: Path, tmp_path: Path, kept: str, precision: str) -> None:
