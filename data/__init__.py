@@ -1,7 +1,7 @@
 """Logs in, batches out: schema, days, cursor, stream, collate, id mapping, synthetic logs, importers.
 
 arrays.py             Arrow arrays to numpy, without copies where the types allow it.
-bad_rows.py           Rows that are not what the schema says: which, why, and as the user is told it.
+bad_rows.py           Rows that are not what the schema says: which, why, and the message about them.
 batch.py              Rows to train together, and the cursor to resume from once they are trained.
 collate.py            Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out.
 cursor.py             Where reading stands: four numbers that mean the same on every rank.

@@ -1,4 +1,4 @@
-"""Rows that are not what the schema says: which, why, and as the user is told it."""
+"""Rows that are not what the schema says: which, why, and the message about them."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,7 @@ class BadRows(Exception):
     Args:
         mask: (B,) which ones.
         what: what is wrong with them. column: where. expected: what there should be.
-        measure: what a list has too many or too few of; its length is told instead of its values.
+        measure: what a list has too many or too few of; the message gives its length instead of its values.
         hint: what to do; None: fix the log, or skip them.
     """
 

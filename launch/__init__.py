@@ -1,7 +1,7 @@
 """The doors: the `genctr` command, the TorchX components, ready configs, schedules.
 
 __main__.py    The front door, `genctr` or `python -m launch`: prepare the process, then hand over to the command line.
-arguments.py   What several commands are told alike: folders, days, settings.
+arguments.py   Arguments that several commands share: folders, days, settings.
 cli.py         The `genctr` command: which words there are, and what it says and returns when one of them fails.
 commands/      The commands of `genctr`, a file for those that belong together; each adds its own to the parser.
 components.py  The TorchX components: what a scheduler is asked to run.

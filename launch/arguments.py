@@ -1,4 +1,4 @@
-"""What several commands are told alike: folders, days, settings."""
+"""Arguments that several commands share: folders, days, settings."""
 
 import argparse
 

@@ -292,7 +292,7 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _moving(total: int, label: str, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Progress in MiB; yields what is told of [bytes] that are done."""
+    """Progress in MiB; yields a function that takes the [bytes] just done."""
     from pipeline.run_folder.progress import Progress
 
     done = 0

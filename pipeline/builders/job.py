@@ -49,7 +49,7 @@ class Job:
 
     Attributes:
         stages: all stages. at: the index of the one it stands in. stage: that one; config: its config.
-        source: the log as the stage reads it. sharded, optimizer, schedule: what the stage trains, afresh when it is entered.
+        source: the log as the stage reads it. sharded, optimizer, schedule: what the stage trains, built when it is entered.
         ids: the maps of its managed tables; None if it has none.
         interrupt, checkpoints, log: the run's own.
     """

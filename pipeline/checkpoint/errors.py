@@ -8,8 +8,8 @@ from data.errors import GenctrError
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.api import CheckpointException
 
-MEND = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
-AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {MEND}"
+FIX = "restore the file from a copy, or remove this folder: the run then resumes from the checkpoint before it"
+AGAIN = f"see that its store answers and that this user may read it, and start again; only if the file is damaged, {FIX}"
 """What helps where reading failed: a checkpoint that is whole must not be removed because a store was away."""
 
 

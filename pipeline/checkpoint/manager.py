@@ -44,7 +44,7 @@ from pipeline.checkpoint.dcp import (
     tensor_bytes,
     wanted_sizes,
 )
-from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, first_failure, is_full, is_of_store, one_line
+from pipeline.checkpoint.errors import AGAIN, FIX, CheckpointError, Damaged, first_failure, is_full, is_of_store, one_line
 from pipeline.checkpoint.markers import MARKER, marker_of
 from pipeline.checkpoint.store import CheckpointStore
 from pipeline.distributed.hardware import free_memory
@@ -225,7 +225,7 @@ class Checkpoints:
             dcp_load(tensors, storage_reader=reader, planner=SafeLoadPlanner(), process_group=self._group)
         except CheckpointException as error:
             rank, failure = first_failure(error)
-            what, hint = ("could not be read", AGAIN) if is_of_store(failure) else ("is damaged", MEND)
+            what, hint = ("could not be read", AGAIN) if is_of_store(failure) else ("is damaged", FIX)
             # Anything else may be a mistake of the reader's, for which no checkpoint is set aside.
             certain = isinstance(failure, (Altered, FileNotFoundError, pickle.UnpicklingError))
             kind = Damaged if certain else CheckpointError
@@ -265,7 +265,7 @@ class Checkpoints:
             raise (CheckpointError if is_of_store(error) else Damaged)(
                 f"the checkpoint cannot be read: {one_line(error)}",
                 f"{reader.path}/.metadata",
-                AGAIN if is_of_store(error) else MEND,
+                AGAIN if is_of_store(error) else FIX,
             ) from error
 
     def _compare(self, mark: str, wanted: dict[str, torch.Size | None], saved: dict[str, torch.Size | None]) -> None:

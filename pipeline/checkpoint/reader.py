@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from data.paths import PATHS
 from pipeline.checkpoint.archive import SMALL, Altered, check_value, crc_of, stored_crc, view
-from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, is_of_store, one_line
+from pipeline.checkpoint.errors import AGAIN, FIX, CheckpointError, Damaged, is_of_store, one_line
 from pipeline.checkpoint.manager import Checkpoints
 
 BLOCK = 2**24
@@ -230,7 +230,7 @@ class CheckpointReader:
             raise self._damaged(what) from error
 
     def _damaged(self, what: str) -> CheckpointError:
-        return Damaged(f"checkpoint {self.mark} is damaged: {what}", self.folder, MEND)
+        return Damaged(f"checkpoint {self.mark} is damaged: {what}", self.folder, FIX)
 
 
 def _fill(file: IO[bytes], out: Tensor) -> None:
@@ -246,7 +246,7 @@ def _fill(file: IO[bytes], out: Tensor) -> None:
 
 
 def shown(name: str, chunk: ChunkStorageMetadata | None) -> str:
-    """A piece, as a person is told of it."""
+    """A piece, as messages name it."""
     if chunk is None or not chunk.sizes:
         return name
     rows = f"rows {chunk.offsets[0]} … {chunk.offsets[0] + chunk.sizes[0] - 1} of {name}"

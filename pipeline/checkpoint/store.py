@@ -7,7 +7,7 @@ from typing import Any
 
 from data.paths import PATHS, list_folder, plain, remove_folder, turn, write_whole
 from data.seal import sealed
-from pipeline.checkpoint.errors import AGAIN, MEND, CheckpointError, Damaged, is_full, is_of_store, one_line
+from pipeline.checkpoint.errors import AGAIN, FIX, CheckpointError, Damaged, is_full, is_of_store, one_line
 from pipeline.checkpoint.markers import FOLDER, MARKER, SET_ASIDE, UNSEALED, order, read_marker
 
 
@@ -51,7 +51,7 @@ class CheckpointStore:
         try:
             return {**values["meta"], "step": values["step"]}
         except (KeyError, TypeError) as error:
-            raise Damaged(f"checkpoint {mark} is damaged: {MARKER} lacks {error}", file, MEND) from error
+            raise Damaged(f"checkpoint {mark} is damaged: {MARKER} lacks {error}", file, FIX) from error
 
     def pins(self) -> dict[str, str]:
         """The pinned checkpoints by the names they are pinned under."""
@@ -188,7 +188,7 @@ class CheckpointStore:
             raise
         except (OSError, ValueError) as error:
             raise (CheckpointError if is_of_store(error) else Damaged)(
-                f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else MEND
+                f"not a whole checkpoint: {one_line(error)}", file, AGAIN if is_of_store(error) else FIX
             ) from error
 
 

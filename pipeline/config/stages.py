@@ -8,7 +8,7 @@ from data.yaml_document import BadValue, Section
 
 
 class LoadConfig(Section):
-    """What a stage takes over from an earlier one; the rest starts afresh, optimizers always."""
+    """What a stage takes over from an earlier one; the rest starts from initial values, optimizers always do."""
 
     stage: str
     """The earlier stage; of it the best pass, or else the last."""
@@ -47,7 +47,7 @@ class StageConfig(Section):
     """The fields the stage reads; empty reads them all."""
 
     load: LoadConfig | None = None
-    """What it takes over; null starts afresh."""
+    """What it takes over; null: nothing, all starts from initial values."""
 
     freeze: tuple[Literal["tables", "network"], ...] = ()
     """What does not learn."""

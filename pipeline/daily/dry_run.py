@@ -92,7 +92,7 @@ def _foreseen(action: Action, history: History, config: RunConfig, days: Days) -
 def idle(folder: str, config: RunConfig, schema: Schema, until: str | None) -> str | None:
     """Why the night has nothing to do, if so; found without torch, by what the whole night would decide by.
 
-    The night is over then: as by the whole night it is logged, old bundles are let go of, and the monitoring is told. Anything
+    The night is over then: as by the whole night it is logged, old bundles are removed, and metrics are written. Anything
     out of the ordinary is left to the whole night, which begins with all of this again: a run that is new, a config or schema
     that is not the stored one, a lease, a day under way, a damaged checkpoint, ledger or statistics, a `current` that the
     ledger does not know. What this machine has, such as GPUs, is not asked.

@@ -16,10 +16,11 @@ from data.days import Day
 from data.errors import BadInput
 from models.sparse import table_dims
 from pipeline.builders.job import Job
+from pipeline.config.registry import NOTHING
 from pipeline.jobs.advice import warn_of_few_steps
 from pipeline.jobs.evaluate import check_skipped
 from pipeline.run_folder.progress import Progress
-from pipeline.training.callbacks import NOTHING, CheckpointCallback, KeepZeros, MetricsLogger, ProgressCallback, RowTally
+from pipeline.training.callbacks import CheckpointCallback, KeepZeros, MetricsLogger, ProgressCallback, RowTally
 from pipeline.training.collapse_monitor import CollapseMonitor
 from pipeline.training.loop import Callback, TrainState, train
 

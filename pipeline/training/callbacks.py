@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from data.batch import Tally
 from data.cursor import Cursor
 from pipeline.checkpoint.manager import Checkpoints
+from pipeline.config.registry import NOTHING
 from pipeline.distributed.managed_ids import ManagedIds
 from pipeline.distributed.world import World
 from pipeline.run_folder.log import RunLog
@@ -19,8 +20,6 @@ from pipeline.run_folder.progress import Progress
 from pipeline.training.diverged import check_finite
 from pipeline.training.loop import Callback, TrainState
 from pipeline.training.objective import StepMetrics, StepOutput
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class MetricsLogger(Callback):

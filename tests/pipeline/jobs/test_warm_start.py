@@ -55,7 +55,7 @@ def test_tables_go_to_a_decoder_that_pools_them_and_are_rescaled(config: Path, t
     before = {name.split(".")[-2]: value for name, value in weights(tmp_path / "run", "pretrain").items() if is_table(name)}
     after = {name.split(".")[-2]: value for name, value in weights(tmp_path / "run", "decode").items() if is_table(name)}
 
-    assert before.keys() < after.keys(), "first-order weights start afresh"
+    assert before.keys() < after.keys(), "first-order weights start from initial values"
     for name, value in before.items():
         torch.testing.assert_close(after[name], value * (0.5 / value.square().mean().sqrt()))
     assert "user_id_linear" in events(tmp_path / "run", "stage")[0]["fresh"]
