@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from models.decoders.base import Decoder
     from models.heads import Head
-    from models.losses import Loss
+    from models.losses.base import Loss
     from models.sequences import SequenceEncoder
 
 T = TypeVar("T")
@@ -77,6 +77,24 @@ SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     }
 )
 
-HEADS: "References[type[Head]]" = References({"linear": "models.heads:LinearHead", "twin_focus": "models.heads:TwinFocusHead"})
+HEADS: "References[type[Head]]" = References(
+    {
+        "linear": "models.heads.base:LinearHead",
+        "towers": "models.heads.towers:TowersHead",
+        "mmoe": "models.heads.experts:MMoEHead",
+        "ple": "models.heads.experts:PLEHead",
+        "esmm": "models.heads.esmm:ESMMHead",
+        "two_logits": "models.heads.two_logits:TwoLogitsHead",
+        "twin_focus": "models.heads.twin_focus:TwinFocusHead",
+    }
+)
 
-LOSSES: "References[type[Loss]]" = References({"bce": "models.losses:BCE", "tf": "models.losses:TwinFocus"})
+LOSSES: "References[type[Loss]]" = References(
+    {
+        "bce": "models.losses.cross_entropy:BCE",
+        "focal": "models.losses.cross_entropy:Focal",
+        "bpr": "models.losses.within_groups:BPR",
+        "jrc": "models.losses.within_groups:JRC",
+        "tf": "models.losses.twin_focus:TwinFocus",
+    }
+)

@@ -8,7 +8,7 @@ from data.errors import GenctrError
 from data.frequencies import Frequencies
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
-from models.losses import TARGET, LossTerm, unread
+from models.losses.base import TARGET, LossTerm, unread
 from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
 from pipeline.config.family import Given

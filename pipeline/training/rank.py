@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import Batch
-from models.losses import LossTerm, Targets, losses_of
+from models.losses.base import LossTerm, Targets, losses_of
 from pipeline.config.objective import RankKind
 from pipeline.training.inputs import inputs_of
 from pipeline.training.metrics import Meters, RunningMeters
