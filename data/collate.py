@@ -135,6 +135,7 @@ class Collate:
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(weights),
             groups=torch.from_numpy(groups),
+            offsets=self._offsets(columns, count),
             days=days,
             times=times,
             payloads=payloads,
@@ -158,7 +159,9 @@ class Collate:
         for target, label in enumerate(self._schema.targets):
             counts = _counts(label, columns)
             values = values_of(columns[label.column])
-            if label.positive_above is None:
+            if label.kind == "amount":
+                wrong, expected = ~(np.isfinite(values) & (values >= 0)), "a finite number, 0 or more, in every row that counts"
+            elif label.positive_above is None:
                 wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the target"
             else:
                 wrong, expected = np.isnan(values), "a number in every row that counts for the target"
@@ -169,11 +172,28 @@ class Collate:
                 wrong &= counts
                 values = np.where(counts, values, 0)
                 weights[:, target] *= counts
-            other = label.positive_above is None and not missing[wrong].all()  # a value that is there, and is no label
+            binary = label.kind == "binary" and label.positive_above is None
+            other = binary and not missing[wrong].all()  # a value that is there, and is no label
             hint = label_hint(label) if other else None
             refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
             labels[:, target] = values
         return labels, weights
+
+    def _offsets(self, columns: Columns, count: int) -> torch.Tensor | None:
+        """(B, T) -ln of the share of the target's rows of label 0 that are in the log; None if all are."""
+        if all(label.sampling_rate is None for label in self._schema.targets):
+            return None
+        offsets = np.zeros((count, len(self._schema.targets)), dtype=np.float32)
+        for at, label in enumerate(self._schema.targets):
+            if isinstance(label.sampling_rate, str):
+                column = columns[label.sampling_rate]
+                rates = values_of(column).astype(np.float64)
+                wrong = ~((rates > 0) & (rates <= 1)) | nulls(column)
+                refuse(wrong, f"the sampling rate of target {label.target!r}", label.sampling_rate, "more than 0, at most 1")
+                offsets[:, at] = -np.log(rates)
+            elif label.sampling_rate is not None:
+                offsets[:, at] = -np.log(label.sampling_rate)
+        return torch.from_numpy(offsets)
 
     def _row_weights(self, columns: Columns, count: int) -> Floats:
         name = self._schema.weight

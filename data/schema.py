@@ -289,13 +289,25 @@ AnyField: TypeAlias = Annotated[AnyIds | NumberField | VectorField, Field(discri
 
 
 class Label(Section):
-    """A target: what a model learns to predict, 0 or 1."""
+    """A target: what a model learns to predict."""
 
     column: str
-    """The column with 0 or 1 (or false and true) in every row; with `positive_above`, any numbers."""
+    """The column with 0 or 1 (or false and true) in every row; with `positive_above` any numbers, of an amount 0 or more."""
 
     target: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
     """What the target is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
+
+    kind: Literal["binary", "amount"] = "binary"
+    """binary: whether something happened; the model learns its probability. amount: how much of something there was, 0 or more,
+    such as seconds watched or money spent; the model learns its mean, by a loss for amounts."""
+
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """[1] factor of the target in every loss; metrics do not know it."""
+
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | str | None = None
+    """[1] the share of the rows with label 0 that is left in the log, if not all of them are; or the column that says it row
+    by row. The model learns the probabilities of the whole log, and a bundle's scores are these. Losses and metrics are of the
+    rows as they lie here; `calibration_whole` is of the whole log."""
 
     positive_above: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """[1] the label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4
@@ -303,6 +315,13 @@ class Label(Section):
 
     valid_where: str | None = None
     """Only rows where this column is 1 (or true) count for the target; in the others the label may be missing."""
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> "Label":
+        for key in ("positive_above", "sampling_rate"):
+            if self.kind == "amount" and getattr(self, key) is not None:
+                raise BadValue(f"an amount is learnt as it is: leave {key} out, or say kind: binary", key)
+        return self
 
 
 class Time(Section):
@@ -484,9 +503,11 @@ class Schema(Section):
             if isinstance(field, AnyIds) and field.managed and field.managed.ttl_days and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
         for label in self.targets:
-            for column in (label.column, label.valid_where):
-                if column is not None:
-                    yield column, "0 and 1, or false and true", _is_number
+            yield label.column, "numbers" if label.kind == "amount" else "0 and 1, or false and true", _is_number
+            if label.valid_where is not None:
+                yield label.valid_where, "0 and 1, or false and true", _is_number
+            if isinstance(label.sampling_rate, str):
+                yield label.sampling_rate, "numbers", _is_number
         if self.weight is not None:
             yield self.weight, "numbers", _is_number
         if self.group is not None:
@@ -509,6 +530,9 @@ class Schema(Section):
         targets = self.target_names
         if len(set(targets)) < len(targets):
             raise BadValue(f"two labels have the same target: {', '.join(targets)}", "labels")
+        if self.targets[0].kind == "amount":
+            where = ("label", "kind") if self.label is not None else ("labels", 0, "kind")
+            raise BadValue("gates and early stopping look at the first target: name one of kind binary first", *where)
         self._check_pools()
         return self
 

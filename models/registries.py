@@ -95,6 +95,9 @@ LOSSES: "References[type[Loss]]" = References(
         "focal": "models.losses.cross_entropy:Focal",
         "bpr": "models.losses.within_groups:BPR",
         "jrc": "models.losses.within_groups:JRC",
+        "mse": "models.losses.regression:SquaredError",
+        "log_mse": "models.losses.regression:SquaredLogError",
+        "weighted_logistic": "models.losses.regression:WeightedLogistic",
         "tf": "models.losses.twin_focus:TwinFocus",
     }
 )

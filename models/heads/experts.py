@@ -3,7 +3,7 @@
 B rows, H features of the decoder, T targets, K experts, E width of what an expert returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +87,7 @@ class MMoEHead(Head):
     ) -> None:
         super().__init__()
         width = several(features, "mmoe")
-        out = _checked("mmoe", shared.expert_hidden, experts=shared.experts)
+        out = _checked("mmoe", shared.expert_hidden, {"experts": shared.experts})
         self.targets = tuple(targets)
         self.experts = Experts(shared.experts, width, shared.expert_hidden, make_mlp)
         self.gates = nn.ModuleList(linear(width, shared.experts, bias=False) for _ in targets)
@@ -132,7 +132,7 @@ class PLEHead(Head):
         super().__init__()
         width = several(features, "ple")
         counts = {"layers": layered.layers, "own_experts": layered.own_experts, "shared_experts": layered.shared_experts}
-        out = _checked("ple", layered.expert_hidden, **counts)
+        out = _checked("ple", layered.expert_hidden, counts)
         self.targets = tuple(targets)
         self.layers = nn.ModuleList(
             _Extraction(width if at == 0 else out, len(targets), layered, make_mlp, last=at == layered.layers - 1)
@@ -179,7 +179,7 @@ def mixed(gate_BK: Tensor, found_BKE: Tensor) -> Tensor:
     return torch.einsum("bk,bke->be", gate_BK.softmax(1), found_BKE)
 
 
-def _checked(head: str, hidden: Sequence[int], **counts: int) -> int:
+def _checked(head: str, hidden: Sequence[int], counts: Mapping[str, int]) -> int:
     """The width of what an expert returns."""
     if wrong := [name for name, count in counts.items() if count < 1]:
         raise ValueError(f"{head}: {wrong[0]} is {counts[wrong[0]]}; expected 1 or more")

@@ -7,12 +7,19 @@ B rows of this rank, T targets.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from models.output import Output
+
+LINKS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"sigmoid": torch.sigmoid, "identity": torch.Tensor.clone, "expm1": torch.expm1, "exp": torch.exp}
+)
+"""How a logit becomes a prediction: of a probability by the first, of an amount by one of the others."""
 
 TARGET = "{target}"
 """Stands in the name of a representation for every target."""
@@ -51,10 +58,12 @@ class Loss(ABC):
     Attributes:
         reads: the representations it needs, by name; "{target}/easy" is one for every target.
         within_groups: whether it compares the rows of a group, so that rows need one.
+        link: what makes a prediction of a logit, see `LINKS`; None: it orders rows, and another loss may say it.
     """
 
     reads: tuple[str, ...] = ()
     within_groups: bool = False
+    link: str | None = "sigmoid"
 
     @abstractmethod
     def __call__(self, output: Output, targets: Targets) -> dict[str, Tensor]:
@@ -77,6 +86,24 @@ class LossTerm:
     loss: Loss
     weight: float = 1.0
     targets: tuple[str, ...] | None = None
+
+
+def links_of(terms: Sequence[LossTerm], targets: Sequence[str]) -> dict[str, str]:
+    """Return what makes a prediction of every target's logit.
+
+    Raises:
+        ValueError: two losses of a target disagree.
+    """
+    links = {}
+    for target in targets:
+        own = {term.loss.link: term.name for term in terms if term.targets is None or target in term.targets}
+        own.pop(None, None)
+        if len(own) > 1:
+            raise ValueError(
+                f"{' and '.join(own.values())} read a logit of {target} differently: give one of them other targets"
+            )
+        links[target] = next(iter(own), None) or "sigmoid"
+    return links
 
 
 def losses_of(terms: Sequence[LossTerm], output: Output, targets: Targets) -> dict[str, Tensor]:

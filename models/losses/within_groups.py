@@ -31,6 +31,7 @@ class BPR(Loss):
     """
 
     within_groups = True
+    link = None
 
     def __call__(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """Return {target: loss}."""

@@ -21,6 +21,7 @@ from models.inputs import FieldInfo
 from models.layers import MLP, flat
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
+from pipeline.builders.losses import first_logits
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
 from pipeline.config.registry import NOTHING, bind, find, grouped
@@ -74,7 +75,7 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
             second=_embedding(config, others, width=second) if second else None,
             head=build_head(config, decoder, targets),
             restore=encoder.supervision_weight if encoder.kind == "sfg" and encoder.supervision == "self" else 0.0,
-            start=[features.statistics.log_odds(target) for target in targets],
+            start=first_logits(config.losses, features.schema, features.statistics),
         )
     except GenctrError:
         raise
@@ -162,6 +163,8 @@ def build_denoiser(
     Raises:
         GenctrError: settings that contradict each other.
     """
+    if amounts := [label.target for label in features.schema.targets if label.kind == "amount"]:
+        raise GenctrError(f"model.family: a denoiser hides and restores labels of 0 and 1, and {amounts[0]} is an amount")
     slots = build_slots(features, config.dim)
     keys = {spec.name: (f"{spec.name}{CANDIDATES}",) if restores else () for spec in features.tables}
     tables = [

@@ -264,7 +264,10 @@ def test_scoring_loads_nothing_that_trains() -> None:
         "print(sorted('.'.join(m) for m in ours if m[1] not in known))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['pipeline.builders.days', 'pipeline.builders.models', 'pipeline.training.inputs']"
+    assert (
+        done.stdout.strip()
+        == "['pipeline.builders.days', 'pipeline.builders.losses', 'pipeline.builders.models', 'pipeline.training.inputs']"
+    )
 
 
 def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Path) -> None:
