@@ -236,6 +236,10 @@ class SequenceField(_Ids):
     payload: Payload | None = None
     """What the events carry besides their ids. Left out: nothing."""
 
+    events_of: Name | None = None
+    """The sequence whose events these are further ids of, such as their authors: a list as long, of which the same events are
+    read. A null is then a missing id, with row 0 of the table. Left out: events of their own."""
+
     @model_validator(mode="before")
     @classmethod
     def _the_model_says_how_it_pools(cls, values: Any) -> Any:
@@ -527,6 +531,7 @@ class Schema(Section):
                 _check_table(field, names, at)
             if isinstance(field, SequenceField):
                 self._check_times(field, at)
+                _check_events_of(field, names, at)
         targets = self.target_names
         if len(set(targets)) < len(targets):
             raise BadValue(f"two labels have the same target: {', '.join(targets)}", "labels")
@@ -564,6 +569,23 @@ def _check_table(field: AnyIds, names: dict[str, AnyField], at: int) -> None:
     owners = [name for name, other in names.items() if isinstance(other, AnyIds) and other.table is None]
     if field.table not in owners:
         raise BadValue(f"no field {field.table!r} with a table; {nearest(field.table, owners)}", "fields", at, "table")
+
+
+def _check_events_of(field: SequenceField, names: dict[str, AnyField], at: int) -> None:
+    if field.events_of is None:
+        return
+    leader = names.get(field.events_of)
+    if not isinstance(leader, SequenceField) or leader.events_of is not None:
+        known = [name for name, own in names.items() if isinstance(own, SequenceField) and own.events_of is None]
+        raise BadValue(
+            f"no sequence {field.events_of!r} with events; {nearest(field.events_of, known)}", "fields", at, "events_of"
+        )
+    for key in ("time", "payload"):
+        if getattr(field, key) is not None:
+            raise BadValue(f"the events are those of {leader.name!r}: say {key} there", "fields", at, key)
+    for key in ("length", "on_overflow"):
+        if getattr(field, key) != getattr(leader, key):
+            raise BadValue(f"the events are those of {leader.name!r}: give both the same {key}", "fields", at, key)
 
 
 # --- Arrow types ---

@@ -211,7 +211,8 @@ class DayMaker:
         self.history_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.items)
         self.history_ms_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.times_ms)
         self.history_action_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.actions)
-        self.history_category_U = pa.ListArray.from_arrays(offsets.astype(np.int32), world.category_I[past.items])
+        categories = CATEGORIES.take(pa.array(world.category_I[past.items]))
+        self.history_category_U = pa.ListArray.from_arrays(offsets.astype(np.int32), categories)
         liked_UK = np.zeros((world.users, LATENT))
         np.add.at(liked_UK, past.users, self.shape_IK[past.items])
         self.liked_UK = liked_UK / np.maximum(np.diff(offsets), 1)[:, None]
@@ -358,7 +359,7 @@ def write(
     int32), history, history_time_ms (lists of int64, oldest first, at most 20: clicks before midnight), image (8 floats),
     time_ms (int64), is_click (int8), true_ctr (float: the true probability of the label, never a feature); with `events` also
     is_long_view, is_like (int8), watch_seconds (float; 0 without a click), history_action (list of int64 bits: 1 click,
-    2 long view, 4 like) and history_category (list of int64: its place in `CATEGORIES`), as long as the history.
+    2 long view, 4 like) and history_category (list of string), as long as the history.
     """
     if not 0 <= cold < 1:
         raise GenctrError(f"cold: {cold} is not a share of the rows; expected 0 or more and less than 1")

@@ -15,7 +15,7 @@ norm.py             Batch normalisation over the rows of all ranks.
 output.py           What a model returns: one object for every model, so that losses, metrics and diagnostics need no cases.
 ranker.py           The click model: look-ups, field embedding, decoder and head, in that order.
 registries.py       The parts of a model by name. Each is imported when it is asked for, so that names are checked before torch is loaded.
-sequences.py        Sequence encoders: the events of a row become one vector.
+sequences/          Sequence encoders: the events of a row become one vector.
 sparse.py           Embedding look-ups: ids in, one vector per field (or per event) out, over TorchRec tables that can be sharded.
 table_names.py      What tables are called: their companions, and the keys of state dicts that are theirs.
 """  # noqa: E501

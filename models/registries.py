@@ -71,9 +71,14 @@ ENCODERS: "References[Callable[..., nn.Module]]" = References(
 
 SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     {
-        "mean": "models.sequences:Mean",
-        "sum": "models.sequences:Sum",
-        "target_attention": "models.sequences:TargetAttention",
+        "mean": "models.sequences.pooling:Mean",
+        "sum": "models.sequences.pooling:Sum",
+        "target_attention": "models.sequences.pooling:TargetAttention",
+        "din": "models.sequences.din:DIN",
+        "bst": "models.sequences.bst:BST",
+        "transact": "models.sequences.transact:TransAct",
+        "hstu": "models.sequences.hstu:HSTUEncoder",
+        "time_aware": "models.sequences.time_aware:TimeAware",
     }
 )
 
