@@ -57,7 +57,7 @@ class Actions(nn.Module):
 
     def forward(self, actions_N: Tensor) -> Tensor:
         """Return one vector per event."""
-        return bits(actions_N, self.vectors_AD.shape[0]) @ self.vectors_AD
+        return bits(actions_N, self.vectors_AD.shape[0]).to(self.vectors_AD.dtype) @ self.vectors_AD
 
 
 def bits(actions_N: Tensor, count: int) -> Tensor:

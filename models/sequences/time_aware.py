@@ -73,8 +73,8 @@ class TimeAware(SequenceEncoder):
         self.hours_HP = nn.Parameter(torch.randn(24, PERIOD) * PERIOD**-0.5) if long else None
         self.weekdays_WP = nn.Parameter(torch.randn(7, PERIOD) * PERIOD**-0.5) if long and clock.weekday else None
         period = PERIOD * (2 if clock.weekday else 1)
-        self.content = _scorer(4 * width, 36) if long else None
-        self.moment = _scorer(3 * period + 1, 16) if long else None
+        self.content = _scorer(4 * width, 36, bias=False) if long else None  # which a softmax would not see
+        self.moment = _scorer(3 * period + 1, 16, bias=False) if long else None
         self.lstm = TimeLSTM(width, self.newest) if short else None
         self.gate = _scorer(3 * width + period, 36) if long and short else None
 
@@ -84,7 +84,7 @@ class TimeAware(SequenceEncoder):
         assert payload.times_N is not None
         assert time_B is not None
         row_N = rows_of(events)
-        ago_N = _log_minutes(time_B.index_select(0, row_N) - payload.times_N)
+        ago_N = _log_minutes(time_B.index_select(0, row_N) - payload.times_N).to(events.values.dtype)
         long_BD = self._long(query_BD, events, payload.times_N, time_B, ago_N, row_N) if self.content is not None else None
         short_BD = self._short(events, payload.times_N, ago_N) if self.lstm is not None else None
         if self.gate is None:
@@ -122,7 +122,7 @@ class TimeAware(SequenceEncoder):
         # One more than is read, whose time is that of the event before the first.
         then_BS = newest(times_N.unsqueeze(1), lengths_B, self.newest + 1).squeeze(2)
         there_BS = occupied(lengths_B, self.newest + 1)
-        since_BK = _log_minutes(then_BS[:, 1:] - then_BS[:, :-1]) * there_BS[:, :-1]
+        since_BK = _log_minutes(then_BS[:, 1:] - then_BS[:, :-1]).to(ago_N.dtype) * there_BS[:, :-1]
         ago_BK = newest(ago_N.unsqueeze(1), lengths_B, self.newest).squeeze(2)
         last_BD: Tensor = self.lstm(newest(events.values, lengths_B, self.newest), ago_BK, since_BK, there_BS[:, 1:])
         return last_BD
@@ -173,10 +173,10 @@ class TimeLSTM(nn.Module):
         return state_BD
 
 
-def _scorer(inputs: int, hidden: int) -> nn.Module:
-    return nn.Sequential(MLP(inputs, hidden=(hidden,)), linear(hidden, 1))
+def _scorer(inputs: int, hidden: int, *, bias: bool = True) -> nn.Module:
+    return nn.Sequential(MLP(inputs, hidden=(hidden,)), linear(hidden, 1, bias=bias))
 
 
 def _log_minutes(seconds: Tensor) -> Tensor:
-    """ln(1 + minutes), float32: times are subtracted in float64, in which seconds since 1970 lose nothing."""
-    return torch.log1p(seconds.clamp(min=0) / MINUTE).float()
+    """ln(1 + minutes), of differences in float64, in which seconds since 1970 lose nothing."""
+    return torch.log1p(seconds.clamp(min=0) / MINUTE)

@@ -36,8 +36,14 @@ TAUGHT = ("supervision", "supervision_weight")
 def build_features(
     model: ModelSection, schema: Schema, statistics: Statistics, *, admitted: Mapping[str, AdmittedIds] = NOTHING
 ) -> Features:
-    """The fields of a schema as a model of this family reads them; `admitted`: see `Features`."""
+    """The fields of a schema as a model of this family reads them; `admitted`: see `Features`.
+
+    Raises:
+        GenctrError: the family cannot learn a target.
+    """
     reads = family_of(model).reads
+    if not reads.amounts and (amounts := [label.target for label in schema.targets if label.kind == "amount"]):
+        raise GenctrError(f"model.family: a {model.family} learns targets of 0 and 1, and {amounts[0]} is an amount")
     pools = pools_of(reads.sequences(model), schema) if reads.sequences is not None else {}
     return Features(schema, statistics, pooled=reads.pooled, admitted=admitted, pools=pools)
 
@@ -214,8 +220,6 @@ def build_denoiser(
     Raises:
         GenctrError: settings that contradict each other.
     """
-    if amounts := [label.target for label in features.schema.targets if label.kind == "amount"]:
-        raise GenctrError(f"model.family: a denoiser hides and restores labels of 0 and 1, and {amounts[0]} is an amount")
     slots = build_slots(features, config.dim)
     keys = {spec.name: (f"{spec.name}{CANDIDATES}",) if restores else () for spec in features.tables}
     tables = [

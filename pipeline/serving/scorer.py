@@ -100,9 +100,10 @@ class Scorer:
         if missing:
             raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
         rows = rows.select(read)
+        rates = {label.sampling_rate for label in self.bundle.schema.targets}
         for name in columns:
             if name not in read:
-                rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
+                rows = rows.append_column(name, pa.array(np.full(rows.num_rows, int(name in rates), dtype=np.int64)))
         rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
         rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
         return self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))

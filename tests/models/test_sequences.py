@@ -61,6 +61,14 @@ def test_rows_do_not_know_each_other_and_one_without_events_is_zero(name: str) -
 
 
 @pytest.mark.parametrize("name", SEQUENCE_ENCODERS)
+def test_in_float64_it_says_the_same_with_more_digits(name: str) -> None:
+    encode, (query, events, payload, time_B) = make(name), rows()
+    found = encode(query, events, payload, time_B)
+    exact = encode.double()(query.double(), JaggedEvents(events.values.double(), events.lengths), payload, time_B)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_ENCODERS)
 def test_every_parameter_and_every_event_gets_a_gradient(name: str) -> None:
     encode, (query, events, payload, time_B) = make(name), rows()
     events.values.requires_grad_()
@@ -153,7 +161,7 @@ def test_hstu_is_causal() -> None:
 
 def test_minutes_of_seconds() -> None:
     found = _log_minutes(torch.tensor([0.0, 60.0, 3600.0, 86_400.0, -5.0], dtype=torch.float64))
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.6931, 4.1109, 7.2731, 0.0]), atol=5e-5, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.6931, 4.1109, 7.2731, 0.0], dtype=torch.float64), atol=5e-5, rtol=0)
 
 
 def shifted(seconds: float) -> tuple[Tensor, JaggedEvents, Payload, Tensor]:
