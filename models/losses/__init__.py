@@ -1,8 +1,8 @@
 """Losses: what a model answers and what it should have, in; named numbers out, right for any number of ranks.
 
-base            what all promise, and their sum
-cross_entropy   binary cross-entropy, also smoothed, and focal
-regression      amounts: squared errors, and watch time as weighted clicks
-within_groups   BPR and JRC: rows of one group compared with each other
-twin_focus      TF4CTR's two encoders
+base.py           Losses: what a model answers and what it should have, in; named numbers out, right for any number of ranks.
+cross_entropy.py  Losses of one row at a time: binary cross-entropy and what was made of it.
+regression.py     Losses of amounts: seconds watched, money spent. Labels are 0 or more.
+twin_focus.py     TF4CTR's loss of a model and its two encoders.
+within_groups.py  Losses that compare the rows of one group, usually of one user, with each other: BPR and JRC.
 """

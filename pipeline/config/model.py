@@ -181,7 +181,7 @@ class DenoiserConfig(ModelSection):
     """How the share of perturbed values depends on t."""
 
     time_weight: Literal["elbo", "count", "mean", "one"] = "count"
-    """Weight of a row: 1/t, (n + 1)/k (its expectation, given k), 1/k or 1."""
+    """Weight of a row of which k of n values are perturbed: 1/t, n/k (the same bound with less variance), 1/k or 1."""
 
     label_only_fraction: float = Field(default=0.1, ge=0, le=1)
     """[1] share of rows in which the label alone is hidden: what ranking does."""
