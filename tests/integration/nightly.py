@@ -24,7 +24,7 @@ LENIENT = {"auc": -0.5, "calibration": [0.2, 5.0]}
 """Gates that a tiny model passes on every day."""
 
 
-def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Path:
+def write_daily(folder: Path, *, days: int, rows: int = 90, **daily: Any) -> Path:
     """A log of small days from 2026-11-01 on, and a run file that takes them all up."""
     write(str(folder / "log"), days=days, rows=rows, seed=7, users=40, items=20)
     run = {
