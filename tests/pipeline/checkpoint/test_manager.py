@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import random
@@ -47,11 +46,7 @@ from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.distributed.cpu_fp16 import untouched
 from pipeline.distributed.world import PATIENCE
-
-# Forked from one warm process: spawning forty would take minutes.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torchrec", "torch.distributed.checkpoint"])
-
+from tests.helpers import SERVER
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -65,7 +60,7 @@ def joined(rank: int, ranks: int, store: str, work: Callable[..., None], argumen
 def started(ranks: int, store: Path, work: Callable[..., None], *arguments: Any) -> list[Any]:
     """One process a rank, running `work` in a gloo world of their own. They end with pytest, however it ends."""
     processes = [
-        FORKS.Process(target=joined, args=(rank, ranks, str(store), work, arguments), daemon=True) for rank in range(ranks)
+        SERVER.Process(target=joined, args=(rank, ranks, str(store), work, arguments), daemon=True) for rank in range(ranks)
     ]
     for process in processes:
         process.start()
