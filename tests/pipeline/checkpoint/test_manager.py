@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import IO, Any
 
@@ -194,16 +195,20 @@ def restore_on_one_rank(folder: str) -> None:
     assert whole["model"]["tables.embedding_bags.t0.weight"].abs().sum(1).all()  # every row was read
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("ranks", "asynchronous", "in_pieces"),
+    [
+        case if case in {(1, True, True), (2, False, True), (2, True, False)} else pytest.param(*case, marks=pytest.mark.slow)
+        for case in product([1, 2], [False, True], [False, True])
+    ],
+)
 def test_the_bits_that_were_saved_come_back_though_training_went_on(
     tmp_path: Path, ranks: int, asynchronous: bool, in_pieces: bool
 ) -> None:
     run(ranks, tmp_path / "store", train_save_train_restore, str(tmp_path / "run"), asynchronous, in_pieces)
 
 
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("in_pieces", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_checkpoint_of_two_ranks_loads_on_one_and_into_plain_tensors(tmp_path: Path, in_pieces: bool) -> None:
     run(2, tmp_path / "two", train_save_train_restore, str(tmp_path / "run"), False, in_pieces)
     run(1, tmp_path / "one", restore_on_one_rank, str(tmp_path / "run"))
