@@ -21,7 +21,7 @@ STAY = "train: {dense: {lr: 1e-12}}, freeze: [tables, network]"
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("transfer"))
+    return write_log(tmp_path_factory.mktemp("transfer"), rows=80)
 
 
 def weights(out: Path, stage: str) -> dict[str, torch.Tensor]:
