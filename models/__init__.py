@@ -1,5 +1,6 @@
 """Tensors in, tensors out: the models, their losses and their diagnostics. No config and no schema comes here.
 
+apg.py              Dense layers whose weights are generated row by row from a condition (APG).
 decoders/           Interaction decoders: score how well every field's generated vector meets the vectors of the others.
 diagnostics.py      Is a representation collapsing? Spectra, correlations and dead rows, from sums that ranks can add up.
 diffusion/          The discrete-diffusion denoiser: tokens of a row, some hidden, all restored from the rest.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from models.decoders.base import Decoder
     from models.heads import Head
+    from models.layers import MakeMLP
     from models.losses import Loss
     from models.sequences import SequenceEncoder
 
@@ -68,6 +69,9 @@ ENCODERS: "References[Callable[..., nn.Module]]" = References(
     {"none": "models.encoders:Identity", "sfg": "models.encoders:make_sfg"}
 )
 """By kind; every one is made with `fields` and `width`, the number of fields and the width of their vectors."""
+
+DENSE: "References[Callable[..., MakeMLP]]" = References({"plain": "models.layers:make_plain", "apg": "models.apg:make_apg"})
+"""Dense layers by kind; every one is made with `fields`, the `FieldInfo` of every field, and `width`, the D of a vector."""
 
 SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     {

@@ -18,7 +18,7 @@ from models.diffusion.slots import Slot
 from models.field_embedding import Field, FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldInfo
-from models.layers import MLP, flat
+from models.layers import MakeMLP, flat
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.config.family import ModelSection, family_of
@@ -58,7 +58,8 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
         GenctrError: no such decoder or option, or fields that cannot be embedded.
     """
     encoder = config.encoder
-    decoder, width = build_decoder(config, features)
+    make_mlp, width = build_dense(config, features)
+    decoder = build_decoder(config, features, make_mlp, width)
     linear, second = decoder.needs_linear, decoder.second_width
     tables = [
         Table(spec.name, spec.rows, spec.dim or width, spec.fields, spec.pool if spec.pooled else "none", linear, second)
@@ -72,7 +73,7 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
             sparse=SparseArch(tables, device=device),
             embed=_embedding(config, own, width=width, linear=linear),
             second=_embedding(config, others, width=second) if second else None,
-            head=build_head(config, decoder, targets),
+            head=build_head(config, decoder, targets, make_mlp),
             restore=encoder.supervision_weight if encoder.kind == "sfg" and encoder.supervision == "self" else 0.0,
             start=[features.statistics.log_odds(target) for target in targets],
         )
@@ -82,18 +83,30 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
         raise GenctrError(f"the schema's fields: {error}") from error
 
 
-def build_decoder(config: RankerConfig, features: Features) -> tuple[Decoder, int]:
-    """The decoder, and how wide the vectors are that it reads.
+def build_dense(config: RankerConfig, features: Features) -> tuple[MakeMLP, int]:
+    """What makes the dense layers of the model, and how wide the vectors are that its decoder reads.
+
+    Raises:
+        GenctrError: no such decoder, kind, option or field.
+    """
+    width = find("genctr.decoders", config.decoder).embedding_width(fields=len(features.fields), dim=config.dim)
+    given = {"fields": build_field_infos(features, width), "width": width}
+    dense = config.dense
+    make: MakeMLP = bind(f"model.dense: {dense.kind}", find("genctr.dense", dense.kind), dense.options, given=given)
+    return make, width
+
+
+def build_decoder(config: RankerConfig, features: Features, make_mlp: MakeMLP, width: int) -> Decoder:
+    """The decoder.
 
     Raises:
         GenctrError: no such decoder or option.
     """
-    make = find("genctr.decoders", config.decoder)
-    width = make.embedding_width(fields=len(features.fields), dim=config.dim)
-    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": MLP}
+    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": make_mlp}
     given["generate"] = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
+    make = find("genctr.decoders", config.decoder)
     decoder: Decoder = bind(f"decoder {config.decoder}", make, config.decoder_options, given=given)
-    return decoder, width
+    return decoder
 
 
 def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.Module]:
@@ -103,14 +116,14 @@ def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.
     return partial(make, **grouped(make, options))
 
 
-def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...]) -> Head:
+def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...], make_mlp: MakeMLP) -> Head:
     """The head that the config names, or else the decoder wants.
 
     Raises:
         GenctrError: no such head or option, or it cannot read what the decoder returns.
     """
     name = config.head or decoder.head
-    given = {"features": flat(decoder.out), "targets": targets, "make_mlp": MLP}
+    given = {"features": flat(decoder.out), "targets": targets, "make_mlp": make_mlp}
     head: Head = bind(f"head {name}", find("genctr.heads", name), config.head_options, given=given)
     return head
 

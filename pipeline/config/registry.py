@@ -24,6 +24,7 @@ REGISTRIES: Mapping[str, str] = MappingProxyType(
         "genctr.objectives": "pipeline.config.objective:OBJECTIVES",
         "genctr.decoders": "models.registries:DECODERS",
         "genctr.encoders": "models.registries:ENCODERS",
+        "genctr.dense": "models.registries:DENSE",
         "genctr.heads": "models.registries:HEADS",
         "genctr.sequence_encoders": "models.registries:SEQUENCE_ENCODERS",
         "genctr.losses": "models.registries:LOSSES",

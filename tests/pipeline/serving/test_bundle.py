@@ -46,6 +46,7 @@ MODELS = {
         "model.decoder_options={easy_hidden: [8], hidden: [8], ssem: ser, batch_norm: true, dropout: 0.1}",
         "model.head_options={fusion: wsf}",
     ),
+    "apg": ("model.dense={kind: apg, condition: [tab], rank: 2, factors: 4}",),
     "hetegen": ("model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1}", PRETRAINED),
 }
 
