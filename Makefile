@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 
 DEMO_ROWS ?= 60000
-SYSTEMS_ROWS ?= 20000
+SYSTEMS_ROWS ?= 40000
 
 NAMES := python3 python3.11 python3.12 python3.13
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))

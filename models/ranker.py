@@ -38,7 +38,8 @@ class Ranker(nn.Module):
 
     Shape:
         Inputs of B rows -> Output with logits {target: (B,)} representations {"emb": (B, F, D), "features":
-        (B, X)} and those of the head, and observed {"emb": (B, F, D)}, with `watch` also "generated" and "raw", both (B, F, D)
+        (B, X)} and those of the head, and observed {"emb": (B, F, D)} and what the decoder weighs its parts with; with `watch`
+        also "generated" and "raw", both (B, F, D)
     """
 
     represents = ("emb", "features")
@@ -71,7 +72,7 @@ class Ranker(nn.Module):
         fields = FieldVectors(emb_BFD, linear_BF, second_BFE)
         features_BX = self.decoder(fields).flatten(1)
         scored = self.head(features_BX, fields)
-        aux, observed = {}, {"emb": emb_BFD.detach()}
+        aux, observed = {}, {"emb": emb_BFD.detach(), **self.decoder.observed()}
         if self.restore and self.training:
             generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
             aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore

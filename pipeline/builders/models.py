@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from data.features import Features, Pool
 from data.ids import AdmittedIds
 from data.schema import Schema
 from data.statistics import Statistics
+from data.yaml_document import nearest
 from models.decoders import Decoder
 from models.diffusion.balance import Balance
 from models.diffusion.denoiser import CANDIDATES, Denoiser, DenoiserOptions
@@ -19,11 +21,12 @@ from models.field_embedding import Field, FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldInfo
 from models.layers import MakeMLP, flat
+from models.options import grouped, options_of
 from models.ranker import Ranker
 from models.sparse import SparseArch, Table
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
-from pipeline.config.registry import NOTHING, bind, find, grouped
+from pipeline.config.registry import NOTHING, bind, find, names
 
 META = torch.device("meta")
 
@@ -102,10 +105,29 @@ def build_decoder(config: RankerConfig, features: Features, make_mlp: MakeMLP, w
     Raises:
         GenctrError: no such decoder or option.
     """
-    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": make_mlp}
-    given["generate"] = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
-    make = find("genctr.decoders", config.decoder)
-    decoder: Decoder = bind(f"decoder {config.decoder}", make, config.decoder_options, given=given)
+    generate = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
+    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": make_mlp, "generate": generate}
+    return _bound_decoder(f"decoder {config.decoder}", find("genctr.decoders", config.decoder), config.decoder_options, given)
+
+
+def make_interaction(name: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> Decoder:
+    """A module of a decoder that stacks several: an interaction, or else a decoder of that name.
+
+    Raises:
+        ValueError: no such module.
+        GenctrError: no such option of it.
+    """
+    own, decoders = names("genctr.interactions"), names("genctr.decoders")
+    if name not in {*own, *decoders}:
+        raise ValueError(f"no module {name!r}; {nearest(name, sorted({*own, *decoders}))}")
+    make = find("genctr.interactions" if name in own else "genctr.decoders", name)
+    return _bound_decoder(f"module {name}", make, options, given)
+
+
+def _bound_decoder(what: str, make: Callable[..., Decoder], options: Mapping[str, Any], given: Mapping[str, Any]) -> Decoder:
+    """A decoder that stacks others asks for `make_interaction` among its arguments."""
+    stacks = {"make_interaction": make_interaction} if "make_interaction" in options_of(make) else {}
+    decoder: Decoder = bind(what, make, options, given={**given, **stacks})
     return decoder
 
 

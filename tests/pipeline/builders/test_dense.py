@@ -21,7 +21,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("decoder", [name for name in DECODERS if name not in WITHOUT_NETWORK])
 def test_every_network_of_every_decoder_is_of_the_kind(config: Path, tmp_path: Path, decoder: str) -> None:
-    words = (f"model.decoder={decoder}", "model.decoder_options={hidden: [6]}", "model.encoder={kind: none}")
+    options = "{}" if decoder == "dhen" else "{hidden: [6]}"
+    words = (f"model.decoder={decoder}", f"model.decoder_options={options}", "model.encoder={kind: none}")
     with built(config, tmp_path / "run", APG, *words) as job:
         networks = [own for own in job.objective.modules() if isinstance(own, MLP)]
         layers = [own for network in networks for own in network if isinstance(own, APGLinear)]
