@@ -1,6 +1,7 @@
 """Tensors in, tensors out: the models, their losses and their diagnostics. No config and no schema comes here.
 
 apg.py              Dense layers whose weights are generated row by row from a condition (APG).
+contrast.py         Contrastive learning of two id tables: a user's vector is near those of the items it took, and far from others of the step.
 decoders/           Interaction decoders: score how well every field's generated vector meets the vectors of the others.
 diagnostics.py      Is a representation collapsing? Spectra, correlations and dead rows, from sums that ranks can add up.
 diffusion/          The discrete-diffusion denoiser: tokens of a row, some hidden, all restored from the rest.

@@ -64,6 +64,11 @@ class Ranker(nn.Module):
             self.head.start_at(start)
         self.watch = False
 
+    @property
+    def width(self) -> int:
+        """D, of the fields' vectors."""
+        return self.embed.width
+
     def forward(self, inputs: Inputs) -> Output:
         """Return the logits of every target."""
         looked = self.sparse(inputs.bags, inputs.sequences)

@@ -109,6 +109,22 @@ class SequenceConfig(Section):
     """Settings of the sequence encoder, by its argument names."""
 
 
+class ContrastConfig(Section):
+    """What a stage with objective contrast computes; others do not read it."""
+
+    temperature: float = Field(default=0.1, gt=0)
+    """[1] divides the cosine of a user's and an item's vector."""
+
+    logq: Literal["none", "all"] = "all"
+    """Whether candidates are corrected by how often they are candidates: all lowers each by ln of its share of the pairs."""
+
+    symmetric: bool = False
+    """Whether a pair's user is told from other users too."""
+
+    project: Literal["none", "linear"] = "none"
+    """What stands between the tables and the cosine; the tables alone are handed on."""
+
+
 class RankerConfig(ModelSection):
     """ranker: embeddings, an interaction decoder and a head; with an encoder, one side of every product is generated."""
 
@@ -138,6 +154,9 @@ class RankerConfig(ModelSection):
 
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
     """What a ranking step adds up."""
+
+    contrast: ContrastConfig = ContrastConfig()
+    """What a contrastive step computes."""
 
 
 class DenoiserConfig(ModelSection):
