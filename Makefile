@@ -1,4 +1,5 @@
 # make demo      a synthetic log of five days, trained on two ranks; installs what a run needs, into .venv
+# make systems   a synthetic log, and every run file of launch/configs/systems trained on it, one after the other
 # make setup     .venv with everything in it, .venv/bin/genctr too; again only when a pinned version changed
 # make test      the default test suite
 # make test-all  that and the slow tests: all that need no GPU
@@ -8,13 +9,14 @@
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: setup runtime demo test test-all lint
+.PHONY: setup runtime demo systems test test-all lint
 
 # OpenMP threads that spin while they wait make two ranks on two cores up to 20 times slower.
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := passive
 
 DEMO_ROWS ?= 60000
+SYSTEMS_ROWS ?= 40000
 
 NAMES := python3 python3.11 python3.12 python3.13
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -56,6 +58,15 @@ QUIETLY := 2> >(awk '!/^(WARNING|DEPRECATION|\[notice\])/ { print; fflush() }' >
 demo: runtime
 	@$(VENV)/bin/genctr synth --out runs/demo-log --days 5 --rows $(DEMO_ROWS) --seed 2026; echo "log made in $$SECONDS s" >&2
 	@$(VENV)/bin/genctr train launch/configs/demo.yaml --out runs/demo; echo "trained and scored in $$SECONDS s" >&2
+
+SYSTEMS = $(filter-out %.schema.yaml,$(wildcard launch/configs/systems/*.yaml))
+
+systems: runtime
+	@$(VENV)/bin/genctr synth --out runs/systems-log --days 5 --rows $(SYSTEMS_ROWS) --seed 2026; echo "log made in $$SECONDS s" >&2
+	@at=0; for file in $(SYSTEMS); do \
+	    at=$$((at + 1)); echo "$$at of $(words $(SYSTEMS)): $$file, after $$SECONDS s" >&2; \
+	    $(VENV)/bin/genctr train $$file --out runs/systems/$$(basename $$file .yaml); \
+	done; echo "trained and scored in $$SECONDS s" >&2
 
 TESTS := $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

@@ -87,6 +87,11 @@ class Batch(Pipelineable):
     ids_mapped: bool = True
     learns: bool = False
 
+    @property
+    def positive(self) -> Tensor:
+        """Whether a row's first target is 1, and counts, (B,) bool."""
+        return (self.labels[:, 0] > 0) & (self.weights[:, 0] > 0)
+
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The same batch on another device; the tally and the origin stay where they are."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))

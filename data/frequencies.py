@@ -28,8 +28,8 @@ class Frequencies:
     counts: dict[str, NDArray[np.int64]]
 
     @classmethod
-    def count(cls, features: Features, batches: Iterable[Batch]) -> "Frequencies":
-        """Count the rows of `batches`, made by `features`."""
+    def count(cls, features: Features, batches: Iterable[Batch], *, positives: bool = False) -> "Frequencies":
+        """Count the rows of `batches`, made by `features`; with `positives`, of ids those of rows whose first target is 1."""
         tables = {field: table for table in features.tables for field in table.fields}
         counts = {field: np.zeros(min(table.rows, MOST_BUCKETS), dtype=np.int64) for field, table in tables.items()}
         targets = features.schema.target_names
@@ -39,6 +39,8 @@ class Frequencies:
                 for field in jagged.keys() if jagged is not None else ():
                     assert jagged is not None
                     ids = jagged[field].values().numpy()
+                    if positives:
+                        ids = ids[np.repeat(batch.positive.numpy(), jagged[field].lengths().numpy())]
                     ids = ids[ids >= tables[field].reserved] % len(counts[field])
                     counts[field] += np.bincount(ids, minlength=len(counts[field]))
             for target, labels, weights in zip(targets, batch.labels.numpy().T, batch.weights.numpy().T, strict=True):

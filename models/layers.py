@@ -5,15 +5,32 @@ B rows, H hidden width.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from models.inputs import FieldVectors
+from models.inputs import FieldInfo, FieldVectors
 from models.norm import BatchNorm1d
 
 MakeMLP = Callable[..., "MLP"]
 """Makes a network of dense layers: `make_mlp(inputs, hidden=…, dropout=…, batch_norm=…)`, called as `mlp(row_BX, fields)`."""
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module that keeps in parts for training what scoring can read as one."""
+
+    def fold(self) -> None:
+        """Make one of the parts; the outputs stay the same but for rounding."""
+        ...
+
+
+def fold(model: nn.Module) -> None:
+    """Fold all that can be folded inside a trained model that will only score."""
+    for module in model.modules():
+        if isinstance(module, Foldable):
+            module.fold()
 
 
 @dataclass(frozen=True)
@@ -104,6 +121,7 @@ class MLP(nn.Sequential):
         hidden: widths of the hidden layers; empty returns the row as it came.
         dropout: probability of dropping a hidden unit while training.
         batch_norm: normalise over the rows of all ranks before the ReLU.
+        layer: makes the linear layers, of inputs and outputs.
 
     Attributes:
         out_features: width of the last hidden layer.
@@ -112,12 +130,20 @@ class MLP(nn.Sequential):
         (B, inputs), and the fields of the rows, which layers that depend on them read -> (B, out_features)
     """
 
-    def __init__(self, inputs: int, *, hidden: Sequence[int], dropout: float = 0.0, batch_norm: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        *,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        layer: Callable[[int, int], nn.Module] = linear,
+    ) -> None:
         if min(hidden, default=1) < 1:
             raise ValueError(f"the hidden widths are {list(hidden)}; expected each 1 or more")
         layers: list[nn.Module] = []
         for width in hidden:
-            layers.append(linear(inputs, width))
+            layers.append(layer(inputs, width))
             if batch_norm:
                 layers.append(BatchNorm1d(width))
             layers.append(nn.ReLU())
@@ -131,3 +157,8 @@ class MLP(nn.Sequential):
         """Return the last hidden layer, (B, out_features)."""
         out_BH: Tensor = super().forward(row_BX)  # type: ignore[no-untyped-call]
         return out_BH
+
+
+def make_plain(*, fields: Sequence[FieldInfo], width: int) -> MakeMLP:
+    """What makes plain dense layers, whatever the fields."""
+    return MLP

@@ -62,7 +62,8 @@ class Ranker(nn.Module):
 
     Shape:
         Inputs of B rows -> Output with logits {target: (B,)} representations {"emb": (B, F, D), "features":
-        (B, X)} and those of the head, and observed {"emb": (B, F, D)}, with `watch` also "generated" and "raw", both (B, F, D)
+        (B, X)} and those of the head, and observed {"emb": (B, F, D)} and what the decoder weighs its parts with; with `watch`
+        also "generated" and "raw", both (B, F, D)
     """
 
     represents = ("emb", "features")
@@ -90,6 +91,11 @@ class Ranker(nn.Module):
             self.head.start_at(start)
         self.watch = False
 
+    @property
+    def width(self) -> int:
+        """D, of the fields' vectors."""
+        return self.embed.width
+
     def forward(self, inputs: Inputs) -> Output:
         """Return the logits of every target."""
         looked = self.sparse(inputs.bags, inputs.sequences)
@@ -99,7 +105,7 @@ class Ranker(nn.Module):
         features_BX = self.decoder(fields).flatten(1)
         scored = self.head(features_BX, fields)
         aux: dict[str, tuple[Tensor, float]] = {}
-        observed = {"emb": emb_BFD.detach()}
+        observed = {"emb": emb_BFD.detach(), **self.decoder.observed()}
         if self.restore and self.training:
             generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
             aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore

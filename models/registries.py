@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from models.decoders.base import Decoder
     from models.heads import Head
+    from models.layers import MakeMLP
     from models.losses.base import Loss
     from models.sequences import SequenceEncoder
 
@@ -60,6 +61,7 @@ DECODERS: "References[type[Decoder]]" = References(
         "gdcn": "models.decoders.cross:GDCN",
         "autoint": "models.decoders.networks:AutoInt",
         "tf": "models.decoders.tf4ctr:TwinFocus",
+        "dhen": "models.decoders.dhen:DHEN",
     }
 )
 """The first eight have a generative form in the SFG paper; that of the others is ours."""
@@ -68,6 +70,21 @@ ENCODERS: "References[Callable[..., nn.Module]]" = References(
     {"none": "models.encoders:Identity", "sfg": "models.encoders:make_sfg"}
 )
 """By kind; every one is made with `fields` and `width`, the number of fields and the width of their vectors."""
+
+INTERACTIONS: "References[Callable[..., Decoder]]" = References(
+    {
+        "mlp": "models.decoders.dhen:mlp",
+        "transformer": "models.decoders.dhen:TransformerModule",
+        "cross": "models.decoders.dhen:cross",
+        "masknet": "models.decoders.dhen:MaskModule",
+        "fm": "models.decoders.dhen:PairsModule",
+    }
+)
+"""Modules of a stack: decoders that are small, or that keep what others add up. All other decoders are modules by their names,
+unless they read first-order terms or second vectors."""
+
+DENSE: "References[Callable[..., MakeMLP]]" = References({"plain": "models.layers:make_plain", "apg": "models.apg:make_apg"})
+"""Dense layers by kind; every one is made with `fields`, the `FieldInfo` of every field, and `width`, the D of a vector."""
 
 SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     {

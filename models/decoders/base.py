@@ -42,6 +42,10 @@ class Interaction(nn.Module, ABC):
     def forward(self, x: FieldVectors) -> Tensor:
         """Return the tokens, (B, F', D'), or the flat vectors, (B, X)."""
 
+    def observed(self) -> dict[str, Tensor]:
+        """Return, by name, what it weighs its parts with, detached: "weights/NAME" -> (parts,), for logs."""
+        return {}
+
 
 class Decoder(Interaction):
     """What all decoders promise. A head reads what one returns; `Flat(1)` already is a score, and the head adds only a bias.

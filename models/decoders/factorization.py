@@ -185,7 +185,8 @@ class FFM(Decoder):
 
     def __init__(self, *, fields: Sequence[FieldInfo], width: int, generate: Generate, make_mlp: MakeMLP = MLP) -> None:
         super().__init__()
-        assert width % len(fields) == 0, "build it with embedding_width"
+        if width % len(fields):
+            raise ValueError(f"ffm: vectors of {width} cannot hold one for each of {len(fields)} fields: use embedding_width")
         self.encoder = generate(width=width // len(fields))
         self.pairs = Pairs(len(fields))
         self.out = Flat(1)

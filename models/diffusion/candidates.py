@@ -75,7 +75,7 @@ class CandidateSampler(nn.Module):
             if self.is_full(table.name):
                 ids = torch.arange(table.reserved, table.rows)
                 self.register_buffer(f"ids_{at}", ids, persistent=False)
-                self.register_buffer(f"log_p_{at}", self._unigram(table.name, ids).log().float(), persistent=False)
+                self.register_buffer(f"log_p_{at}", self.unigram(table.name, ids).log().float(), persistent=False)
 
     def is_full(self, name: str) -> bool:
         """Whether all values of a table are candidates."""
@@ -105,7 +105,7 @@ class CandidateSampler(nn.Module):
         first, rows_of = self._rows_of(name, buckets)
         return first + (torch.rand(count, device=bounds.device) * rows_of).long() * len(bounds)
 
-    def _unigram(self, name: str, ids: Tensor) -> Tensor:
+    def unigram(self, name: str, ids: Tensor) -> Tensor:
         """Return how frequent every id is, (C,); SMOOTHED, so that a value of another day is rare and not impossible."""
         table, counts = self.tables[name], self._counts(name)
         buckets = ids % len(counts)
@@ -158,7 +158,7 @@ class CandidateSampler(nn.Module):
             room = max(self.most - len(needed), 0)
             left = room / max(len(others), 1)
             ids = torch.cat([needed, others[torch.randperm(len(others), device=ids.device)[:room]]]).sort().values
-        p, q = self._or_seen(name, self._unigram(name, ids), ids, present), self._drawn(name, ids)
+        p, q = self._or_seen(name, self.unigram(name, ids), ids, present), self._drawn(name, ids)
         by_others, by_draws = (torch.log1p(-own.clamp(max=1 - TINY)) for own in (p, q))
         among_all = -torch.expm1(max(len(present) - 1, 0) * by_others + self.extra * by_draws)
         needed_too = -torch.expm1(max(len(hidden) - 1, 0) * by_others)

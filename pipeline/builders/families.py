@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what a run file may say is known before torch is loaded, so
     import torch
 
     from data.features import Features
+    from models.contrast import PairModel
     from models.diffusion.denoiser import Denoiser
     from models.ranker import Ranker
     from pipeline.training.objective import Objective
@@ -41,15 +42,21 @@ def _denoise(given: Given) -> "Objective":
     return build_denoise_objective(given)
 
 
+def _contrast(given: Given) -> "Objective":
+    from pipeline.builders.objectives import build_contrast_objective
+
+    return build_contrast_objective(given)
+
+
 def _ranker_represents(config: RankerConfig) -> Collection[str]:
     from pipeline.builders.models import represented
 
     return represented(config)
 
 
-def _ranker_observed(model: "Ranker", features: "Features") -> Observed:
+def _ranker_observed(model: "Ranker | PairModel", features: "Features") -> Observed:
     names = list(features.fields)
-    return Observed(names, [features.cardinality(name) for name in names], model.embed.width)
+    return Observed(names, [features.cardinality(name) for name in names], model.width)
 
 
 def _denoiser_observed(model: "Denoiser", features: "Features") -> Observed:
@@ -75,7 +82,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "ranker": Family(
             options=RankerConfig,
-            objectives={"rank": _rank},
+            objectives={"rank": _rank, "contrast": _contrast},
             build=_ranker,
             observe=_ranker_observed,
             reads=Reads(sequences=lambda options: options.sequences),

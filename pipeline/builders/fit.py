@@ -53,7 +53,7 @@ def prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: in
     for stage in stages[at:]:  # days of those before may be gone by now, or lack what the schema has since
         source = build_source(stage.config, stage_schema(schema, stage, stages), folder)
         if objective_kind(stage).counts_values:
-            _count(source, frequencies_file(folder, stage))
+            _count(source, frequencies_file(folder, stage), positives=objective_kind(stage).counts_positives)
         if stage is not stages[0]:  # what is wrong with it is to be known before hours of those before it
             try:
                 build_objective(stage, source, folder, world)
@@ -61,13 +61,13 @@ def prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: in
                 raise GenctrError(f"stage {stage.name}: {error}") from error
 
 
-def _count(source: Source, path: str) -> None:
+def _count(source: Source, path: str, *, positives: bool) -> None:
     """Count the ids of a stage's days, unless that was done."""
     if PATHS.exists(path) and Frequencies.load(path).are_of(source.features):
         return
     streams = (source.stream(source.open(day)) for day in source.train_days)
     rows = (batch for stream in streams for batch in stream.batches(stream.start()))
-    Frequencies.count(source.features, rows).save(path)
+    Frequencies.count(source.features, rows, positives=positives).save(path)
 
 
 def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:

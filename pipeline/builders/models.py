@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from data.features import Features, Pool
 from data.ids import AdmittedIds
 from data.schema import Schema, SequenceField
 from data.statistics import Statistics
+from data.yaml_document import nearest
 from models.decoders import Decoder
 from models.diffusion.balance import Balance
 from models.diffusion.denoiser import CANDIDATES, Denoiser, DenoiserOptions
@@ -18,14 +20,15 @@ from models.diffusion.slots import Slot
 from models.field_embedding import Field, FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldInfo
-from models.layers import MLP, flat
+from models.layers import MakeMLP, flat
+from models.options import grouped, options_of
 from models.ranker import Auxiliary, Ranker
 from models.sequences.next_action import NextAction
 from models.sparse import SparseArch, Table
 from pipeline.builders.losses import first_logits
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
-from pipeline.config.registry import NOTHING, bind, find, grouped
+from pipeline.config.registry import NOTHING, bind, find, names
 
 META = torch.device("meta")
 
@@ -66,7 +69,8 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
         GenctrError: no such decoder or option, or fields that cannot be embedded.
     """
     encoder = config.encoder
-    decoder, width = build_decoder(config, features)
+    make_mlp, width = build_dense(config, features)
+    decoder = build_decoder(config, features, make_mlp, width)
     linear, second = decoder.needs_linear, decoder.second_width
     tables = [
         Table(spec.name, spec.rows, spec.dim or width, spec.fields, spec.pool if spec.pooled else "none", linear, second)
@@ -80,7 +84,7 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
             sparse=SparseArch(tables, device=device),
             embed=_embedding(config, features, own, width=width, linear=linear),
             second=_embedding(config, features, others, width=second) if second else None,
-            head=build_head(config, decoder, targets),
+            head=build_head(config, decoder, targets, make_mlp),
             auxiliary=_build_next_action(config, features, own),
             restore=encoder.supervision_weight if encoder.kind == "sfg" and encoder.supervision == "self" else 0.0,
             start=first_logits(config.losses, features.schema, features.statistics),
@@ -91,18 +95,49 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
         raise GenctrError(f"the schema's fields: {error}") from error
 
 
-def build_decoder(config: RankerConfig, features: Features) -> tuple[Decoder, int]:
-    """The decoder, and how wide the vectors are that it reads.
+def build_dense(config: RankerConfig, features: Features) -> tuple[MakeMLP, int]:
+    """What makes the dense layers of the model, and how wide the vectors are that its decoder reads.
+
+    Raises:
+        GenctrError: no such decoder, kind, option or field.
+    """
+    width = find("genctr.decoders", config.decoder).embedding_width(fields=len(features.fields), dim=config.dim)
+    given = {"fields": build_field_infos(features, width), "width": width}
+    dense = config.dense
+    make: MakeMLP = bind(f"model.dense: {dense.kind}", find("genctr.dense", dense.kind), dense.options, given=given)
+    return make, width
+
+
+def build_decoder(config: RankerConfig, features: Features, make_mlp: MakeMLP, width: int) -> Decoder:
+    """The decoder.
 
     Raises:
         GenctrError: no such decoder or option.
     """
-    make = find("genctr.decoders", config.decoder)
-    width = make.embedding_width(fields=len(features.fields), dim=config.dim)
-    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": MLP}
-    given["generate"] = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
-    decoder: Decoder = bind(f"decoder {config.decoder}", make, config.decoder_options, given=given)
-    return decoder, width
+    generate = partial(_make_encoder(config, features), fields=len(features.fields), width=width)
+    given = {"fields": build_field_infos(features, width), "width": width, "make_mlp": make_mlp, "generate": generate}
+    return _bound_decoder(f"decoder {config.decoder}", find("genctr.decoders", config.decoder), config.decoder_options, given)
+
+
+def make_interaction(name: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> Decoder:
+    """A module of a decoder that stacks several: an interaction, or else a decoder of that name.
+
+    Raises:
+        ValueError: no such module.
+        GenctrError: no such option of it.
+    """
+    own, decoders = names("genctr.interactions"), names("genctr.decoders")
+    if name not in {*own, *decoders}:
+        raise ValueError(f"no module {name!r}; {nearest(name, sorted({*own, *decoders}))}")
+    make = find("genctr.interactions" if name in own else "genctr.decoders", name)
+    return _bound_decoder(f"module {name}", make, options, given)
+
+
+def _bound_decoder(what: str, make: Callable[..., Decoder], options: Mapping[str, Any], given: Mapping[str, Any]) -> Decoder:
+    """A decoder that stacks others asks for `make_interaction` among its arguments."""
+    stacks = {"make_interaction": make_interaction} if "make_interaction" in options_of(make) else {}
+    decoder: Decoder = bind(what, make, options, given={**given, **stacks})
+    return decoder
 
 
 def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.Module]:
@@ -112,14 +147,14 @@ def _make_encoder(config: RankerConfig, features: Features) -> Callable[..., nn.
     return partial(make, **grouped(make, options))
 
 
-def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...]) -> Head:
+def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...], make_mlp: MakeMLP) -> Head:
     """The head that the config names, or else the decoder wants.
 
     Raises:
         GenctrError: no such head or option, or it cannot read what the decoder returns.
     """
     name = config.head or decoder.head
-    given = {"features": flat(decoder.out), "targets": targets, "make_mlp": MLP}
+    given = {"features": flat(decoder.out), "targets": targets, "make_mlp": make_mlp}
     head: Head = bind(f"head {name}", find("genctr.heads", name), config.head_options, given=given)
     return head
 

@@ -3,15 +3,18 @@
 import torch
 
 from data.errors import GenctrError
+from data.features import TableSpec
 from data.frequencies import Frequencies
+from models.contrast import PairLoss, PairModel
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
 from models.losses.base import TARGET, unread
+from models.sparse import SparseArch, Table
 from pipeline.builders.losses import build_losses
 from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
 from pipeline.config.family import Given
-from pipeline.config.model import DenoiserConfig
+from pipeline.config.model import ContrastConfig, DenoiserConfig
 from pipeline.config.objective import objective_kind
 from pipeline.config.registry import find
 from pipeline.config.run import RunConfig, Stage
@@ -21,6 +24,7 @@ from pipeline.distributed.world import World
 from pipeline.run_folder.claim import frequencies_file
 from pipeline.training.denoise import DenoiseObjective
 from pipeline.training.objective import Objective
+from pipeline.training.objectives.contrast import ContrastObjective
 from pipeline.training.rank import RankObjective
 
 META = torch.device("meta")
@@ -104,12 +108,7 @@ def build_denoise_objective(given: Given) -> Objective:
     config: DenoiserConfig = given.options
     features, frequencies = given.features, given.frequencies()
     targets = features.schema.target_names
-    counts = [
-        TableCounts(
-            spec.name, spec.rows, spec.reserved, torch.from_numpy(sum(frequencies.counts[name] for name in spec.fields))
-        )
-        for spec in features.tables
-    ]
+    counts = [_counts(spec, frequencies) for spec in features.tables]
     model = build_denoiser(config, features, targets, restores=True, device=given.device)
     shares = {own: torch.from_numpy((frequencies.counts[own] + 1) / (frequencies.counts[own].sum() + 2)) for own in targets}
     return DenoiseObjective(
@@ -128,3 +127,50 @@ def build_denoise_objective(given: Given) -> Objective:
         logq=config.logq,
         ranks=given.ranks,
     )
+
+
+def _counts(spec: TableSpec, frequencies: Frequencies) -> TableCounts:
+    """What is known of a table before it is trained."""
+    counts = torch.from_numpy(sum(frequencies.counts[name] for name in spec.fields))
+    return TableCounts(spec.name, spec.rows, spec.reserved, counts)
+
+
+def build_contrast_objective(given: Given) -> Objective:
+    """What one step of a contrastive pre-training computes.
+
+    Raises:
+        GenctrError: the stage does not read two id fields with a table each.
+    """
+    features, names, here = given.features, given.stage.fields, f"stage {given.stage.name}: "
+    tables = {spec.name: spec for spec in features.tables}
+    if len(names) != 2 or [features.kinds[name] for name in names] != ["id", "id"] or len(tables) != 2:
+        told = "contrast reads two id fields with a table each, the user's and the item's"
+        raise GenctrError(
+            f"{here}{told}, and not {', '.join(names) or 'all fields'}\n"
+            "  next: name them in the stage, such as fields: [user_id, item_id]"
+        )
+    user, item = names
+    config: ContrastConfig = given.options.contrast
+    if config.logq == "all" and features.schema.managed:
+        raise GenctrError(
+            f"{here}model.contrast.logq: rows of managed tables change hands, so nobody knows how often one occurs\n"
+            "  next: set it to none"
+        )
+    sparse = SparseArch(
+        [Table(spec.name, spec.rows, spec.dim or given.options.dim, spec.fields) for spec in features.tables],
+        device=given.device,
+    )
+    frequencies = given.frequencies()
+    users, items = (_counts(tables[name], frequencies) for name in names)
+    loss = PairLoss(
+        users=users,
+        items=items,
+        temperature=config.temperature,
+        logq=config.logq == "all",
+        symmetric=config.symmetric,
+    )
+    try:
+        model = PairModel(sparse=sparse, user=user, item=item, project=config.project == "linear")
+    except ValueError as error:
+        raise GenctrError(f"{here}{error}\n  next: give both tables the same dim in the schema") from error
+    return ContrastObjective(model, loss, user=user, item=item, keys=features.bag_keys, ranks=given.ranks)

@@ -53,7 +53,8 @@ def build_dense_optimizer(config: DenseConfig, parameters: dict[str, nn.Paramete
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     betas = (config.beta1, config.beta2)
     make = partial(kind, lr=config.lr, betas=betas, eps=config.eps, weight_decay=config.weight_decay)
-    optimizer: KeyedOptimizer = _with_state(KeyedOptimizerWrapper(parameters, make))
+    # One group and not a list: that may be empty, where a model is tables alone.
+    optimizer: KeyedOptimizer = _with_state(KeyedOptimizerWrapper(parameters, lambda own: make([{"params": own}])))
     if config.clip_norm is not None:
         optimizer = GradientClippingOptimizer(optimizer, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
     return optimizer

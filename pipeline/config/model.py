@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from data.yaml_document import BadValue, Section
 from pipeline.config.family import ModelSection
@@ -81,6 +81,20 @@ class LossConfig(Section):
     """Settings of the loss, by its argument names."""
 
 
+class DenseLayersConfig(Section):
+    """The dense layers of the decoder and of the head: `kind`, and next to it the settings of that kind, by argument names."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, named("genctr.dense")] = "plain"
+    """plain, or apg: with weights that are generated row by row."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of the kind."""
+        return self.model_extra or {}
+
+
 class SequenceConfig(Section):
     """What makes one vector of the events of a sequence field."""
 
@@ -115,6 +129,22 @@ class NextActionConfig(Section):
     """Its settings: items, layers, heads, dropout."""
 
 
+class ContrastConfig(Section):
+    """What a stage with objective contrast computes; others do not read it."""
+
+    temperature: float = Field(default=0.1, gt=0)
+    """[1] divides the cosine of a user's and an item's vector."""
+
+    logq: Literal["none", "all"] = "all"
+    """Whether candidates are corrected by how often they are candidates: all lowers each by ln of its share of the pairs."""
+
+    symmetric: bool = False
+    """Whether a pair's user is told from other users too."""
+
+    project: Literal["none", "linear"] = "none"
+    """What stands between the tables and the cosine; the tables alone are handed on."""
+
+
 class RankerConfig(ModelSection):
     """ranker: embeddings, an interaction decoder and a head; with an encoder, one side of every product is generated."""
 
@@ -136,6 +166,9 @@ class RankerConfig(ModelSection):
     head_options: dict[str, Any] = {}
     """Settings of the head, by its argument names."""
 
+    dense: DenseLayersConfig = DenseLayersConfig()
+    """What the dense layers of decoder and head are."""
+
     sequences: dict[str, SequenceConfig] = {}
     """How sequence fields become one vector, by field; of those left out, the schema's `pool` says it."""
 
@@ -144,6 +177,9 @@ class RankerConfig(ModelSection):
 
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
     """What a ranking step adds up."""
+
+    contrast: ContrastConfig = ContrastConfig()
+    """What a contrastive step computes."""
 
 
 class DenoiserConfig(ModelSection):

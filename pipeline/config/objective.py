@@ -17,6 +17,7 @@ class ObjectiveKind:
         higher_is_better: of the metrics that training can be judged by.
         scores_rows: whether what a step leaves behind has the logits of every target.
         counts_values: whether it is built from how often every value occurs in its days, which are counted first.
+        counts_positives: of those, whether only rows are counted whose first target is 1.
         precisions: what matrix products may be computed in.
         generates: whether rows can be drawn from its model, see `pipeline.jobs.sample`.
     """
@@ -24,6 +25,7 @@ class ObjectiveKind:
     higher_is_better: ClassVar[Mapping[str, bool]] = MappingProxyType({})
     scores_rows: ClassVar[bool] = True
     counts_values: ClassVar[bool] = False
+    counts_positives: ClassVar[bool] = False
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
     generates: ClassVar[bool] = False
 
@@ -44,7 +46,19 @@ class DenoiseKind(ObjectiveKind):
     generates = True
 
 
-OBJECTIVES: Mapping[str, type[ObjectiveKind]] = MappingProxyType({"rank": RankKind, "denoise": DenoiseKind})
+class ContrastKind(ObjectiveKind):
+    """Contrastive pre-training of two id tables."""
+
+    higher_is_better = MappingProxyType({"loss": False, "hit@10": True})
+    scores_rows = False
+    counts_values = True
+    counts_positives = True
+    precisions = ("fp32",)
+
+
+OBJECTIVES: Mapping[str, type[ObjectiveKind]] = MappingProxyType(
+    {"rank": RankKind, "denoise": DenoiseKind, "contrast": ContrastKind}
+)
 """What a step can compute. Outside packages add to `genctr.objectives`, the objectives themselves if they like: those are
 of a kind too."""
 

@@ -2,11 +2,9 @@
 
 import difflib
 import functools
-import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +13,7 @@ from pydantic import AfterValidator
 
 from data.errors import GenctrError
 from data.yaml_document import BadValue, nearest
+from models.options import grouped, options_of
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -23,7 +22,9 @@ REGISTRIES: Mapping[str, str] = MappingProxyType(
         "genctr.families": "pipeline.builders.families:FAMILIES",
         "genctr.objectives": "pipeline.config.objective:OBJECTIVES",
         "genctr.decoders": "models.registries:DECODERS",
+        "genctr.interactions": "models.registries:INTERACTIONS",
         "genctr.encoders": "models.registries:ENCODERS",
+        "genctr.dense": "models.registries:DENSE",
         "genctr.heads": "models.registries:HEADS",
         "genctr.sequence_encoders": "models.registries:SEQUENCE_ENCODERS",
         "genctr.losses": "models.registries:LOSSES",
@@ -123,33 +124,3 @@ def bind(what: str, build: Callable[..., Any], options: Mapping[str, Any], given
         raise
     except (TypeError, ValueError) as error:
         raise GenctrError(f"{what}: {error}") from error
-
-
-def grouped(build: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `build` that hold these options. An argument whose default is a dataclass holds those that are called
-    like its fields; of fields that are not among the options it keeps the default.
-
-    >>> from models.decoders.cross import CrossNet
-    >>> grouped(CrossNet, {"layers": 2, "deep_head": True})
-    {'cross': CrossOptions(layers=2, cross_dropout=0.0, regenerate=False, bias=False), 'deep_head': True}
-    """
-    groups, arguments = options_of(build), inspect.signature(build).parameters
-    made: dict[str, Any] = {}
-    for name, value in options.items():
-        group = groups.get(name)
-        if group is None:
-            made[name] = value
-        else:
-            made[group] = replace(made.get(group, arguments[group].default), **{name: value})
-    return made
-
-
-def options_of(build: Callable[..., Any], given: Collection[str] = ()) -> dict[str, str | None]:
-    """The options that `build` has besides what is given, each with the argument that holds it, None for the option itself."""
-    found: dict[str, str | None] = {}
-    for name, argument in inspect.signature(build).parameters.items():
-        if name in given:
-            continue
-        default = argument.default
-        found |= {field.name: name for field in fields(default)} if is_dataclass(default) else {name: None}
-    return found

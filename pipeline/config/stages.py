@@ -28,8 +28,8 @@ class StageConfig(Section):
     """What the stage is called in the log, and its best checkpoint."""
 
     objective: str | None = None
-    """What a step computes, of what the model's family can. rank: predict the targets. denoise: restore hidden values. null:
-    the first that the family has, of our own rank."""
+    """What a step computes, of what the model's family can. rank: predict the targets. denoise: restore hidden values.
+    contrast: tell a user's items from others. null: the first that the family has, of our own rank."""
 
     data: dict[str, Any] = {}
     """Days of its own: days, validation, test."""

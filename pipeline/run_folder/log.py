@@ -9,7 +9,7 @@ Every line of `log.jsonl` has `time` (UTC, ISO 8601), `event` and `step` [steps 
 | `stage`       | a stage after the first begins: `stage`, `objective`; if it takes something over, `from`: the stage, `parts`, `loaded` and `fresh`: names of tables and parameters |
 | `scored`      | a day before its first row is trained: `day`; `rows` [rows]; `skipped` [rows]; `seconds` [s]; `rows_per_second` [rows/s]; `metrics`; `headline` |
 | `train`       | every so many steps: `day`; `epoch` [passes done]; `rows` [rows trained so far]; `rows_per_second` [rows/s] since the last such line; `metrics` of the day so far, `auc` to within `auc_error` |
-| `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `tables`: rms, dead, moved, rankme |
+| `diagnosed`   | every so many steps, and on demand: of `emb`, `generated` and `raw` abundance, svs98 and rankme, each also as a share of the most there can be; `correlation`; `fields` and `bands`: rankme shares; `weights`: of the decoder's parts; `tables`: rms, dead, moved, rankme |
 | `trained`     | a day was trained: `day`; `epoch` [passes done]; `rows` [rows of the day]; `seconds` [s] and `rows_per_second` [rows/s] since the run was last started; `files`: {path: {`rows` [rows], `hash`: sum of the row hashes, `skipped` [rows]}}; `metrics`; of managed tables `ids`: {table: {…}}, see `pipeline.distributed.managed_ids` |
 | `quarantined` | a file the day is trained or scored without: `day`; `file`; `why` |
 | `validated`   | the validation days after a pass: `epoch` [passes done]; `rows`, `skipped`, `seconds`, `rows_per_second`, `metrics`, `headline` |

@@ -23,6 +23,7 @@ from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
+from models.layers import fold
 from models.losses.base import LINKS
 from pipeline.builders.days import build_reader
 from pipeline.builders.models import build_features, build_model
@@ -73,6 +74,7 @@ class Scorer:
                 bundle.fill(name, value)
             else:
                 value.copy_(dense[name])
+        fold(self.model)
         self.model.eval()
 
     @torch.no_grad()

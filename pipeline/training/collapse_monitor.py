@@ -142,7 +142,9 @@ class CollapseMonitor(Callback):
             return
         self._sight.add(output.observed)
         if state.step % self._every == 0:
-            self._log.write("diagnosed", state.step, {**self._sight.summary(), "tables": tables_told(self._sharded)})
+            weights = {"weights": own} if (own := _weights(output)) else {}
+            told = {**self._sight.summary(), **weights, "tables": tables_told(self._sharded)}
+            self._log.write("diagnosed", state.step, told)
             self._sight = RepresentationStats(self._observed)
 
     def _is_looking(self, step: int) -> bool:
@@ -176,6 +178,11 @@ def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
         told[name]["rows"] /= len({own.shard_offsets[1] for own in placed})  # a part is not a row
         told[name]["of_rows"] = float(rows)
     return told
+
+
+def _weights(output: StepOutput) -> dict[str, list[float]]:
+    """What the model weighs its parts with, by what it calls them."""
+    return {name.partition("/")[2]: own.tolist() for name, own in output.observed.items() if name.startswith("weights/")}
 
 
 def _moved(moment: Tensor, begun: float) -> Tensor:

@@ -26,7 +26,7 @@ from tests.jobs import (
 )
 from tests.tiny import some
 
-PARADIGMS = ("diffusion", "hetegen", "sfg_tf")
+PARADIGMS = ("diffusion", "hetegen", "sfg_tf", "contrast")
 
 
 def write(config: Path, folder: Path, paradigm: str) -> Path:
@@ -44,6 +44,15 @@ def write(config: Path, folder: Path, paradigm: str) -> Path:
         run["stages"] = [
             {"name": "first", "data": {"days": ["2026-11-01"]}},
             {"name": "second", "load": {"stage": "first"}, "train": {"dense": {"lr": 0.0005}}},
+        ]
+    elif paradigm == "contrast":
+        run["stages"] = [
+            {
+                **{"name": "pairs", "objective": "contrast", "fields": ["user_id", "item_id"]},
+                **{"model": {"contrast": {"project": "linear", "symmetric": True}}, "train": {"epochs": 2}},
+                "tables": {"init": {"kind": "normal", "scale": 0.05}},
+            },
+            {"name": "rank", "load": {"stage": "pairs", "parts": "tables", "rescale": 0.05}},
         ]
     else:
         balance = {"diffusion": "uniform", "hetegen": "progress"}[paradigm]

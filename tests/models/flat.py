@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from models.options import grouped
 from models.registries import ENCODERS
-from pipeline.config.registry import grouped
 
 
 def made_of(build: Callable[..., Any], **options: Any) -> Any:

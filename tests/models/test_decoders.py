@@ -22,13 +22,18 @@ TWO, THREE = FIELDS[:2], FIELDS[:3]
 PLAIN = partial(Identity, fields=F, width=D)
 SFG = partial(sfg, fields=F, width=D)
 UNITY = partial(sfg, fields=F, width=D, activation="linear")
-ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3, "tf": 2}
+ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3, "tf": 2, "dhen": 2}
 WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
-NO_BATCH_NORM = ("masknet",)
+NO_BATCH_NORM = ("masknet", "dhen")
 SMALL = {name: {} for name in WITHOUT_NETWORK} | {name: {"hidden": [6, 8]} for name in DECODERS if name not in WITHOUT_NETWORK}
 SMALL["finalmlp"] |= {"second_hidden": [4], "heads": 2, "gate_hidden": [6], "contexts": [["user"], ["item", "tab"]]}
 SMALL["tf"] |= {"easy_hidden": [6]}
 SMALL["masknet"] |= {"blocks": [6, 5]}
+STACKED = [
+    ["cross", {"mlp": {"hidden": [6, 8], "dropout": 0.0}}],
+    [{"transformer": {"dropout": 0.0}}, {"masknet": {"dropout": 0.0}}],
+]
+SMALL["dhen"] = {"layers": STACKED}
 
 
 class TenTimesTheFirst(nn.Module):
@@ -394,7 +399,11 @@ def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_evaluation_is_the_same_bits_every_time_and_needs_no_other_rows(name):
-    drops = {key: {} for key in WITHOUT_NETWORK} | {"crossnet": {"cross_dropout": 0.5}, "masknet": {"dropout": 0.5}}
+    drops = {key: {} for key in WITHOUT_NETWORK} | {
+        "crossnet": {"cross_dropout": 0.5},
+        "masknet": {"dropout": 0.5},
+        "dhen": {"layers": [["mlp", "transformer"]]},
+    }
     decoder, head = made(name, SFG, **drops.get(name, {"dropout": 0.5, "batch_norm": True}))
     inputs = rows(decoder)
     if drops.get(name, True):

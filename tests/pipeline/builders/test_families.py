@@ -46,6 +46,9 @@ CASES += [(name, "rank") for name in SYSTEMS]
 UNUSED = {("denoiser", "rank"): {"model.masks.4"}}
 """Parameters that a step does not read: ranking hides no field, and what hides them goes to the next pre-training as it is."""
 
+FIELDS = {"contrast": "[user_id, item_id]"}
+"""The fields that an objective has to be told."""
+
 DRAWS_PER_RANK = {"denoise"}
 """What these hide is drawn by (seed, step, rank): two ranks hide other values than one."""
 
@@ -65,7 +68,8 @@ def config(logs: dict[bool, Path], family: str) -> Path:
 
 
 def words(family: str, objective: str) -> tuple[str, ...]:
-    return (SMALL | SYSTEMS)[family], f"stages=[{{name: only, objective: {objective}}}]", "train.global_batch_rows=32"
+    stage = f"{{name: only, objective: {objective}, fields: {FIELDS.get(objective, '[]')}}}"
+    return (SMALL | SYSTEMS)[family], f"stages=[{stage}]", "train.global_batch_rows=32"
 
 
 def forward(job: Job, *, learns: bool) -> tuple[Tensor, Any]:

@@ -51,7 +51,7 @@ def features(*fields: dict[str, Any]) -> Features:
 
 
 def small(decoder: str, **encoder: Any) -> RankerConfig:
-    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet"} else {"hidden": [6]}
+    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet", "dhen"} else {"hidden": [6]}
     settings = {"decoder": decoder, "dim": 4, "decoder_options": options, "encoder": encoder or {"kind": "none"}}
     return RankerConfig.model_validate(settings)
 

@@ -14,12 +14,12 @@ OWN = MappingProxyType({"square": abs, "circle": max})
 GROUP = "genctr.shapes"
 
 
-def install(folder: Path, points: str, code: str) -> None:
+def install(folder: Path, points: str, code: str, group: str = GROUP) -> None:
     """A package with entry points, as pip leaves it."""
     info = folder / "shapes-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{points}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{points}\n")
     (folder / "outside_shapes.py").write_text(code)
 
 

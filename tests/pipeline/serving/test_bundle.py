@@ -44,6 +44,7 @@ MODELS = {
         "model.decoder_options={easy_hidden: [8], hidden: [8], ssem: ser, batch_norm: true, dropout: 0.1}",
         "model.head_options={fusion: wsf}",
     ),
+    "apg": ("model.dense={kind: apg, condition: [tab], rank: 2, factors: 4}",),
     "hetegen": ("model={family: denoiser, balance: progress, dim: 4, hidden: 8, layers: 1}", PRETRAINED),
 }
 
@@ -254,23 +255,6 @@ def test_current_cannot_leave_its_folder_and_knows_the_manifest(bundle: Path, tm
         Bundle(str(folder))
 
 
-<<<<<<< HEAD
-def test_scoring_loads_nothing_that_trains() -> None:
-    script = (
-        "import sys, pipeline.serving.scorer\n"
-        "known = {'config', 'serving'}\n"
-        "ours = (m.split('.') for m in sys.modules if m.startswith('pipeline.') and m.count('.') == 2)\n"
-        "print(sorted('.'.join(m) for m in ours if m[1] not in known))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (
-        done.stdout.strip()
-        == "['pipeline.builders.days', 'pipeline.builders.losses', 'pipeline.builders.models', 'pipeline.training.inputs']"
-    )
-
-
-=======
->>>>>>> tests
 def test_rows_without_labels_are_scored(bundle: Path, config: Path, tmp_path: Path) -> None:
     file = next((config.parent / "log" / f"day={DAY}").glob("*.parquet"))
     table = pq.read_table(file, partitioning=None)

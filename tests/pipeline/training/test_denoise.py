@@ -77,7 +77,7 @@ def test_difficulties_move_the_way_of_their_formula_and_labels_weigh_1(config: P
         assert fields[hardest]["weight"] < fields[easiest]["weight"]
 
 
-LONG = "stages=[{name: pretrain, objective: denoise, train: {epochs: 3, dense: {lr: 0.01}}, model: {balance_lr: 0.2}}]"
+LONG = "stages=[{name: pretrain, objective: denoise, train: {epochs: 6, dense: {lr: 0.01}}, model: {balance_lr: 0.2}}]"
 
 
 @pytest.mark.parametrize("noise", some(["mask", "replace"], "mask"))

@@ -1,0 +1,58 @@
+"""`model.dense`: the dense layers of any decoder, by kind, and what is wrong with what a file says of them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from models.apg import APGMLP, APGLinear
+from models.layers import MLP
+from models.registries import DECODERS
+from tests.tiny import built, genctr, train, write_log
+
+APG = "model.dense={kind: apg, rank: 2, factors: 4, condition: [tab, hour]}"
+WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("dense"))
+
+
+@pytest.mark.parametrize("decoder", [name for name in DECODERS if name not in WITHOUT_NETWORK])
+def test_every_network_of_every_decoder_is_of_the_kind(config: Path, tmp_path: Path, decoder: str) -> None:
+    options = "{}" if decoder == "dhen" else "{hidden: [6]}"
+    words = (f"model.decoder={decoder}", f"model.decoder_options={options}", "model.encoder={kind: none}")
+    with built(config, tmp_path / "run", APG, *words) as job:
+        networks = [own for own in job.objective.modules() if isinstance(own, MLP)]
+        layers = [own for network in networks for own in network if isinstance(own, APGLinear)]
+
+        assert {type(own) for own in networks} == {APGMLP}
+        assert {own.generate.in_features for own in layers} == {2 * 4}, "two fields, four wide"
+        assert {own.rank for own in layers} == {2}
+
+
+@pytest.mark.parametrize("condition", ["self", "none", "[tab]"])
+def test_a_run_with_generated_layers_trains(config: Path, tmp_path: Path, condition: str) -> None:
+    done = train(config, tmp_path / "run", f"model.dense={{kind: apg, rank: 2, factors: 4, condition: {condition}}}")
+
+    assert done.code == 0, done.err
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["dense"]
+    assert stored == {"kind": "apg", "rank": 2, "factors": 4, "condition": yaml.safe_load(condition)}
+
+
+@pytest.mark.parametrize(
+    ("dense", "why"),
+    [
+        ("{kind: agp}", "no 'agp'; did you mean 'apg'?"),
+        ("{kind: apg, rnak: 2}", "model.dense: apg: unknown option 'rnak', nearest 'rank'"),
+        ("{kind: plain, rank: 2}", "model.dense: plain: unknown option 'rank'"),
+        ("{kind: apg, condition: [tba]}", "model.dense: apg: condition: no field 'tba'; choose from ['user_id', "),
+        ("{kind: apg, rank: 9, factors: 16}", "rank is 9; expected 1 to 8 for a layer of "),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(config: Path, tmp_path: Path, dense: str, why: str) -> None:
+    done = genctr("train", config, "--out", tmp_path / "run", "--set", f"model.dense={dense}")
+
+    assert done.code == 2
+    assert why in done.err
