@@ -61,8 +61,12 @@ demo: runtime
 
 SYSTEMS = $(filter-out %.schema.yaml,$(wildcard launch/configs/systems/*.yaml))
 
-systems: runtime
+runs/systems-log/synthetic.json: | runtime
+	@# What an interrupted one has left is not a part of this one.
+	@rm -rf runs/systems-log
 	@$(VENV)/bin/genctr synth --out runs/systems-log --days 5 --rows $(SYSTEMS_ROWS) --seed 2026; echo "log made in $$SECONDS s" >&2
+
+systems: runtime runs/systems-log/synthetic.json
 	@at=0; for file in $(SYSTEMS); do \
 	    at=$$((at + 1)); echo "$$at of $(words $(SYSTEMS)): $$file, after $$SECONDS s" >&2; \
 	    $(VENV)/bin/genctr train $$file --out runs/systems/$$(basename $$file .yaml); \

@@ -64,6 +64,16 @@ def test_its_run_is_a_job_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert load(str(tmp_path / "run.yaml"), settings)
 
 
+def test_every_arm_of_the_systems_is_a_run_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    systems = script("systems", monkeypatch)
+
+    assert list(systems.STUDIES) == ["apg", "dhen", "contrast", "contrast-ml"]
+    for study in systems.STUDIES.values():
+        for settings in study.arms.values():
+            assert load(str(ROOT / study.config), [*systems.COMMON, *settings])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_gpu_benchmark_runs_to_its_end_on_a_cpu(

@@ -63,6 +63,7 @@ def test_make_systems_trains_them_all(tmp_path: Path) -> None:
     assert "1 of 2: launch/configs/systems/another.yaml" in told
     assert f"2 of 2: launch/configs/systems/{FILES[0]}" in told
     assert (copy / "runs" / "systems" / "another" / "log.jsonl").is_file()
+    assert "log made" not in run(f"make systems VENV={sys.prefix}", copy), "and again, from what is there"
 
 
 def test_make_systems_has_every_file(tmp_path: Path) -> None:

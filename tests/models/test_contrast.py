@@ -58,6 +58,13 @@ def test_frequent_items_are_lowered_by_their_share():
     assert value.item() == pytest.approx((0.3408 + 0.0441) / 2, abs=1e-4)
 
 
+def test_it_is_the_frequent_item_that_is_lowered():
+    """Equal vectors, q = (1/2, 1/4, 1/4): the softmax of -ln q is (.2, .4, .4)."""
+    counts = [0.0, 2e9, 1e9, 1e9] + [0.0] * (ROWS - 4)
+    value, _ = called(loss_of(counts), torch.ones(3, 2), torch.ones(3, 2), [1, 2, 3], [1, 2, 3])
+    assert value.item() == pytest.approx(-(math.log(0.2) + 2 * math.log(0.4)) / 3, abs=1e-4)
+
+
 def test_a_constant_factor_of_all_shares_changes_nothing():
     """As often as items outside the step occur, so much smaller is every share in it."""
     user_BD, item_BD = vectors()

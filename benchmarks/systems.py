@@ -1,0 +1,244 @@
+"""The systems of docs/systems.md, arm by arm, on public logs, each difference to `plain` seed by seed.
+
+    python benchmarks/systems.py apg --seeds 3            generated dense layers, KuaiRand's is_click, by tab too
+    python benchmarks/systems.py dhen --seeds 3           stacks of modules, KuaiRand's is_click
+    python benchmarks/systems.py contrast --seeds 3       contrastive pre-training, KuaiRand's is_click
+    python benchmarks/systems.py contrast-ml --seeds 3    the same on a tenth of MovieLens-1M, pre-trained on the other pairs
+
+Every arm trains once over the same days, pre-training before that where it has one, and is scored once on the test day; no
+setting was tuned on it. What `--results` holds is not run again. Slices are of the test day: by tab, and by how often the row's
+user or item occurs in the training days. MovieLens has random folds and no time here, so that its other pairs, which know no
+rating, may stand for broader data.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from grid import DATA, ROOT, paired, read, spread
+from nextday import LOGS, PRETRAIN
+
+sys.path.insert(0, str(ROOT))
+
+from data.days import write_day
+from pipeline.training.metrics import auc_by_group
+
+COMMON = ("data.validation=[]", "train.progressive_validation=false", "checkpoint.asynchronous=false")
+DENOISED = (
+    f"stages=[{PRETRAIN}, model: {{family: denoiser, hidden: 32, layers: 2}}}}, "
+    "{name: rank, load: {stage: pretrain, parts: tables, rescale: 0.05}}]"
+)
+
+
+def apg(condition: str) -> tuple[str, ...]:
+    """DCN V2 whose network has generated weights."""
+    return (f"model.dense={{kind: apg, rank: 4, factors: 32, condition: {condition}}}",)
+
+
+def dhen(layers: str) -> tuple[str, ...]:
+    """A stack instead of DCN V2."""
+    return "model.decoder=dhen", f"model.decoder_options={{layers: {layers}}}"
+
+
+def contrast(item: str, passes: int, days: str = "") -> tuple[str, ...]:
+    """Both id tables learn from pairs first, on the days of the run or on others."""
+    data = f"data: {{days: {days}}}, " if days else ""
+    tables = "tables: {weight_decay: 0.0, init: {kind: normal, scale: 0.05}}"
+    train = f"train: {{epochs: {passes}, global_batch_rows: 2048}}"
+    pairs = f"{{name: pairs, objective: contrast, fields: [user_id, {item}], {data}{tables}, {train}}}"
+    return (f"stages=[{pairs}, {{name: rank, load: {{stage: pairs, parts: tables, rescale: 0.05}}}}]",)
+
+
+def contrast_arms(item: str, days: str = "") -> dict[str, tuple[str, ...]]:
+    """One pass, five of them, and one pass after a pre-training of so many."""
+    passes = {f"pairs x {count}": contrast(item, count, days) for count in (1, 5, 10)}
+    return {"plain": (), "five passes": ("train.epochs=5",), **passes, "denoised": (DENOISED,)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared on which log.
+
+    Args:
+        config: the run file. label, item: columns. days, test: of the log. slices: further columns whose values are slices.
+        arms: what differs from the run file. log: makes the log in a folder, where it is not there as it should be.
+    """
+
+    config: str
+    label: str
+    item: str
+    days: tuple[str, ...]
+    test: str
+    arms: dict[str, tuple[str, ...]]
+    slices: tuple[str, ...] = ()
+    log: Callable[[Path], Path] = lambda _: DATA / "kuairand"
+
+
+def movielens(folder: Path) -> Path:
+    """Folds 0 to 7, fold 9, and the pairs that are not in the tenth, each as a day."""
+    source = DATA / "ml-1m-tenth"
+    users, items = (pq.read_table(source / f"{name}.parquet") for name in ("users", "items"))
+    known = items.select(["item_id", "year"]), dict(zip(items["item_id"].to_pylist(), items["genres"].to_pylist(), strict=True))
+    rated = pq.read_table(source / "ratings.parquet").join(users, "user_id").join(known[0], "item_id")
+    genres = pa.array([known[1].get(item) or [] for item in rated["item_id"].to_pylist()], pa.list_(pa.string()))
+    rated = rated.append_column("genres", genres)
+    pairs = pq.read_table(source / "pairs.parquet")
+    pairs = pairs.filter(pc.invert(pairs["in_tenth"])).select(["user_id", "item_id"])
+    days = {
+        "2000-01-01": rated.filter(pc.less(rated["fold"], 8)),
+        "2000-01-02": rated.filter(pc.equal(rated["fold"], 9)),
+        "2000-01-03": pairs.append_column("label", pa.array(np.ones(len(pairs), np.int8))),
+    }
+    for day, table in days.items():
+        write_day(str(folder / f"day={day}"), [table])
+    return folder
+
+
+KUAIRAND = {
+    "config": "launch/configs/kuairand.yaml",
+    "label": "is_click",
+    "item": "video_id",
+    "days": tuple(LOGS["kuairand"]["days"]),
+    "test": "2022-05-08",
+    "slices": ("tab",),
+}
+STACKS = {
+    **{f"{name} twice": dhen(f"[[{name}], [{name}]]") for name in ("mlp", "transformer", "masknet", "cross")},
+    "mlp and cross": dhen("[[mlp, cross]]"),
+}
+STUDIES = {
+    "apg": Study(
+        **KUAIRAND,
+        arms={
+            "plain": (),
+            "apg static": apg("none"),
+            "apg self": apg("self"),
+            "apg fields": apg("[tab, user_active_degree]"),
+        },
+    ),
+    "dhen": Study(**KUAIRAND, arms={"plain": (), "dhen": dhen("[[mlp, transformer], [mlp, masknet]]"), **STACKS}),
+    "contrast": Study(**KUAIRAND, arms=contrast_arms("video_id")),
+    "contrast-ml": Study(
+        "benchmarks/configs/ml1m.yaml",
+        "label",
+        "item_id",
+        ("2000-01-01",),
+        "2000-01-02",
+        contrast_arms("item_id", "2000-01-03"),
+        log=movielens,
+    ),
+}
+
+
+def masks_of(study: Study, root: Path) -> dict[str, np.ndarray]:
+    """The slices of the test day's rows, in the order of its files."""
+
+    def rows(day: str, columns: list[str]) -> pa.Table:
+        files = sorted((root / f"day={day}").glob("*.parquet"))
+        return pa.concat_tables(pq.read_table(file, columns=columns, partitioning=None) for file in files)
+
+    ids = ["user_id", study.item]
+    tested = rows(study.test, [*ids, *study.slices])
+    found = {"all": np.ones(len(tested), dtype=bool)}
+    for column in study.slices:
+        values = tested[column].to_numpy()
+        found |= {f"{column} {value}": values == value for value in np.unique(values) if (values == value).mean() > 0.02}
+    trained = pa.concat_tables(rows(day, ids) for day in study.days)
+    for column in ids:
+        values, counts = np.unique(trained[column].to_numpy(), return_counts=True)
+        known = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        count = np.array([known.get(value, 0) for value in tested[column].to_pylist()])
+        found |= {f"{column} unseen": count == 0, f"{column} 1-9": (count > 0) & (count < 10), f"{column} 10+": count >= 10}
+    return found
+
+
+def run(study: Study, arm: str, seed: int, root: Path, masks: dict[str, np.ndarray]) -> dict | None:
+    """Train, evaluate and slice one arm."""
+    words = [
+        f"data.root={root}",
+        *COMMON,
+        *study.arms[arm],
+        f"seed={seed}",
+    ]
+    settings = [word for setting in words for word in ("--set", setting)]
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            ["train", study.config, "--out", f"{folder}/run", "--quiet", *settings],
+            ["evaluate", f"{folder}/run", "--days", study.test, "--predictions", f"{folder}/scores", "--quiet"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "launch", *command], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                print(f"{arm} seed {seed} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+                return None
+        events = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
+        scored = pq.read_table(Path(folder, "scores"), partitioning=None)
+    order = np.lexsort((scored["row"].to_numpy(), scored["file"].cast(pa.string()).to_numpy(zero_copy_only=False)))
+    logit, label = (torch.tensor(scored[f"{study.label}_{kind}"].to_numpy()[order]) for kind in ("logit", "label"))
+    metrics = next(event["metrics"] for event in reversed(events) if event["event"] == "evaluated")[study.label]
+    line = {name: metrics[name] for name in ("gauc", "logloss", "calibration")}
+    for name, mask in masks.items():
+        own = torch.from_numpy(mask)
+        ones = torch.ones(int(own.sum()))
+        if len(ones) and 0 < label[own].float().mean() < 1:
+            line[name] = float(auc_by_group(logit[own].double(), label[own], ones, torch.zeros(len(ones)).long())[0][0])
+    return {**line, "seconds": sum(event["seconds"] for event in events if event["event"] == "trained")}
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "systems.jsonl")
+    arguments = parser.parse_args()
+    study, arms = STUDIES[arguments.study], arguments.arms or list(STUDIES[arguments.study].arms)
+    known = {(line["name"], line["seed"]) for line in read(arguments.results)}
+    cells = [(arm, 2026 + seed) for seed in range(arguments.seeds) for arm in arms]
+    todo = [(arm, seed) for arm, seed in cells if (f"{arguments.study} {arm}", seed) not in known]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        if todo:
+            root = study.log(Path(folder))
+            masks = masks_of(study, root)
+
+        def one(cell: tuple[str, int]) -> None:
+            line = run(study, *cell, root, masks)
+            if line is not None:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps({"name": f"{arguments.study} {cell[0]}", "seed": cell[1], **line}) + "\n")
+                print(f"{cell[0]:16} seed {cell[1]}  AUC {line['all']:.4f}  {line['seconds']:.0f} s", flush=True)
+
+        list(pool.map(one, todo))
+    lines = read(arguments.results)
+    by_arm = {arm: {own["seed"]: own for own in lines if own["name"] == f"{arguments.study} {arm}"} for arm in arms}
+    by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
+    base = by_arm.get("plain", {})
+    print("\n| arm | seeds | AUC | to plain | logloss | GAUC | to plain | s |\n" + "|---" * 8 + "|")
+    for arm, rows in by_arm.items():
+        auc, loss, gauc = (spread([row[key] for row in rows.values()]) for key in ("all", "logloss", "gauc"))
+        seconds = sum(row["seconds"] for row in rows.values()) / len(rows)
+        to_plain = ["-" if arm == "plain" else paired(rows, base, key) for key in ("all", "gauc")]
+        print(f"| {arm} | {len(rows)} | {auc} | {to_plain[0]} | {loss} | {gauc} | {to_plain[1]} | {seconds:.0f} |")
+    slices = [key for key in next(iter(by_arm.values()))[min(next(iter(by_arm.values())))] if " " in key]
+    print("\n| AUC, to plain | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
+    for arm, rows in by_arm.items():
+        cells_of = [spread([r[key] for r in rows.values()]) if arm == "plain" else paired(rows, base, key) for key in slices]
+        print(f"| {arm} | " + " | ".join(cells_of) + " |")
+
+
+if __name__ == "__main__":
+    main()
