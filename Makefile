@@ -64,7 +64,7 @@ SYSTEMS = $(filter-out %.schema.yaml,$(wildcard launch/configs/systems/*.yaml))
 runs/systems-log/synthetic.json: | runtime
 	@# What an interrupted one has left is not a part of this one.
 	@rm -rf runs/systems-log
-	@$(VENV)/bin/genctr synth --out runs/systems-log --days 5 --rows $(SYSTEMS_ROWS) --seed 2026; echo "log made in $$SECONDS s" >&2
+	@$(VENV)/bin/genctr synth --out runs/systems-log --days 5 --rows $(SYSTEMS_ROWS) --seed 2026 --events; echo "log made in $$SECONDS s" >&2
 
 systems: runtime runs/systems-log/synthetic.json
 	@at=0; for file in $(SYSTEMS); do \

@@ -14,7 +14,6 @@ from models.sparse import table_dims
 from models.table_names import table_of
 from pipeline.builders.job import Job
 from pipeline.config.stages import LoadConfig
-from pipeline.distributed.shard import ShardedTable
 
 PART = 2**16
 """[rows] of a table that are looked at together."""
@@ -61,34 +60,41 @@ def transfer(job: Job, load: LoadConfig) -> Transferred:
             job.checkpoints.restore(mark, {"ids": maps}, some=True)
         job.ids.check_shapes()
     if load.rescale is not None:
-        dims, moments = table_dims(job.sharded.model), {moment.key: moment for _, moment in job.sharded.moments()}
-        for name, source in pairs.items():
+        dims, moved = table_dims(job.sharded.model), _moved(job, load.stage, pairs)
+        for name in pairs:
             if isinstance(here[name], ShardedTensor):
-                moved = _moved(job, load.stage, moments.get(name), source)
-                rescale(here[name], load.rescale, columns=dims[_short(name)], moved=moved)
+                rescale(here[name], load.rescale, columns=dims[_short(name)], moved=moved.get(name))
     told = Transferred([_short(name) for name in pairs], [_short(name) for name in here if name not in pairs])
     job.sharded.model.load_state_dict(here)  # which renames what it is given
     return told
 
 
 @torch.no_grad()
-def _moved(job: Job, stage: str, moment: ShardedTable | None, source: str) -> list[Tensor] | None:
-    """Which rows of a table an earlier stage has trained, by shard of this rank; None: its optimizer does not say. Collective.
+def _moved(job: Job, stage: str, pairs: Mapping[str, str]) -> dict[str, list[Tensor]]:
+    """Which rows of the tables of this rank an earlier stage has trained, by shard; not of those whose optimizer does not say.
+    Collective.
 
     The moments of this stage's optimizer are room to read the earlier one's; then they are again what they begin with.
+
+    Args:
+        pairs: the names in this model, and in the earlier one.
     """
     mark = job.checkpoints.pinned(stage)
-    key, moment_name = f"tables.{source}", f"{_short(source)}.momentum1"
-    if moment is None or mark is None or moment.whole.dim() != 1:
-        return None
-    if job.checkpoints.sizes(mark, "optimizer").get(f"state.{key}.{moment_name}") != moment.size:
-        return None
-    job.checkpoints.restore(mark, {"optimizer": {"state": {key: {moment_name: moment.whole}}}}, some=True)
-    earlier = next(own for own in job.stages if own.name == stage).config
-    begun = earlier.tables.of(_short(source)).initial_accumulator
-    moved = [shard.values.ne(begun).cpu() for shard in moment.shards]
-    for shard in moment.shards:
-        shard.values.fill_(job.sharded.accumulators.get(moment.name, 0.0))
+    assert mark is not None, "it was loaded"
+    sizes, state, read = job.checkpoints.sizes(mark, "optimizer"), {}, {}
+    for _, moment in job.sharded.moments():  # of tables that this rank has a part of: another rank may have others
+        source = pairs.get(moment.key, "")
+        key, name = f"tables.{source}", f"{_short(source)}.momentum1"
+        if moment.whole.dim() == 1 and sizes.get(f"state.{key}.{name}") == moment.size:
+            state[key], read[moment.key] = {name: moment.whole}, moment
+    job.checkpoints.restore(mark, {"optimizer": {"state": state}}, some=True)
+    earlier = next(own for own in job.stages if own.name == stage).config.tables
+    moved = {}
+    for name, moment in read.items():
+        begun = earlier.of(moment.name).initial_accumulator
+        moved[name] = [shard.values.ne(begun).cpu() for shard in moment.shards]
+        for shard in moment.shards:
+            shard.values.fill_(job.sharded.accumulators.get(moment.name, 0.0))
     return moved
 
 

@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "systems.md").read_text()
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("systems") / "log"
-    write(str(folder), days=5, rows=300, seed=2026, users=60, items=40)
+    write(str(folder), days=5, rows=300, seed=2026, users=60, items=40, events=True)
     return folder
 
 

@@ -12,7 +12,7 @@ from pipeline.jobs.train import run
 from pipeline.training.loop import TrainState
 from pipeline.training.lr_schedule import Schedule
 from tests.jobs import events, final_tensors, flat
-from tests.tiny import built, some, train, write_log
+from tests.tiny import built, process, some, train, write_log
 
 FIRST = "{name: pretrain, objective: denoise, tables: {init: {kind: normal, scale: 0.05}}}"
 DENOISER = "model={family: denoiser, dim: 4, hidden: 8, layers: 1}"
@@ -66,6 +66,18 @@ def test_tables_go_to_a_decoder_that_pools_them_and_are_rescaled(config: Path, t
         torch.testing.assert_close(after[name], value * (0.5 / value[moved].square().mean().sqrt()))
     assert left > 40_000, "rows that were never trained do not say how large a table is"
     assert "user_id_linear" in events(tmp_path / "run", "stage")[0]["fresh"]
+
+
+def test_two_ranks_rescale_by_the_same_rows_as_one(config: Path, tmp_path: Path) -> None:
+    """Each has tables, and so moments, that the other has not."""
+    stages = f"stages=[{FIRST}, {{name: rank, load: {{stage: pretrain, parts: tables, rescale: 0.5}}, {STAY}}}]"
+    words = ["train", config, "--quiet", *(word for own in (DENOISER, stages) for word in ("--set", own))]
+    for ranks in (1, 2):
+        done = process(*words, "--out", tmp_path / f"{ranks}", "--set", f"train.ranks={ranks}", folder=tmp_path)
+        assert done.code == 0, done.err
+    one, two = (weights(tmp_path / f"{ranks}", "rank") for ranks in (1, 2))
+    for name in filter(is_table, one):
+        assert two[name].square().mean() == pytest.approx(one[name].square().mean(), rel=0.02), name
 
 
 @pytest.mark.parametrize(
