@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from models.decoders.cross import CrossOptions
 from models.field_embedding import Field, FieldEmbedding
-from models.heads import LinearHead
+from models.heads.base import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import MLPOptions, flat
 from models.ranker import Ranker

@@ -2,7 +2,7 @@
 
     python benchmarks/spectra.py --seeds 5
 
-KuaiRand, twelve days, 50,000 rows of the day after are looked at (`genctr diagnose`). `pre-trained` hands the tables of two
+KuaiRand, twelve days; the 13,687 rows of the day after are looked at (`genctr diagnose`). `pre-trained` hands the tables of two
 denoising passes to dcnv2 and trains the network over them as they are; `pre-trained, then trained` trains the tables too.
 `fm` and `fm sfg` are of the decoder that generating changes most.
 """

@@ -35,7 +35,7 @@ import yaml
 
 from data.batch import Batch
 from models.inputs import FieldVectors
-from models.losses import Targets, losses_of
+from models.losses.base import Targets, losses_of
 from pipeline.builders.job import Job, build
 from pipeline.config.run import load
 from pipeline.distributed.world import world

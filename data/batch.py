@@ -52,6 +52,8 @@ class Batch(Pipelineable):
         Ids are table rows; those of managed tables raw ids until they are mapped, see `ids_mapped`.
         numbers (B, N) float32, vectors (B, sum of widths) float32, labels (B, T) float32,
         weights (B, T) float32: row weight times the target's `valid_where` mask, groups (B,) int64.
+        offsets (B, T) float32, if a log lacks some of a target's rows of label 0: -ln of the share that is left, by which
+        logits of the rows as they lie here are above those of the whole log.
         days (B,) int64 [days since 1970] of each row's event, if a managed table has a TTL.
         times (B,) float64 [s since 1970] of each row's event, if events carry times.
         payloads: sequence field -> what its events carry next to their ids, as the schema's `payload` declares it: `time` (N,)
@@ -78,6 +80,7 @@ class Batch(Pipelineable):
     cursor: Cursor
     tally: Tally
     origin: Tensor | None = None
+    offsets: Tensor | None = None
     days: Tensor | None = None
     times: Tensor | None = None
     payloads: dict[str, dict[str, Tensor]] = field(default_factory=dict)

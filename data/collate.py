@@ -65,6 +65,9 @@ class Collate:
         )
         self._carrying = [field for field in features.schema.fields if field.name in features.payloads]
         self._timed = any(own.time is not None for own in features.payloads.values())
+        sequences = [own for own in features.schema.fields if isinstance(own, SequenceField)]
+        leading = {own.events_of for own in sequences}
+        self._leaders = {own.name: own for own in sequences if own.name in leading}
         self._checked: pa.Schema | None = None
         self._ones = torch.ones(0, dtype=torch.int64)
 
@@ -135,6 +138,7 @@ class Collate:
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(weights),
             groups=torch.from_numpy(groups),
+            offsets=self._offsets(columns, count),
             days=days,
             times=times,
             payloads=payloads,
@@ -158,7 +162,9 @@ class Collate:
         for target, label in enumerate(self._schema.targets):
             counts = _counts(label, columns)
             values = values_of(columns[label.column])
-            if label.positive_above is None:
+            if label.kind == "amount":
+                wrong, expected = ~(np.isfinite(values) & (values >= 0)), "a finite number, 0 or more, in every row that counts"
+            elif label.positive_above is None:
                 wrong, expected = ~((values == 0) | (values == 1)), "0 or 1 in every row that counts for the target"
             else:
                 wrong, expected = np.isnan(values), "a number in every row that counts for the target"
@@ -169,11 +175,28 @@ class Collate:
                 wrong &= counts
                 values = np.where(counts, values, 0)
                 weights[:, target] *= counts
-            other = label.positive_above is None and not missing[wrong].all()  # a value that is there, and is no label
+            binary = label.kind == "binary" and label.positive_above is None
+            other = binary and not missing[wrong].all()  # a value that is there, and is no label
             hint = label_hint(label) if other else None
             refuse(wrong, f"the label of target {label.target!r}", label.column, expected, hint=hint)
             labels[:, target] = values
         return labels, weights
+
+    def _offsets(self, columns: Columns, count: int) -> torch.Tensor | None:
+        """(B, T) -ln of the share of the target's rows of label 0 that are in the log; None if all are."""
+        if all(label.sampling_rate is None for label in self._schema.targets):
+            return None
+        offsets = np.zeros((count, len(self._schema.targets)), dtype=np.float32)
+        for at, label in enumerate(self._schema.targets):
+            if isinstance(label.sampling_rate, str):
+                column = columns[label.sampling_rate]
+                rates = values_of(column).astype(np.float64)
+                wrong = ~((rates > 0) & (rates <= 1)) | nulls(column)
+                refuse(wrong, f"the sampling rate of target {label.target!r}", label.sampling_rate, "more than 0, at most 1")
+                offsets[:, at] = -np.log(rates)
+            elif label.sampling_rate is not None:
+                offsets[:, at] = -np.log(label.sampling_rate)
+        return torch.from_numpy(offsets)
 
     def _row_weights(self, columns: Columns, count: int) -> Floats:
         name = self._schema.weight
@@ -261,9 +284,10 @@ class Collate:
         """The table rows of these fields, key after key, in one preallocated tensor; `kept` gets the lists they are of."""
         # Lists first: only their lengths say how long the tensor is.
         lists = {
-            at: self._list(field, columns) for at, field in enumerate(fields) if isinstance(field, IdsField | SequenceField)
+            at: self._list(field, columns, kept)
+            for at, field in enumerate(fields)
+            if isinstance(field, IdsField | SequenceField)
         }
-        kept.update((fields[at].name, own) for at, own in lists.items())
         sizes = [len(lists[at].elements) if at in lists else count for at in range(len(fields))]
         values = torch.empty(sum(sizes), dtype=torch.int64)
         rest = values.numpy()
@@ -313,11 +337,31 @@ class Collate:
         if missing is not None:
             out[missing] = MISSING
 
-    def _list(self, field: AnyField, columns: Columns) -> Lists:
+    def _list(self, field: IdsField | SequenceField, columns: Columns, kept: dict[str, Lists]) -> Lists:
+        """The ids of every row that count, see `_own_list`, or what belongs to those of another; `kept` has all lists."""
+        if field.name not in kept:
+            leader = field.events_of if isinstance(field, SequenceField) else None
+            if leader is None:
+                kept[field.name] = self._own_list(field, columns)
+            else:
+                own = self._list(self._leaders[leader], columns, kept)
+                kept[field.name] = self._beside(field.column, own, self._leaders[leader], columns)
+        return kept[field.name]
+
+    def _beside(self, column: str, events: Lists, leader: SequenceField, columns: Columns) -> Lists:
+        """What a column has of the events that are kept of another sequence."""
+        lengths, elements = lists_of(columns[column])
+        whole, _ = lists_of(columns[leader.column])
+        expected = f"one value for every event of {leader.column!r}"
+        refuse(lengths != whole, "the list", column, expected, measure="values")
+        if len(events.elements) < len(elements):
+            elements = elements.take(pa.array(events.places))
+        return Lists(events.lengths, elements, events.places)
+
+    def _own_list(self, field: IdsField | SequenceField, columns: Columns) -> Lists:
         """The ids of every row that count: not null, of the past, and not too many."""
-        assert isinstance(field, IdsField | SequenceField)
         lengths, elements = lists_of(columns[field.column])
-        carries = field.name in self.features.payloads
+        carries = field.name in self.features.payloads or field.name in self._leaders
         lists = Lists(lengths, elements, np.arange(len(elements)) if carries else None)
         if isinstance(field, SequenceField) and field.time is not None:
             lists = lists.keep(self._is_past(field, lists, columns))
@@ -335,15 +379,11 @@ class Collate:
         """What the events carry, in the order of the ids that were kept."""
         assert isinstance(field, SequenceField)
         assert field.payload is not None
-        whole, _ = lists_of(columns[field.column])
+        unit = self._schema.time.unit if self._schema.time is not None else "s"
         found = {}
         for name, column in field.payload.columns():
-            lengths, elements = lists_of(columns[column])
-            expected = f"one value for every event of {field.column!r}"
-            refuse(lengths != whole, "the list", column, expected, measure="values")
-            kept = elements.take(pa.array(events.places)) if len(events.elements) < len(elements) else elements
-            unit = self._schema.time.unit if self._schema.time is not None else "s"
-            values, wrong, expected = values_of_events(name, field.payload, kept, unit)
+            carried = self._beside(column, events, field, columns)
+            values, wrong, expected = values_of_events(name, field.payload, carried.elements, unit)
             if wrong.any():
                 refuse(segment_sums(wrong, events.lengths) > 0, "the list", column, expected)
             found[name] = torch.from_numpy(values)

@@ -236,6 +236,10 @@ class SequenceField(_Ids):
     payload: Payload | None = None
     """What the events carry besides their ids. Left out: nothing."""
 
+    events_of: Name | None = None
+    """The sequence whose events these are further ids of, such as their authors: a list as long, of which the same events are
+    read. A null is then a missing id, with row 0 of the table. Left out: events of their own."""
+
     @model_validator(mode="before")
     @classmethod
     def _the_model_says_how_it_pools(cls, values: Any) -> Any:
@@ -289,13 +293,25 @@ AnyField: TypeAlias = Annotated[AnyIds | NumberField | VectorField, Field(discri
 
 
 class Label(Section):
-    """A target: what a model learns to predict, 0 or 1."""
+    """A target: what a model learns to predict."""
 
     column: str
-    """The column with 0 or 1 (or false and true) in every row; with `positive_above`, any numbers."""
+    """The column with 0 or 1 (or false and true) in every row; with `positive_above` any numbers, of an amount 0 or more."""
 
     target: Name = Field(default_factory=lambda values: values["column"], validate_default=True)
     """What the target is called in logs and reports: letters, digits, _ and -. Left out: as the column."""
+
+    kind: Literal["binary", "amount"] = "binary"
+    """binary: whether something happened; the model learns its probability. amount: how much of something there was, 0 or more,
+    such as seconds watched or money spent; the model learns its mean, by a loss for amounts."""
+
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """[1] factor of the target in every loss; metrics do not know it."""
+
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | str | None = None
+    """[1] the share of the rows with label 0 that is left in the log, if not all of them are; or the column that says it row
+    by row. The model learns the probabilities of the whole log, and a bundle's scores are these. Losses and metrics are of the
+    rows as they lie here; `calibration_whole` is of the whole log."""
 
     positive_above: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """[1] the label is 1 where the column is greater than this, else 0: 0 for -1 and 1 or for a count, 3 for stars of which 4
@@ -303,6 +319,13 @@ class Label(Section):
 
     valid_where: str | None = None
     """Only rows where this column is 1 (or true) count for the target; in the others the label may be missing."""
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> "Label":
+        for key in ("positive_above", "sampling_rate"):
+            if self.kind == "amount" and getattr(self, key) is not None:
+                raise BadValue(f"an amount is learnt as it is: leave {key} out, or say kind: binary", key)
+        return self
 
 
 class Time(Section):
@@ -484,9 +507,11 @@ class Schema(Section):
             if isinstance(field, AnyIds) and field.managed and field.managed.ttl_days and self.time is not None:
                 yield self.time.column, "integers or timestamps", _is_time
         for label in self.targets:
-            for column in (label.column, label.valid_where):
-                if column is not None:
-                    yield column, "0 and 1, or false and true", _is_number
+            yield label.column, "numbers" if label.kind == "amount" else "0 and 1, or false and true", _is_number
+            if label.valid_where is not None:
+                yield label.valid_where, "0 and 1, or false and true", _is_number
+            if isinstance(label.sampling_rate, str):
+                yield label.sampling_rate, "numbers", _is_number
         if self.weight is not None:
             yield self.weight, "numbers", _is_number
         if self.group is not None:
@@ -506,9 +531,13 @@ class Schema(Section):
                 _check_table(field, names, at)
             if isinstance(field, SequenceField):
                 self._check_times(field, at)
+                _check_events_of(field, names, at)
         targets = self.target_names
         if len(set(targets)) < len(targets):
             raise BadValue(f"two labels have the same target: {', '.join(targets)}", "labels")
+        if self.targets[0].kind == "amount":
+            where = ("label", "kind") if self.label is not None else ("labels", 0, "kind")
+            raise BadValue("gates and early stopping look at the first target: name one of kind binary first", *where)
         self._check_pools()
         return self
 
@@ -540,6 +569,23 @@ def _check_table(field: AnyIds, names: dict[str, AnyField], at: int) -> None:
     owners = [name for name, other in names.items() if isinstance(other, AnyIds) and other.table is None]
     if field.table not in owners:
         raise BadValue(f"no field {field.table!r} with a table; {nearest(field.table, owners)}", "fields", at, "table")
+
+
+def _check_events_of(field: SequenceField, names: dict[str, AnyField], at: int) -> None:
+    if field.events_of is None:
+        return
+    leader = names.get(field.events_of)
+    if not isinstance(leader, SequenceField) or leader.events_of is not None:
+        known = [name for name, own in names.items() if isinstance(own, SequenceField) and own.events_of is None]
+        raise BadValue(
+            f"no sequence {field.events_of!r} with events; {nearest(field.events_of, known)}", "fields", at, "events_of"
+        )
+    for key in ("time", "payload"):
+        if getattr(field, key) is not None:
+            raise BadValue(f"the events are those of {leader.name!r}: say {key} there", "fields", at, key)
+    for key in ("length", "on_overflow"):
+        if getattr(field, key) != getattr(leader, key):
+            raise BadValue(f"the events are those of {leader.name!r}: give both the same {key}", "fields", at, key)
 
 
 # --- Arrow types ---

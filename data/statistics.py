@@ -42,7 +42,8 @@ class Statistics:
         moments: standardised number -> mean and deviation.
         edges: bucketed number -> the inner edges of its buckets, ascending, float64.
         kinds: table -> what its ids are, "integers" or "strings", because 7 and "7" are two ids; None: nothing but nulls yet.
-        labels: target -> the weight of its rows with label 1, and of all its rows.
+        labels: target -> the weight of its rows times their labels, and the weight of all its rows; of the whole log if rows of
+            label 0 were left out.
     """
 
     vocabularies: dict[str, pa.Array] = field(default_factory=dict)
@@ -65,8 +66,8 @@ class Statistics:
     def columns(schema: Schema) -> list[str]:
         """The columns that `fit` reads."""
         fields = [own.column for own in schema.fields if _needs_fitting(_owner(schema, own))]
-        labels = [name for own in schema.targets for name in (own.column, own.valid_where, schema.weight) if name is not None]
-        return list(dict.fromkeys([*fields, *labels]))
+        labels = [name for own in schema.targets for name in (own.column, own.valid_where, own.sampling_rate, schema.weight)]
+        return list(dict.fromkeys([*fields, *(name for name in labels if isinstance(name, str))]))
 
     @property
     def fitted(self) -> set[str]:
@@ -87,6 +88,11 @@ class Statistics:
         """The logit of a target's base rate, ln((n1 + 1/2) / (n0 + 1/2)): finite without a click, and without a row 0."""
         ones, rows = self.labels.get(target, (0.0, 0.0))
         return math.log((ones + 0.5) / (rows - ones + 0.5))
+
+    def mean(self, target: str) -> float:
+        """The mean of a target; 0 without a row."""
+        total, rows = self.labels.get(target, (0.0, 0.0))
+        return total / rows if rows else 0.0
 
     def save(self, folder: str) -> None:
         """Store as `statistics.json` and one Parquet file a vocabulary, all with their SHA-256; the JSON is written last, so it
@@ -222,21 +228,29 @@ def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SA
 
 
 def _label_weights(batch: pa.RecordBatch, target: Label, weight: str | None) -> tuple[float, float]:
-    """The weight of a target's rows with label 1, and of all that count; training reports the bad ones."""
+    """The weight of a target's rows times their labels, and of all that count; training reports the bad ones."""
     column = batch.column(target.column)
     values = values_of(column).astype(np.float64)
     weights = np.ones(len(values))
     if weight is not None:
         weights = values_of(batch.column(weight)).astype(np.float64)
         weights = np.where(np.isfinite(weights) & (weights >= 0) & ~nulls(batch.column(weight)), weights, 0.0)
-    if target.positive_above is None:
+    if target.kind == "amount":
+        counts = np.isfinite(values) & (values >= 0) & ~nulls(column)
+    elif target.positive_above is None:
         counts = ((values == 0) | (values == 1)) & ~nulls(column)
     else:
         counts, values = ~np.isnan(values) & ~nulls(column), (values > target.positive_above).astype(np.float64)
     if target.valid_where is not None:
         where = batch.column(target.valid_where)
         counts &= (values_of(where).astype(np.float64) == 1) & ~nulls(where)
-    return float(weights[counts & (values == 1)].sum()), float(weights[counts].sum())
+    if isinstance(target.sampling_rate, str):
+        rates = values_of(batch.column(target.sampling_rate)).astype(np.float64)
+        counts &= (rates > 0) & (rates <= 1)
+    else:
+        rates = np.full(len(values), target.sampling_rate or 1.0)
+    values, weights, rates = values[counts], weights[counts], rates[counts]
+    return float((weights * values).sum()), float((weights * np.where(values == 0, 1 / rates, 1.0)).sum())
 
 
 class _Counter:

@@ -6,6 +6,9 @@ U users, I items, K latent directions. The truth of one row is
             - price_weight * z(log price) + history_weight * mean over the user's history of (shape_d[j] . shape_d[i])
     is_click ~ Bernoulli(sigmoid(logit))
 
+With `events`, a click may be followed by more: a long view, a like and seconds of watching, which depend on taste and quality
+too; and every event of a history says what the user did and of which category the item was.
+
 `shape_d = cos(a d) shape + sin(a d) other_shape` turns slowly with the day d, and new items appear every day, so yesterday's
 model is a little wrong today. Ours; nothing is copied from a real log.
 """
@@ -38,6 +41,9 @@ NULL_PRICES = 0.02
 DRIFT = 0.05
 """[radians a day] by which the items' latent directions turn."""
 
+CLICK, LONG_VIEW, LIKE = 1, 2, 4
+"""The bits of what a user did with an item."""
+
 # How far each part of the truth can move the logit: standard deviations. Chosen so that the best reachable AUC is near .78
 # and most of it can be learned from a quarter of a million rows.
 BIAS, MOOD, QUALITY, TASTE, CATEGORY_HOUR, TAB, DEVICE, PRICE, AFFINITY = -1.3, 0.5, 0.7, 0.35, 0.5, 0.35, 0.25, 0.45, 0.4
@@ -48,12 +54,13 @@ class Events:
     """Clicks of the past, sorted by user and, within a user, by time.
 
     Shape:
-        users, items, times_ms: (clicks,) each.
+        users, items, times_ms, actions: (clicks,) each. The bits of an action: CLICK, LONG_VIEW, LIKE.
     """
 
     users: Ints
     items: Ints
     times_ms: Ints
+    actions: Ints
 
     def then(self, later: "Events") -> "Events":
         """These and `later` clicks, keeping the newest `HISTORY` of each user."""
@@ -62,8 +69,8 @@ class Events:
         users = users[order]
         from_the_end = np.searchsorted(users, users, side="right") - np.arange(len(users))
         order = order[from_the_end <= HISTORY]
-        items, times_ms = np.concatenate([self.items, later.items]), np.concatenate([self.times_ms, later.times_ms])
-        return Events(users[from_the_end <= HISTORY], items[order], times_ms[order])
+        pairs = ((self.items, later.items), (self.times_ms, later.times_ms), (self.actions, later.actions))
+        return Events(users[from_the_end <= HISTORY], *(np.concatenate(pair)[order] for pair in pairs))
 
     def offsets(self, users: int) -> Ints:
         """Where each user's clicks begin, and where the last ends: (users + 1,)."""
@@ -78,9 +85,11 @@ class World:
         users: [users] U.
         items: [items] on sale on day 0; one in a hundred more appears on every later day.
         days: [days] the world lasts.
+        cold: [1] share of a day's rows that show items which appeared on that day.
     """
 
-    def __init__(self, *, seed: int, users: int, items: int, days: int) -> None:
+    def __init__(self, *, seed: int, users: int, items: int, days: int, cold: float = 0.0) -> None:
+        self.cold = cold
         self.seed, self.users, self.items, self.new_items = seed, users, items, max(1, items // 100)
         total = items + self.new_items * days
 
@@ -117,6 +126,9 @@ class World:
         """How likely each item on sale is to be shown: Zipf over the ranks of their fame, (items on sale,)."""
         ranks = np.argsort(np.argsort(-self.fame_I[: self.on_sale(day)]))
         weights = 1.0 / (ranks + 10.0)
+        if self.cold and day > 0:
+            new = np.arange(len(weights)) >= self.on_sale(day - 1)
+            weights *= np.where(new, self.cold / weights[new].sum(), (1 - self.cold) / weights[~new].sum())
         return np.asarray(weights / weights.sum())
 
 
@@ -182,9 +194,11 @@ class DayMaker:
         day: 0 for the first; -1 for the unwritten one that fills the first histories.
         plan: rows and files of the day.
         past: the clicks before midnight. A row's history is what was known at midnight, so it never shows the row's own day.
+        events: also make what follows a click.
     """
 
-    def __init__(self, *, world: World, day: int, plan: DayPlan, past: Events) -> None:
+    def __init__(self, *, world: World, day: int, plan: DayPlan, past: Events, events: bool = False) -> None:
+        self.events, self.after = events, np.random.default_rng([world.seed, 3_000_000 + day])
         self.world, self.day, self.plan, self.past = world, day, plan, past
         self.rng = np.random.default_rng([world.seed, 2_000_000 + day])
         self.shape_IK = world.shapes(day)
@@ -196,6 +210,9 @@ class DayMaker:
         offsets = past.offsets(world.users)
         self.history_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.items)
         self.history_ms_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.times_ms)
+        self.history_action_U = pa.ListArray.from_arrays(offsets.astype(np.int32), past.actions)
+        categories = CATEGORIES.take(pa.array(world.category_I[past.items]))
+        self.history_category_U = pa.ListArray.from_arrays(offsets.astype(np.int32), categories)
         liked_UK = np.zeros((world.users, LATENT))
         np.add.at(liked_UK, past.users, self.shape_IK[past.items])
         self.liked_UK = liked_UK / np.maximum(np.diff(offsets), 1)[:, None]
@@ -214,10 +231,40 @@ class DayMaker:
         true_ctr = (1.0 / (1.0 + np.exp(-self._logit(drawn)))).astype(np.float32)
         label = (self.rng.random(end - begin, dtype=np.float32) < true_ctr).astype(np.int8)
         clicked = label == 1
-        self.clicks.append(Events(drawn.user[clicked], drawn.item[clicked], self.plan.start_ms + drawn.ms[clicked]))
+        action, seconds = self._after_clicks(drawn, clicked)
+        times_ms = self.plan.start_ms + drawn.ms
+        self.clicks.append(Events(drawn.user[clicked], drawn.item[clicked], times_ms[clicked], action[clicked]))
         self.truth.append(true_ctr)
         self.labels.append(label)
-        return self._table(drawn, label, true_ctr)
+        table = self._table(drawn, label, true_ctr)
+        if not self.events:
+            return table
+        columns = {
+            "is_long_view": (action & LONG_VIEW > 0).astype(np.int8),
+            "is_like": (action & LIKE > 0).astype(np.int8),
+            "watch_seconds": seconds.astype(np.float32),
+            "history_action": self.history_action_U.take(pa.array(drawn.user)),
+            "history_category": self.history_category_U.take(pa.array(drawn.user)),
+        }
+        for name, column in columns.items():
+            table = table.append_column(name, pa.array(column))
+        return table
+
+    def _after_clicks(self, drawn: Drawn, clicked: NDArray[np.bool_]) -> tuple[Ints, Floats]:
+        """What users did, as bits, and [s] how long they watched, (B,) each; nothing without a click.
+
+        long view ~ Bernoulli(sigmoid(.6 + taste . shape / sqrt(K) + quality)), like ~ Bernoulli(sigmoid(-2 + mood + quality)),
+        seconds = exp(1.5 + .3 quality + 1.5 long view + .5 noise)
+        """
+        if not self.events:
+            return clicked.astype(np.int64), np.zeros(len(clicked))
+        world, rng = self.world, self.after
+        quality = world.quality_I[drawn.item]
+        liking = np.einsum("bk,bk->b", world.taste_UK[drawn.user], self.shape_IK[drawn.item]) / math.sqrt(LATENT)
+        long_view = clicked & (rng.random(len(clicked)) < 1 / (1 + np.exp(-(0.6 + liking + quality))))
+        like = clicked & (rng.random(len(clicked)) < 1 / (1 + np.exp(2 - world.mood_U[drawn.user] - quality)))
+        seconds = np.exp(1.5 + 0.3 * quality + 1.5 * long_view + 0.5 * rng.standard_normal(len(clicked)))
+        return clicked * CLICK + long_view * LONG_VIEW + like * LIKE, np.where(clicked, seconds, 0.0)
 
     def _draw(self, begin: int, end: int) -> Drawn:
         # The order of the draws is part of the log: another one makes another log of the same seed.
@@ -283,7 +330,16 @@ class DayMaker:
 
 
 def write(
-    out: str, days: int, rows: int, seed: int, start: str = "2026-11-01", *, users: int = 2_000, items: int = 1_000
+    out: str,
+    days: int,
+    rows: int,
+    seed: int,
+    start: str = "2026-11-01",
+    *,
+    users: int = 2_000,
+    items: int = 1_000,
+    events: bool = False,
+    cold: float = 0.0,
 ) -> dict[str, Any]:
     """Write `days` complete day folders under `out` and a manifest `synthetic.json`; return the manifest.
 
@@ -296,23 +352,29 @@ def write(
         seed: of everything.
         start: the first day.
         users, items: how many there are on the first day.
+        events: also write what follows a click, and what the events of histories were.
+        cold: [1] share of a day's rows that show items which appeared on that day; 0: they appear and are shown as any others.
 
     Columns: user_id, item_id (int64), tab, hour (int8), device, category (string), price (float, 2 % null), tags (list of
     int32), history, history_time_ms (lists of int64, oldest first, at most 20: clicks before midnight), image (8 floats),
-    time_ms (int64), is_click (int8), true_ctr (float: the true probability of the label, never a feature).
+    time_ms (int64), is_click (int8), true_ctr (float: the true probability of the label, never a feature); with `events` also
+    is_long_view, is_like (int8), watch_seconds (float; 0 without a click), history_action (list of int64 bits: 1 click,
+    2 long view, 4 like) and history_category (list of string), as long as the history.
     """
+    if not 0 <= cold < 1:
+        raise GenctrError(f"cold: {cold} is not a share of the rows; expected 0 or more and less than 1")
     try:
         first = datetime.strptime(start, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:
         raise GenctrError(f"start: {start!r} is not a date: {error}") from error
-    world = World(seed=seed, users=users, items=items, days=days)
+    world = World(seed=seed, users=users, items=items, days=days, cold=cold)
     nothing = np.zeros(0, np.int64)
-    past = Events(nothing, nothing, nothing)
+    past = Events(nothing, nothing, nothing, nothing)
     manifest: dict[str, Any] = {"seed": seed, "start": start, "users": users, "items": items, "days": {}}
     for day in range(-1, days):
         wanted = rows if day >= 0 else min(rows, 15 * users)
         plan = plan_day(seed=seed, day=day, rows=wanted, start=first)
-        maker = DayMaker(world=world, day=day, plan=plan, past=past)
+        maker = DayMaker(world=world, day=day, plan=plan, past=past, events=events)
         if day >= 0:
             group = max(1_000, min(65_536, plan.rows // 9))
             write_day(below(out, f"day={plan.name}"), maker.tables(), row_group_rows=group)

@@ -13,8 +13,11 @@ from torch import Tensor
 EVIDENCE = 0.98
 """[1] share of the spectrum that SVS-98 asks for."""
 
-LEAST_SPREAD = 1e-5
-"""[1] variance over mean square below which a coordinate is constant: sums of float32 products know no better."""
+LEAST_SPREAD = 1e-12
+"""[1] variance over mean square below which a coordinate is constant: sums of float64 products know no better."""
+
+LEAST_DIRECTION = 1e-13
+"""[1] share of the largest singular value below which a direction of a covariance is not there."""
 
 
 @dataclass
@@ -31,9 +34,10 @@ class Moments:
 
     @classmethod
     def of(cls, rows_NX: Tensor) -> "Moments":
-        """The moments of these rows, multiplied in their own precision: a batch's outer products are the cost of a look."""
+        """The moments of these rows, in float64: products of float32 leave 1e-7 of the largest direction in all others."""
+        rows_NX = rows_NX.double()
         count = torch.tensor(float(len(rows_NX)), dtype=torch.float64, device=rows_NX.device)
-        return cls(count, rows_NX.double().sum(0), (rows_NX.T @ rows_NX).double())
+        return cls(count, rows_NX.sum(0), rows_NX.T @ rows_NX)
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.count + other.count, self.sums + other.sums, self.products + other.products)
@@ -59,17 +63,20 @@ class Moments:
         return Moments(self.count, self.sums[columns], self.products[columns, columns])
 
 
-def spectrum(moments: Moments) -> dict[str, float]:
+def spectrum(moments: Moments, *, allowed: int | None = None) -> dict[str, float]:
     """How many directions a representation uses.
 
     s: singular values of its covariance, descending. abundance = sum s / max s. svs98: how many of the largest s add up to
-    98 %. rankme = exp(entropy of the singular values of Z itself, divided by their sum). Each also divided by min(N - 1, X),
-    the most there can be, as `…_share`. All are nan if a number among the rows was not finite.
+    98 %. rankme = exp(entropy of the singular values of Z itself, divided by their sum). Each also divided by `allowed`, the
+    most there can be, as `…_share`. All are nan if a number among the rows was not finite.
+
+    Args:
+        allowed: [directions] that the input allows, see `random_vectors`; None: min(N - 1, X).
     """
     if not moments.products.isfinite().all():
         return _scalars(float("nan"), float("nan"), float("nan"), most=1.0)
     s_X = singular_values(moments)
-    most = float(min(max(float(moments.count) - 1, 1), len(s_X)))
+    most = float(min(max(float(moments.count) - 1, 1), len(s_X)) if allowed is None else max(allowed, 1))
     total = s_X.sum()
     if total <= 0:
         return _scalars(0.0, 0.0, 0.0, most=most)
@@ -97,6 +104,32 @@ def singular_values(moments: Moments) -> Tensor:
     return values_X.clamp(min=0).flip(0)
 
 
+def directions(moments: Moments) -> int:
+    """How many directions a representation has at all, however short."""
+    s_X = singular_values(moments)
+    return int((s_X > LEAST_DIRECTION * s_X[0]).sum())
+
+
+def random_vectors(emb_BFD: Tensor) -> Tensor:
+    """Vectors as random tables would have them: equal ones for equal vectors of a field, unrelated ones for any others.
+
+    Their directions are as many as the input allows: a field of V values has V - 1 at most, and fields that follow from each
+    other share theirs. What a table has learnt cannot be told from this number; it is what a spectrum is compared with.
+
+    Shape:
+        (B, F, D) float32 -> (B, F, D) float64, between -1 and 1
+    """
+    bits_BFD = emb_BFD.detach().float().contiguous().view(torch.int32).long()
+    _, fields, width = bits_BFD.shape
+    draws = torch.Generator().manual_seed(0)
+    odd_D = torch.randint(-(2**62), 2**62, (width,), generator=draws).to(bits_BFD.device) * 2 + 1
+    own_FD = torch.randint(-(2**62), 2**62, (fields, width), generator=draws).to(bits_BFD.device)
+    mixed_BFD = (bits_BFD * odd_D).sum(2, keepdim=True) ^ own_FD
+    for factor in (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15):  # splitmix64, with signs
+        mixed_BFD = (mixed_BFD ^ (mixed_BFD >> 29)) * factor
+    return (mixed_BFD ^ (mixed_BFD >> 32)).double() / 2.0**63
+
+
 def correlation(both: Moments) -> Tensor:
     """Correlation of the coordinates of two representations, the moments of which are side by side, (X, X); a constant
     coordinate correlates with nothing."""
@@ -108,11 +141,20 @@ def correlation(both: Moments) -> Tensor:
 
 
 def redundancy(correlation_XX: Tensor, fields: int) -> dict[str, float]:
-    """How much one operand tells of the other: mean |R| over all coordinates, and over pairs within a field."""
+    """How much one operand tells of the other: mean |R| over all coordinates, over pairs within a field, and over the
+    coordinates that are not constant, with the shares of those that are: a dead coordinate correlates with nothing."""
     absolute_XX = correlation_XX.abs()
     width = len(absolute_XX) // fields
     blocks = absolute_XX.view(fields, width, fields, width).diagonal(dim1=0, dim2=2)
-    return {"mean_r": float(absolute_XX.mean()), "mean_r_within": float(blocks.mean())}
+    live = [absolute_XX.any(1 - side) for side in (0, 1)]
+    pairs = float(live[0].sum()) * float(live[1].sum())
+    return {
+        "mean_r": float(absolute_XX.mean()),
+        "mean_r_within": float(blocks.mean()),
+        "mean_r_live": float(absolute_XX.sum()) / pairs if pairs else 0.0,
+        "dead_generated": 1 - float(live[0].double().mean()),
+        "dead_raw": 1 - float(live[1].double().mean()),
+    }
 
 
 @dataclass

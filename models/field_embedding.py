@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from models import layers
 from models.inputs import Inputs, Payload
-from models.sequences import SequenceEncoder, pool
-from models.sparse import Lookups
+from models.sequences import SequenceEncoder
+from models.sequences.pooling import pool
+from models.sparse import JaggedEvents, Lookups
 
 NOTHING = Payload()
 
@@ -31,6 +32,7 @@ class Field:
             tables are pooled already.
         encoder: the name of its sequence encoder, if it has one.
         query: the table field whose vector a sequence encoder compares the events with; both need the same `dim`.
+        joined: further fields that its encoder reads event by event, beside this one's own vectors.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Field:
     pool: Literal["sum", "mean"] = "sum"
     encoder: str | None = None
     query: str | None = None
+    joined: tuple[str, ...] = ()
 
 
 class FieldEmbedding(nn.Module):
@@ -47,7 +50,8 @@ class FieldEmbedding(nn.Module):
     table:      the looked-up vector e, or W e if its width is not D
     number:     value * v, a learnt vector v per field
     vector:     W x
-    sequence:   what its sequence encoder makes of the events of the row
+    sequence:   what its sequence encoder makes of the events of the row, or W of that if it has another width; where fields are
+                joined, it is cut into their vectors
 
     First-order terms, if asked: the looked-up weight, value * w and w . x; those of fields with a sequence encoder are the mean
     over the events. No term has a bias, so what is missing (no events, a zero) gives zero.
@@ -56,7 +60,7 @@ class FieldEmbedding(nn.Module):
         fields: in schema order; number fields in the order of the columns of `numbers`, vector fields of `vectors`.
         width: D.
         linear: also return first-order terms; every table then needs its first-order weights.
-        sequences: the sequence encoders, by field; only of fields of unpooled tables.
+        sequences: the sequence encoders, by field; only of fields of unpooled tables. Fields that are joined to one have none.
 
     Shape:
         looked, inputs with numbers_BN (B, number fields) and vectors_BX (B, sum of dims of vector fields)
@@ -83,6 +87,18 @@ class FieldEmbedding(nn.Module):
         self.projections = nn.ModuleList(layers.linear(field.dim, width, bias=False) for field in projected)
         self._encoded = tuple(sequences)
         self.sequences = nn.ModuleList(sequences.values())
+        by_name = {field.name: field for field in fields}
+        self._groups = {name: (name, *by_name[name].joined) for name in sequences}
+        self._dims = {name: [by_name[own].dim for own in group] for name, group in self._groups.items()}
+        self._queries = {name: [by_name[own].query for own in group] for name, group in self._groups.items()}
+        self._read = {own for group in self._groups.values() for own in group}
+        self.narrowed = nn.ModuleDict(
+            {
+                name: layers.linear(encode.out, sum(self._dims[name]), bias=False)
+                for name, encode in sequences.items()
+                if encode.out != sum(self._dims[name])
+            }
+        )
         numbers = len(self._numbers)
         self.numbers_ND = nn.Parameter(_xavier(numbers, width)) if numbers else None
         self.linear_numbers_N = nn.Parameter(_xavier(numbers, 1).squeeze(1)) if numbers and linear else None
@@ -102,24 +118,32 @@ class FieldEmbedding(nn.Module):
 
     def _pool(self, looked: Lookups, inputs: Inputs) -> dict[str, Tensor]:
         """Return one vector per row for the fields of unpooled tables; sequence encoders last, for they ask with the others."""
-        fields = {field.name: field for field in self.fields if field.name in looked.events}
+        events = {field.name: field for field in self.fields if field.name in looked.events}
         pooled = {
             name: pool(looked.events[name], mean=field.pool == "mean")
-            for name, field in fields.items()
-            if name not in self._encoded
+            for name, field in events.items()
+            if name not in self._read
         }
-        encoded = {}
+        encoded: dict[str, Tensor] = {}
         for name, encode in zip(self._encoded, self.sequences, strict=True):
-            query = fields[name].query
-            query_BD = None if query is None else pooled[query] if query in pooled else looked.vectors[query]
-            encoded[name] = encode(query_BD, looked.events[name], inputs.payloads.get(name, NOTHING), inputs.time_B)
+            group = self._groups[name]
+            own = [looked.events[other] for other in group]
+            beside = own[0] if len(own) == 1 else JaggedEvents(torch.cat([o.values for o in own], dim=1), own[0].lengths)
+            asked = [pooled[query] if query in pooled else looked.vectors[query] for query in self._queries[name] if query]
+            query_BD = torch.cat(asked, dim=1) if len(asked) > 1 else asked[0] if asked else None
+            vector_BX = encode(query_BD, beside, inputs.payloads.get(name, NOTHING), inputs.time_B)
+            if name in self.narrowed:
+                vector_BX = self.narrowed[name](vector_BX)
+            encoded |= (
+                zip(group, torch.split(vector_BX, self._dims[name], dim=1), strict=True) if len(own) > 1 else {name: vector_BX}
+            )
         return pooled | encoded
 
     def _first_order(self, looked: Lookups, numbers_BN: Tensor, given: dict[str, Tensor]) -> Tensor:
         terms = {name: weight_B1.squeeze(1) for name, weight_B1 in looked.linear.items()}
         for field in self.fields:
             if field.name in looked.linear_events:
-                mean = field.pool == "mean" or field.name in self._encoded
+                mean = field.pool == "mean" or field.name in self._read
                 terms[field.name] = pool(looked.linear_events[field.name], mean=mean).squeeze(1)
         for (name, vector_BX), score in zip(given.items(), self.linear_vectors, strict=True):
             terms[name] = score(vector_BX).squeeze(1)
@@ -134,14 +158,15 @@ def _xavier(fields: int, width: int) -> Tensor:
 
 
 def _check(fields: Sequence[Field], sequences: Mapping[str, SequenceEncoder]) -> None:
-    table_dims = {field.name: field.dim for field in fields if field.source == "table" and field.name not in sequences}
-    for field in fields:
-        if field.name not in sequences or not sequences[field.name].asks:
-            continue
-        if field.query not in table_dims:
-            raise ValueError(f"field {field.name}: attention asks with {field.query!r}; choose from {sorted(table_dims)}")
-        if table_dims[field.query] != field.dim:
-            raise ValueError(
-                f"field {field.name}: attention over vectors of width {field.dim} asks with {field.query!r}, which has "
-                f"width {table_dims[field.query]}; give both the same table or the same dim"
-            )
+    by_name = {field.name: field for field in fields}
+    read = {own for name in sequences for own in (name, *by_name[name].joined)}
+    table_dims = {field.name: field.dim for field in fields if field.source == "table" and field.name not in read}
+    for name, encode in sequences.items():
+        for field in (by_name[own] for own in (name, *by_name[name].joined) if encode.asks):
+            if field.query not in table_dims:
+                raise ValueError(f"field {field.name}: attention asks with {field.query!r}; choose from {sorted(table_dims)}")
+            if table_dims[field.query] != field.dim:
+                raise ValueError(
+                    f"field {field.name}: attention over vectors of width {field.dim} asks with {field.query!r}, which has "
+                    f"width {table_dims[field.query]}; give both the same table or the same dim"
+                )

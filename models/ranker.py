@@ -3,7 +3,8 @@
 B rows, F fields, D width of a vector, N number fields, T targets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,29 @@ from models.field_embedding import FieldEmbedding
 from models.heads import Head
 from models.inputs import FieldVectors, Inputs
 from models.output import Output
-from models.sparse import SparseArch
+from models.sparse import Lookups, SparseArch
+
+NOTHING: Mapping[str, tuple["Auxiliary", float]] = MappingProxyType({})
+
+
+class Auxiliary(nn.Module):
+    """A further loss of every row over the events of a sequence.
+
+    Args:
+        sequence: whose events it reads. loss: of events and what they carry.
+
+    Shape:
+        looked, inputs -> (B,)
+    """
+
+    def __init__(self, sequence: str, loss: nn.Module) -> None:
+        super().__init__()
+        self.sequence, self.loss = sequence, loss
+
+    def forward(self, looked: Lookups, inputs: Inputs) -> Tensor:
+        """Return the loss of every row."""
+        loss_B: Tensor = self.loss(looked.events[self.sequence], inputs.payloads[self.sequence])
+        return loss_B
 
 
 class Ranker(nn.Module):
@@ -27,6 +50,7 @@ class Ranker(nn.Module):
         second: makes the second vectors, for a decoder whose `second_width` is not 0.
         restore: weight of a loss that has the encoder restore the raw vectors, mean over F and D of (generated - emb)^2, which
             does not teach these; 0 for none. The paper advises against it; it is an arm of its ablation.
+        auxiliary: further losses by name, each with its weight; they are computed while training.
         start: the logit that every task starts at, usually that of its base rate: started at p = 1/2, a model of rare clicks
             overshoots for days. Empty leaves the head's biases at 0. A head
             of another package without `start_at` keeps its own.
@@ -53,6 +77,7 @@ class Ranker(nn.Module):
         head: Head,
         second: FieldEmbedding | None = None,
         restore: float = 0.0,
+        auxiliary: Mapping[str, tuple[Auxiliary, float]] = NOTHING,
         start: Sequence[float] = (),
     ) -> None:
         super().__init__()
@@ -60,6 +85,8 @@ class Ranker(nn.Module):
         assert (second is not None) == bool(decoder.second_width)
         self.sparse, self.embed, self.second, self.decoder, self.head = sparse, embed, second, decoder, head
         self.restore = restore
+        self.auxiliary = nn.ModuleDict({name: loss for name, (loss, _) in auxiliary.items()})
+        self.auxiliary_weights = {name: weight for name, (_, weight) in auxiliary.items()}
         if start:
             self.head.start_at(start)
         self.watch = False
@@ -77,10 +104,13 @@ class Ranker(nn.Module):
         fields = FieldVectors(emb_BFD, linear_BF, second_BFE)
         features_BX = self.decoder(fields).flatten(1)
         scored = self.head(features_BX, fields)
-        aux, observed = {}, {"emb": emb_BFD.detach(), **self.decoder.observed()}
+        aux: dict[str, tuple[Tensor, float]] = {}
+        observed = {"emb": emb_BFD.detach(), **self.decoder.observed()}
         if self.restore and self.training:
             generated_BFD, _ = self.decoder.operands(emb_BFD.detach())
             aux["restore"] = (generated_BFD - emb_BFD.detach()).square().mean((1, 2)), self.restore
+        if self.training:
+            aux |= {name: (loss(looked, inputs), self.auxiliary_weights[name]) for name, loss in self.auxiliary.items()}
         if self.watch:
             observed["generated"], observed["raw"] = self._operands(emb_BFD)
         representations = scored.representations | {"emb": emb_BFD, "features": features_BX}

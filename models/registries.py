@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from models.decoders.base import Decoder
     from models.heads import Head
     from models.layers import MakeMLP
-    from models.losses import Loss
+    from models.losses.base import Loss
     from models.sequences import SequenceEncoder
 
 T = TypeVar("T")
@@ -88,12 +88,38 @@ DENSE: "References[Callable[..., MakeMLP]]" = References({"plain": "models.layer
 
 SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
     {
-        "mean": "models.sequences:Mean",
-        "sum": "models.sequences:Sum",
-        "target_attention": "models.sequences:TargetAttention",
+        "mean": "models.sequences.pooling:Mean",
+        "sum": "models.sequences.pooling:Sum",
+        "target_attention": "models.sequences.pooling:TargetAttention",
+        "din": "models.sequences.din:DIN",
+        "bst": "models.sequences.bst:BST",
+        "transact": "models.sequences.transact:TransAct",
+        "hstu": "models.sequences.hstu:HSTUEncoder",
+        "time_aware": "models.sequences.time_aware:TimeAware",
     }
 )
 
-HEADS: "References[type[Head]]" = References({"linear": "models.heads:LinearHead", "twin_focus": "models.heads:TwinFocusHead"})
+HEADS: "References[type[Head]]" = References(
+    {
+        "linear": "models.heads.base:LinearHead",
+        "towers": "models.heads.towers:TowersHead",
+        "mmoe": "models.heads.experts:MMoEHead",
+        "ple": "models.heads.experts:PLEHead",
+        "esmm": "models.heads.esmm:ESMMHead",
+        "two_logits": "models.heads.two_logits:TwoLogitsHead",
+        "twin_focus": "models.heads.twin_focus:TwinFocusHead",
+    }
+)
 
-LOSSES: "References[type[Loss]]" = References({"bce": "models.losses:BCE", "tf": "models.losses:TwinFocus"})
+LOSSES: "References[type[Loss]]" = References(
+    {
+        "bce": "models.losses.cross_entropy:BCE",
+        "focal": "models.losses.cross_entropy:Focal",
+        "bpr": "models.losses.within_groups:BPR",
+        "jrc": "models.losses.within_groups:JRC",
+        "mse": "models.losses.regression:SquaredError",
+        "log_mse": "models.losses.regression:SquaredLogError",
+        "weighted_logistic": "models.losses.regression:WeightedLogistic",
+        "tf": "models.losses.twin_focus:TwinFocus",
+    }
+)

@@ -14,7 +14,10 @@ import torch
 import torch.distributed as dist
 
 SERVER = multiprocessing.get_context("forkserver")
-"""Forks processes from one that has imported all of it: a new interpreter takes six seconds of CPU to do so."""
+"""Forks processes from one that has imported all of it: a new interpreter takes six seconds of CPU to do so.
+
+Python has one fork server for all contexts, and the last one that says what to preload wins: nobody else may say it.
+"""
 
 SERVER.set_forkserver_preload(["launch.cli", "launch.status", "pipeline.daily.job", "pipeline.builders.job", "pytest"])
 

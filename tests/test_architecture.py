@@ -127,6 +127,12 @@ def test_no_room_has_more_than_a_dozen_files() -> None:
     assert {room: count for room, count in counts.items() if count > MOST_FILES} == {}
 
 
+def test_one_file_says_what_the_fork_server_of_all_tests_preloads() -> None:
+    """The last one to say it wins, and each job of a test would import for itself what the others had preloaded."""
+    said = "set_forkserver_" + "preload("
+    assert [file.name for file in (ROOT / "tests").rglob("*.py") if said in file.read_text()] == ["helpers.py"]
+
+
 def test_no_file_has_more_than_450_lines() -> None:
     lines = {str(file): len((ROOT / file).read_text().splitlines()) for file in FILES}
     assert {file for file, count in lines.items() if count > MOST_LINES} == STILL_LARGE

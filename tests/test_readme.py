@@ -90,7 +90,7 @@ def test_every_torchx_line_makes_a_job(line: str) -> None:
 def test_make_demo_trains_every_day_and_says_where_the_run_is(tmp_path: Path) -> None:
     copy = clean_copy(tmp_path / "genctr")
 
-    told = run(f"make demo VENV={sys.prefix}", copy, DEMO_ROWS="3000")
+    told = run(f"make demo VENV={sys.prefix}", copy, DEMO_ROWS="1000")
 
     for day in ("2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05"):  # nothing is trained before the first one
         assert day in told

@@ -20,16 +20,21 @@ from pipeline.distributed.world import world
 from tests.helpers import SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
+EVENTS = ROOT / "launch" / "configs" / "systems" / "events.schema.yaml"
 SCHEMA = ROOT / "launch" / "configs" / "demo.schema.yaml"
 DAYS = ("2026-11-01", "2026-11-02", "2026-11-03", "2026-11-04")
 
 
-def write_log(folder: Path) -> Path:
-    """Four days of about 120 rows, three files each, and a run file: two days to train, one to validate, one to test."""
-    write(str(folder / "log"), days=len(DAYS), rows=120, seed=7, users=40, items=20)
+def write_log(folder: Path, rows: int = 120, *, events: bool = False) -> Path:
+    """Four days of about so many rows, three files each, and a run file: two days to train, one to validate, one to test.
+
+    Args:
+        events: several targets, and histories whose events carry more than ids.
+    """
+    write(str(folder / "log"), days=len(DAYS), rows=rows, seed=7, users=40, items=20, events=events)
     run = {
         "name": "tiny",
-        "schema": str(SCHEMA),
+        "schema": str(EVENTS if events else SCHEMA),
         "seed": 7,
         "data": {
             "root": str(folder / "log"),

@@ -15,6 +15,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     synth.add_argument("--days", type=int, default=5, help="[days] to make")
     synth.add_argument("--rows", type=int, default=60_000, help="[rows] a day, about")
     synth.add_argument("--seed", type=int, default=2026, help="same seed, same bytes")
+    synth.add_argument("--events", action="store_true", help="also what follows a click: long views, likes, seconds, actions")
+    synth.add_argument("--cold", type=float, default=0.0, help="[1] share of a day's rows that show items new on that day")
     synth.set_defaults(command=_synth)
 
     inspect = commands.add_parser("inspect", help="what is in this log, and a schema to start from")
@@ -34,7 +36,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _synth(arguments: argparse.Namespace) -> int:
     from data.synthetic import write
 
-    write(arguments.out, days=arguments.days, rows=arguments.rows, seed=arguments.seed)
+    write(
+        arguments.out,
+        days=arguments.days,
+        rows=arguments.rows,
+        seed=arguments.seed,
+        events=arguments.events,
+        cold=arguments.cold,
+    )
     print(f"{arguments.days} days in {arguments.out}")
     return 0
 

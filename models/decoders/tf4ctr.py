@@ -48,7 +48,7 @@ class TwinFocus(Decoder):
         moe: two experts MLP(e), mixed for each encoder by a softmax gate of its own
     Encoders (`base`): mlp: two networks. widedeep: easy is the first-order sum. deepfm: easy is the factorisation machine with
         first-order terms. xdeepfm: easy is a CIN; the first-order sum joins the fused logit. Hard is always a network.
-    Fusion: see `models.heads.TwinFocusHead`.
+    Fusion: see `models.heads.twin_focus.TwinFocusHead`.
 
     The released deepfm hands its factorisation machine the vectors of a row as one, which leaves it the first-order terms and a
     number of the whole batch: its published score is of that, no score of this base. Its one number is a logit here; there a

@@ -84,7 +84,8 @@ class Transformer(nn.Module):
 
     X = X + softmax(Q K^T / sqrt(d)) V O        X = X + W_2 gelu(W_1 LayerNorm(X)), four times as wide
 
-    Args, Shape: as `HSTU`.
+    Args, Shape: as `HSTU`. A row needs a valid token, unless it is read causally: then a token attends to itself and to valid
+    ones before it.
     """
 
     def __init__(self, *, hidden: int, heads: int, dropout: float) -> None:
@@ -94,7 +95,9 @@ class Transformer(nn.Module):
         self.read, self.write = linear(hidden, 3 * hidden, bias=False), linear(hidden, hidden)
         self.feed = nn.Sequential(linear(hidden, 4 * hidden), nn.GELU(), linear(4 * hidden, hidden), Dropout(dropout))
 
-    def forward(self, tokens_BSH: Tensor, valid_BS: Tensor, guidance: Guidance | None = None) -> Tensor:
+    def forward(
+        self, tokens_BSH: Tensor, valid_BS: Tensor, guidance: Guidance | None = None, *, causal: bool = False
+    ) -> Tensor:
         """Return the tokens after the layer, (B, S, H)."""
         query_BSH, key_BSH, value_BSH = self.read(self.first(tokens_BSH)).chunk(3, dim=2)
         if guidance is not None and guidance.query_S1 is not None:
@@ -103,14 +106,25 @@ class Transformer(nn.Module):
         mask_BS = torch.zeros_like(valid_BS, dtype=q.dtype).masked_fill(~valid_BS, -torch.inf)
         if guidance is not None and guidance.key_S is not None:
             mask_BS = mask_BS + guidance.key_S.log()
+        mask_BASS = mask_BS[:, None, None, :]
+        if causal:
+            mask_BASS = causal_mask(mask_BASS)
         dropout = self.dropout if self.training else 0.0
-        heard_BASD = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_BS[:, None, None, :], dropout_p=dropout)
+        heard_BASD = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_BASS, dropout_p=dropout)
         heard_BSH = heard_BASD.transpose(1, 2).flatten(2)
         if guidance is not None and guidance.after_S1 is not None:
             heard_BSH = heard_BSH * guidance.after_S1
         tokens_BSH = tokens_BSH + self.write(heard_BSH)
         out_BSH: Tensor = tokens_BSH + self.feed(self.second(tokens_BSH))
         return out_BSH
+
+
+def causal_mask(mask_B11S: Tensor) -> Tensor:
+    """Return what is added to scores, (B, 1, S, S): a token hears itself, and what the mask allows of those before it."""
+    slots = mask_B11S.shape[3]
+    later_SS = torch.ones(slots, slots, dtype=torch.bool, device=mask_B11S.device).triu(1)
+    itself_SS = torch.eye(slots, dtype=torch.bool, device=mask_B11S.device)
+    return mask_B11S.masked_fill(later_SS, -torch.inf).masked_fill(itself_SS, 0.0)
 
 
 def _heads(x_BSH: Tensor, heads: int) -> Tensor:

@@ -113,6 +113,13 @@ class CandidateSampler(nn.Module):
         share: Tensor = (counts[buckets] / rows_of + SMOOTHED) / (counts.sum() + SMOOTHED * (table.rows - table.reserved))
         return share
 
+    def _or_seen(self, name: str, p: Tensor, ids: Tensor, present: Tensor) -> Tensor:
+        """The share of every id, (C,); of one that was never counted, which is of a later day, that of this batch: it may be in
+        every batch of that day, and is no surprise there."""
+        counts = self._counts(name)
+        seen = _occurrences(ids, present)
+        return torch.where(counts[ids % len(counts)] == 0, torch.maximum(p, seen / max(len(present), 1)), p)
+
     def _drawn(self, name: str, ids: Tensor) -> Tensor:
         """Return the probability of every id to be one of the extra draws, (C,)."""
         powered = self._powered(name)
@@ -151,9 +158,15 @@ class CandidateSampler(nn.Module):
             room = max(self.most - len(needed), 0)
             left = room / max(len(others), 1)
             ids = torch.cat([needed, others[torch.randperm(len(others), device=ids.device)[:room]]]).sort().values
-        p, q = self.unigram(name, ids), self._drawn(name, ids)
+        p, q = self._or_seen(name, self.unigram(name, ids), ids, present), self._drawn(name, ids)
         by_others, by_draws = (torch.log1p(-own.clamp(max=1 - TINY)) for own in (p, q))
         among_all = -torch.expm1(max(len(present) - 1, 0) * by_others + self.extra * by_draws)
         needed_too = -torch.expm1(max(len(hidden) - 1, 0) * by_others)
         log_q = torch.log((needed_too + left * (among_all - needed_too)).clamp(min=TINY))
         return Candidates(ids, log_q.float(), p.log().float())
+
+
+def _occurrences(ids: Tensor, among: Tensor) -> Tensor:
+    """How often every one of these distinct, sorted ids is among others, (C,)."""
+    ordered = among.sort().values
+    return torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)

@@ -22,9 +22,11 @@ class Noise:
                rows in which nothing is perturbed.
     r(t) is t (linear) or cos(pi t / 2) (cosine). At least one value is perturbed in every row that has any.
 
-    weight of a row: elbo 1/t, 0 where the one value was perturbed for want of any; count (n + 1)/k, which is the expectation of
-    1/t given k, so the same bound with less variance; mean 1/k; one 1. With the count sampler there is no t, and elbo is count.
-    They bound the likelihood with the linear ratio; with cosine they are weights like others.
+    weight of a row: elbo 1/t; count n/k, or with bernoulli (n + 1)/k, which is the expectation of 1/t given k, so the same
+    bound with less variance; mean 1/k; one 1. With the count sampler there is no t, and elbo is count. elbo and count weigh
+    nothing where the one value was perturbed for want of any. They bound the likelihood with the linear ratio, for k is then
+    uniform, on 1 … n or with bernoulli on 0 … n, and in the mean each value counts once; with cosine they are weights like
+    others.
 
     Args:
         finetune_share: [1] probability that of a row the labels alone are perturbed, with weight 1: the task that follows.
@@ -57,11 +59,13 @@ class Noise:
         hidden_BS = hidden_BS & can_BS
         k_B = hidden_BS.sum(1).clamp(min=1)
         if self.time_weight == "elbo" and self.sampler == "bernoulli":
-            weight_B = torch.where(none_B, 0.0, 1 / t_B)
+            weight_B = 1 / t_B
         else:
-            weight_B = {"elbo": (n_B + 1) / k_B, "count": (n_B + 1) / k_B, "mean": 1 / k_B, "one": torch.ones_like(t_B)}[
-                self.time_weight
-            ]
+            count_B = (n_B if self.sampler == "count" else n_B + 1) / k_B
+            weights = {"elbo": count_B, "count": count_B, "mean": 1 / k_B, "one": torch.ones_like(t_B)}
+            weight_B = weights[self.time_weight]
+        if self.sampler == "bernoulli" and self.time_weight in ("elbo", "count"):
+            weight_B = torch.where(none_B, 0.0, weight_B)
         if self.finetune_share:
             finetune_B = torch.rand(n_B.shape, device=n_B.device) < self.finetune_share
             hidden_BS = torch.where(finetune_B.unsqueeze(1), label_S, hidden_BS)

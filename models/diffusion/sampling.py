@@ -26,12 +26,16 @@ def draw(
     candidates: Mapping[str, Candidates],
     *,
     steps: int,
+    corrected: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Replace the hidden values of these rows by drawn ones, a share of them in each of `steps` rounds.
 
     In every round the slots whose turn it is draw from their softmax, given all that is not hidden any more: ancestral sampling
     of the absorbing process. Of a table too large for all of its values, the candidates stand for it: each is drawn with
-    probability ~ exp(a(v)) / Q(v).
+    probability ~ exp(a(v)) / Q(v), or ~ exp(a(v)) if it was not trained with a correction by Q: then a holds it already.
+
+    Args:
+        corrected: whether training corrected scores by how often values are candidates.
 
     Shape:
         hidden_BS (B, S) with the labels -> ids (B, S - labels), labels (B, T)
@@ -51,7 +55,7 @@ def draw(
                 own = slots[choice.slots]
                 row_N, at_N = now_BS[:, own].nonzero(as_tuple=True)
                 made_ND = restored.made[dim][row_N, choice.slots[at_N]]
-                ids.ids[row_N, own[at_N]] = _chosen(made_ND, choice, model.temperature)
+                ids.ids[row_N, own[at_N]] = _chosen(made_ND, choice, model.temperature, corrected=corrected)
         row_N, at_N = now_BS[:, -len(model.tasks) :].nonzero(as_tuple=True)
         chance_BT = model.label_scores(restored.made[0]).softmax(2)[:, :, 1]
         labels_BT = labels_BT.index_put((row_N, at_N), torch.bernoulli(chance_BT[row_N, at_N]))
@@ -61,9 +65,11 @@ def draw(
     return ids.ids, labels_BT
 
 
-def _chosen(made_ND: Tensor, choice: Choice, temperature: float | None) -> Tensor:
+def _chosen(made_ND: Tensor, choice: Choice, temperature: float | None, *, corrected: bool) -> Tensor:
     """Return a drawn value for each vector, (N,), by the Gumbel-max trick."""
-    logits_NC = score(made_ND.unsqueeze(0), choice.vectors.unsqueeze(0), temperature=temperature)[0] - choice.candidates.log_q
+    logits_NC = score(made_ND.unsqueeze(0), choice.vectors.unsqueeze(0), temperature=temperature)[0]
+    if corrected:
+        logits_NC = logits_NC - choice.candidates.log_q
     if choice.bias is not None:
         logits_NC = logits_NC + choice.bias
     noise_NC = -torch.empty_like(logits_NC).exponential_().log()

@@ -94,7 +94,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             build=_denoiser,
             observe=_denoiser_observed,
             default_stages=_pretrained,
-            reads=Reads(pooled=False, buckets=lambda options: options.buckets, ahead=False, managed_ids=False),
+            reads=Reads(pooled=False, buckets=lambda options: options.buckets, ahead=False, managed_ids=False, amounts=False),
             learning_rates=lambda options: {"balance.s": options.balance_lr},
         ),
     }

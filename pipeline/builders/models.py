@@ -10,7 +10,7 @@ from torch import nn
 from data.errors import GenctrError
 from data.features import Features, Pool
 from data.ids import AdmittedIds
-from data.schema import Schema
+from data.schema import Schema, SequenceField
 from data.statistics import Statistics
 from data.yaml_document import nearest
 from models.decoders import Decoder
@@ -22,8 +22,10 @@ from models.heads import Head
 from models.inputs import FieldInfo
 from models.layers import MakeMLP, flat
 from models.options import grouped, options_of
-from models.ranker import Ranker
+from models.ranker import Auxiliary, Ranker
+from models.sequences.next_action import NextAction
 from models.sparse import SparseArch, Table
+from pipeline.builders.losses import first_logits
 from pipeline.config.family import ModelSection, family_of
 from pipeline.config.model import DenoiserConfig, RankerConfig, SequenceConfig
 from pipeline.config.registry import NOTHING, bind, find, names
@@ -37,8 +39,14 @@ TAUGHT = ("supervision", "supervision_weight")
 def build_features(
     model: ModelSection, schema: Schema, statistics: Statistics, *, admitted: Mapping[str, AdmittedIds] = NOTHING
 ) -> Features:
-    """The fields of a schema as a model of this family reads them; `admitted`: see `Features`."""
+    """The fields of a schema as a model of this family reads them; `admitted`: see `Features`.
+
+    Raises:
+        GenctrError: the family cannot learn a target.
+    """
     reads = family_of(model).reads
+    if not reads.amounts and (amounts := [label.target for label in schema.targets if label.kind == "amount"]):
+        raise GenctrError(f"model.family: a {model.family} learns targets of 0 and 1, and {amounts[0]} is an amount")
     pools = pools_of(reads.sequences(model), schema) if reads.sequences is not None else {}
     return Features(schema, statistics, pooled=reads.pooled, admitted=admitted, pools=pools)
 
@@ -74,11 +82,12 @@ def build_ranker(config: RankerConfig, features: Features, targets: tuple[str, .
         return Ranker(  # in this order: each draws its first weights from where the one before has stopped
             decoder=decoder,
             sparse=SparseArch(tables, device=device),
-            embed=_embedding(config, own, width=width, linear=linear),
-            second=_embedding(config, others, width=second) if second else None,
+            embed=_embedding(config, features, own, width=width, linear=linear),
+            second=_embedding(config, features, others, width=second) if second else None,
             head=build_head(config, decoder, targets, make_mlp),
+            auxiliary=_build_next_action(config, features, own),
             restore=encoder.supervision_weight if encoder.kind == "sfg" and encoder.supervision == "self" else 0.0,
-            start=[features.statistics.log_odds(target) for target in targets],
+            start=first_logits(config.losses, features.schema, features.statistics),
         )
     except GenctrError:
         raise
@@ -150,29 +159,78 @@ def build_head(config: RankerConfig, decoder: Decoder, targets: tuple[str, ...],
     return head
 
 
-def _embedding(config: RankerConfig, fields: Sequence[Field], *, width: int, linear: bool = False) -> FieldEmbedding:
+def _embedding(
+    config: RankerConfig, features: Features, fields: Sequence[Field], *, width: int, linear: bool = False
+) -> FieldEmbedding:
     """The field embedding, with a sequence encoder for every field that has one."""
+    dims = {field.name: field.dim for field in fields}
     sequences = {}
     for field in fields:
         if field.encoder is not None:
             options = config.sequences[field.name].options if field.name in config.sequences else {}
             make = find("genctr.sequence_encoders", field.encoder)
-            sequences[field.name] = bind(f"sequence encoder {field.encoder}", make, options, given={"width": field.dim})
+            given = {"width": sum(dims[name] for name in (field.name, *field.joined)), "length": features.lengths[field.name]}
+            encode = bind(f"sequence encoder {field.encoder}", make, options, given=given)
+            _check_carried(f"sequence encoder {field.encoder}", encode.reads, features, field.name)
+            sequences[field.name] = encode
     return FieldEmbedding(fields, width=width, linear=linear, sequences=sequences)
+
+
+def _check_carried(what: str, reads: Sequence[str], features: Features, sequence: str) -> None:
+    """Refuse what events do not carry.
+
+    Raises:
+        GenctrError: they do not.
+    """
+    carried = {name for name, _ in features.payloads[sequence].columns()} if sequence in features.payloads else set()
+    for name in reads:
+        if name not in carried:
+            raise GenctrError(
+                f"{what} reads the {name} of every event of {sequence}, which the schema does not declare\n"
+                f"  next: say payload: {{{name}: COLUMN}} of field {sequence}"
+            )
+
+
+def _build_next_action(config: RankerConfig, features: Features, fields: Sequence[Field]) -> dict[str, tuple[Auxiliary, float]]:
+    """The further loss over a history, if there is one."""
+    own = config.next_action
+    if own is None:
+        return {}
+    field = next((field for field in fields if field.name == own.sequence and features.pools.get(field.name) == "events"), None)
+    if field is None:
+        raise GenctrError(
+            f"model.next_action: {own.sequence!r} is no sequence that is read event by event\n"
+            "  next: name one of model.sequences whose encoder is neither mean nor sum"
+        )
+    _check_carried("model.next_action", ("action",), features, own.sequence)
+    given = {"width": field.dim, "length": features.lengths[own.sequence], "actions": own.actions}
+    made = bind("model.next_action", NextAction, own.options, given=given)
+    return {"next_action": (Auxiliary(own.sequence, made), own.weight)}
 
 
 def pools_of(sequences: Mapping[str, SequenceConfig], schema: Schema) -> dict[str, Pool]:
     """How the sequences of `model.sequences` become one vector: by tables that pool, or event by event.
 
     Raises:
-        GenctrError: no such sequence.
+        GenctrError: no such sequence, or one that is joined to another and is not of its events.
     """
-    known = [field.name for field in schema.fields if field.kind == "sequence"]
-    for name in sequences:
-        if name not in known:
-            raise GenctrError(f"model.sequences: no sequence field {name!r}; choose from {known}")
+    fields = {field.name: field for field in schema.fields if isinstance(field, SequenceField)}
     by_table: dict[str, Pool] = {"mean": "mean", "sum": "sum"}
-    return {name: by_table.get(own.encoder, "events") for name, own in sequences.items()}
+    pools: dict[str, Pool] = {}
+    for name, own in sequences.items():
+        if name not in fields:
+            raise GenctrError(f"model.sequences: no sequence field {name!r}; choose from {list(fields)}")
+        pools[name] = "events" if own.join else by_table.get(own.encoder, "events")
+        for other in own.join:
+            if other not in fields or fields[other].events_of != name:
+                raise GenctrError(
+                    f"model.sequences: {name} cannot join {other!r}\n"
+                    f"  next: say events_of: {name} of it in the schema; it has then a value for every event"
+                )
+            if other in sequences:
+                raise GenctrError(f"model.sequences: {other} is joined to {name}, whose encoder reads it: leave {other} out")
+            pools[other] = "events"
+    return pools
 
 
 def represented(config: RankerConfig) -> frozenset[str]:
@@ -246,15 +304,17 @@ def build_fields(
 ) -> list[Field]:
     """The fields as the model sees them, in schema order; `own`: a table may name its own width."""
     of_table = {field: spec for spec in features.tables for field in spec.fields}
+    joined = {other for chosen in sequences.values() for other in chosen.join}
     fields = []
     for name in features.fields:
         if name in of_table:
             spec = of_table[name]
             dim, pool, chosen = (own and spec.dim) or width, features.pools.get(name, "sum"), sequences.get(name)
             if pool == "events":
-                encoder = chosen.encoder if chosen is not None else "target_attention"
+                encoder = chosen.encoder if chosen is not None else "target_attention" if name not in joined else None
                 query = (chosen and chosen.query) or features.queries.get(name)
-                fields.append(Field(name, "table", dim=dim, encoder=encoder, query=query))
+                join = chosen.join if chosen is not None else ()
+                fields.append(Field(name, "table", dim=dim, encoder=encoder, query=query, joined=join))
             else:
                 fields.append(Field(name, "table", dim=dim, pool=pool))
         elif name in features.vector_fields:

@@ -1,7 +1,5 @@
 """From a stage's config to what one of its steps computes."""
 
-from collections.abc import Sequence
-
 import torch
 
 from data.errors import GenctrError
@@ -10,14 +8,15 @@ from data.frequencies import Frequencies
 from models.contrast import PairLoss, PairModel
 from models.diffusion.candidates import CandidateSampler, TableCounts
 from models.diffusion.noise import Noise
-from models.losses import TARGET, LossTerm, unread
+from models.losses.base import TARGET, unread
 from models.sparse import SparseArch, Table
+from pipeline.builders.losses import build_losses
 from pipeline.builders.models import build_denoiser, build_model
 from pipeline.builders.source import Source
 from pipeline.config.family import Given
-from pipeline.config.model import ContrastConfig, DenoiserConfig, LossConfig
+from pipeline.config.model import ContrastConfig, DenoiserConfig
 from pipeline.config.objective import objective_kind
-from pipeline.config.registry import bind, find
+from pipeline.config.registry import find
 from pipeline.config.run import RunConfig, Stage
 from pipeline.distributed.comm_codecs import check_communication
 from pipeline.distributed.shard import device_problem
@@ -91,28 +90,16 @@ def build_objective(stage: Stage, source: Source, folder: str, world: World) -> 
 def build_rank_objective(given: Given) -> Objective:
     """What one step of a ranking computes, for any model that gives logits."""
     config, targets = given.options, given.features.schema.target_names
-    losses = build_losses(config.losses, targets)
+    schema = given.features.schema
+    losses = build_losses(config.losses, schema)
     model = build_model(config, given.features, targets, device=given.device)
-    return RankObjective(model, targets=targets, losses=losses, ranks=given.ranks, bf16=given.bf16)
-
-
-def build_losses(losses: Sequence[LossConfig], targets: tuple[str, ...]) -> tuple[LossTerm, ...]:
-    """The losses of a ranking.
-
-    Raises:
-        GenctrError: no such loss, option or target.
-    """
-    for own in losses:
-        if wrong := [name for name in own.targets or () if name not in targets]:
-            raise GenctrError(f"model.losses: {own.name}: no target {wrong[0]!r}; choose from {list(targets)}")
-    return tuple(
-        LossTerm(
-            own.name,
-            bind(f"loss {own.name}", find("genctr.losses", own.name), own.options),
-            own.weight,
-            own.targets,
-        )
-        for own in losses
+    return RankObjective(
+        model,
+        targets=targets,
+        losses=losses,
+        importance={label.target: label.weight for label in schema.targets if label.weight != 1},
+        ranks=given.ranks,
+        bf16=given.bf16,
     )
 
 

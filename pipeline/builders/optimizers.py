@@ -12,6 +12,26 @@ from pipeline.config.train import DenseConfig
 from pipeline.distributed.shard import Sharded
 
 
+class PresentAdam(torch.optim.Adam):
+    """Adam that leaves a coordinate without a gradient, and its moments, as they are. torch's takes zero for a gradient, and
+    goes on moving what a step has not seen; its SparseAdam wants sparse gradients, which ranks cannot sum."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step."""
+        names = ("exp_avg", "exp_avg_sq")
+        before = []
+        for parameter in (parameter for group in self.param_groups for parameter in group["params"]):
+            if parameter.grad is not None:
+                absent = parameter.grad == 0
+                kept = [parameter, *(self.state[parameter][name] for name in names if name in self.state[parameter])]
+                before.append((absent, kept, [own.clone() for own in kept]))
+        super().step()
+        for absent, kept, were in before:
+            for own, was in zip(kept, were, strict=True):
+                own.copy_(torch.where(absent, was, own))
+
+
 def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOptimizer, list[tuple[str, KeyedOptimizer]]]:
     """The optimizer of everything but the tables; and apart from it, named, those of parameters with a learning rate of their
     own.
@@ -23,7 +43,7 @@ def build_dense_optimizers(config: RunConfig, sharded: Sharded) -> tuple[KeyedOp
     for end, rate in config.family.learning_rates(config.model).items():
         apart = {name: network.pop(name) for name in list(network) if name.endswith(end)}
         if apart:
-            learn = KeyedOptimizerWrapper(apart, partial(torch.optim.Adam, lr=rate))
+            learn = KeyedOptimizerWrapper(apart, partial(PresentAdam, lr=rate))
             others.append((end.partition(".")[0], _with_state(learn)))
     return build_dense_optimizer(config.train.dense, network), others
 

@@ -39,6 +39,7 @@ class Reads:
         sequences: of the options, how sequence fields become one vector; None: the schema says it.
         ahead: which ids a step looks up is known before the step, so that pipelines may send them ahead.
         managed_ids: tables may be managed: the model does not mind that rows change hands.
+        amounts: targets may be amounts.
     """
 
     pooled: bool = True
@@ -46,6 +47,7 @@ class Reads:
     sequences: Callable[[Any], Mapping[str, Any]] | None = None
     ahead: bool = True
     managed_ids: bool = True
+    amounts: bool = True
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,28 @@ class SequenceConfig(Section):
     """The id field whose vector the events are compared with, by encoders that do so; null: as the schema says, or else the
     first id field of the same table."""
 
+    join: tuple[str, ...] = ()
+    """Sequences of further ids of these events (`events_of` in the schema), such as their authors: the encoder reads their
+    vectors beside those of the events. Each of them gets its part of the result."""
+
     options: dict[str, Any] = {}
     """Settings of the sequence encoder, by its argument names."""
+
+
+class NextActionConfig(Section):
+    """A further loss over a history: which actions the next event has."""
+
+    sequence: str
+    """The sequence, whose events carry actions."""
+
+    actions: PositiveInt
+    """[bits] of an action that are predicted, from the lowest."""
+
+    weight: float = Field(default=0.1, ge=0)
+    """[1] of the loss."""
+
+    options: dict[str, Any] = {}
+    """Its settings: items, layers, heads, dropout."""
 
 
 class ContrastConfig(Section):
@@ -152,6 +172,9 @@ class RankerConfig(ModelSection):
     sequences: dict[str, SequenceConfig] = {}
     """How sequence fields become one vector, by field; of those left out, the schema's `pool` says it."""
 
+    next_action: NextActionConfig | None = None
+    """A further loss over a history, see there; null: none."""
+
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
     """What a ranking step adds up."""
 
@@ -194,7 +217,7 @@ class DenoiserConfig(ModelSection):
     """How the share of perturbed values depends on t."""
 
     time_weight: Literal["elbo", "count", "mean", "one"] = "count"
-    """Weight of a row: 1/t, (n + 1)/k (its expectation, given k), 1/k or 1."""
+    """Weight of a row of which k of n values are perturbed: 1/t, n/k (the same bound with less variance), 1/k or 1."""
 
     label_only_fraction: float = Field(default=0.1, ge=0, le=1)
     """[1] share of rows in which the label alone is hidden: what ranking does."""

@@ -37,6 +37,10 @@ class TableConfig(Section):
     eps: float = Field(default=1e-8, gt=0)
     """[1] added to the denominator of adaptive optimizers."""
 
+    initial_accumulator: float = Field(default=0.0, ge=0)
+    """[1] what adagrad and rowwise_adagrad begin their sums of squared gradients with. 0: the first look-up moves a row by lr,
+    however small its gradient; more than a usual squared gradient: first steps are as small as later ones."""
+
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """[1] decay of the first moment."""
 

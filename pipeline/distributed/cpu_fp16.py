@@ -90,7 +90,7 @@ class StochasticFp16:
     With g the gradient of a row (that of all its look-ups in the step, summed) and D its width:
 
         sgd                w = round(w - lr g)
-        rowwise_adagrad    m = m + |g|^2 / D        w = round(w - lr g / (sqrt(m) + eps))
+        rowwise_adagrad    m = m + |g|^2 / D        w = round(w - lr g / (sqrt(m + begin) + eps))
 
     round takes the next number below or above, above as often as the result is near it: its mean is the result. The draw is a
     function of (seed, table, step, row, column): the same for every plan, and after a restart.
@@ -99,12 +99,14 @@ class StochasticFp16:
         optimizer: as above. eps: as above. m is fp32.
         first: how rows begin.
         clip: largest absolute value of a coordinate of the gradient of a looked-up vector; None does not clip.
+        begin: what is added to m, which is 0 in rows that were never touched, so that their memory need not be there.
     """
 
     optimizer: Literal["sgd", "rowwise_adagrad"]
     eps: float
     first: FirstValues
     clip: float | None = None
+    begin: float = 0.0
 
     @property
     def base_optimizer(self) -> EmbOptimType:
@@ -175,7 +177,7 @@ class Fp16Tables(CustomTables):
                 moments = self.tables.momentum1_host.detach()
                 moment = moments.index_select(0, rows) + summed.square().mean(1)
                 moments.index_copy_(0, rows, moment)
-                summed = summed / (moment.sqrt() + self.rule.eps).unsqueeze(1)
+                summed = summed / ((moment + self.rule.begin).sqrt() + self.rule.eps).unsqueeze(1)
             wanted = self._values(rows).sub_(summed, alpha=self.tables.get_learning_rate())
             of_tables = self._tables(rows)
             keys = torch.tensor([_word(f"{self.rule.first.seed}/{name}/round/{step}") for name in self.names])

@@ -66,7 +66,7 @@ class Part:
 
     Args:
         table: its name, or that of a companion. width: [columns] of the whole table, of weights. values: from row `row` and
-            column `column` on. is_weight: else it is state.
+            column `column` on. is_weight: else it is state. begins: what state begins with.
     """
 
     table: str
@@ -75,6 +75,7 @@ class Part:
     column: int
     values: Tensor
     is_weight: bool
+    begins: float = 0.0
 
 
 class ManagedTable:
@@ -180,13 +181,13 @@ class ManagedTable:
 
     @torch.no_grad()
     def begin_anew(self, rows_M: Tensor, ids_M: Tensor) -> None:
-        """Give these rows the first vectors of these ids, zeros for `NO_ID`, and an optimizer state of zeros."""
+        """Give these rows the first vectors of these ids, zeros for `NO_ID`, and the state that optimizers begin with."""
         for part in self._parts if len(rows_M) else ():
             at_M = rows_M - part.row
             here_M = (at_M >= 0) & (at_M < len(part.values))
             at, ids = at_M[here_M].to(part.values.device), ids_M[here_M].to(part.values.device)
             if not part.is_weight:
-                part.values[at] = 0
+                part.values[at] = part.begins
             elif len(at):
                 scale = self.policy.rows**-0.5 if self._init.scale is None else self._init.scale
                 key = _signed(int.from_bytes(_digest(f"{self._seed}/{part.table}"), "little"))
@@ -380,8 +381,9 @@ def _parts(sharded: Sharded) -> Iterator[Part]:
         for shard in table.shards:
             yield Part(table.name, table.size[1], shard.row, shard.column, shard.values, is_weight=True)
     for _, moment in sharded.moments():
+        begins = sharded.accumulators.get(moment.name, 0.0)
         for shard in moment.shards:
-            yield Part(moment.name, 0, shard.row, 0, shard.values, is_weight=False)
+            yield Part(moment.name, 0, shard.row, 0, shard.values, is_weight=False, begins=begins)
 
 
 def _newest(back_N: Tensor, days_N: Tensor, ids: int) -> Tensor:

@@ -115,6 +115,7 @@ class Sharded:
         plan: who holds which shard.
         rates: the tables' own learning rates, in the order of `fused.param_groups`.
         first: of the tables whose blank rows stand for their initial values, by table name.
+        accumulators: what the moments of tables began with, by table name; 0 for those left out.
     """
 
     model: DistributedModelParallel
@@ -123,6 +124,7 @@ class Sharded:
     plan: ShardingPlan
     rates: tuple[float, ...]
     first: Mapping[str, FirstValues]
+    accumulators: Mapping[str, float]
 
     def tables(self) -> Iterator[ShardedTable]:
         """Every table of the model."""
@@ -191,14 +193,20 @@ def shard(
         parallel = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders)
     _initialise(parallel, {name: options for name, options in chosen.items() if name not in first}, seed)
     fused = parallel.fused_optimizer
-    return Sharded(
+    begun = {name: own.initial_accumulator for name, own in chosen.items() if own.initial_accumulator and name not in first}
+    sharded = Sharded(
         model=parallel,
         fused=fused,
         dense_parameters=dict(in_backward_optimizer_filter(parallel.named_parameters())),
         plan=plan,
         rates=tuple(group["lr"] for group in fused.param_groups),
         first=first,
+        accumulators=begun,
     )
+    for _, moment in sharded.moments():
+        for part in moment.shards if moment.name in begun else ():
+            part.values.fill_(begun[moment.name])
+    return sharded
 
 
 def prepare(
@@ -308,6 +316,9 @@ def _check(config: BaseEmbeddingConfig, options: TableConfig, device: torch.devi
     """Refuse what would be silently ignored or would change with the plan."""
     assert config.embedding_dim % 4 == 0, "FBGEMM's tables are multiples of 4 wide"
     optimizer, sharding = options.optimizer, options.sharding
+    if options.initial_accumulator and optimizer not in ("adagrad", "rowwise_adagrad"):
+        problem = f"{optimizer} sums no squared gradients: set initial_accumulator to 0, or optimizer to rowwise_adagrad"
+        raise GenctrError(f"table {config.name!r}: {problem}")
     problem = ""
     if options.weight_decay_rows == "table" and options.weight_decay and optimizer != "adam":
         problem = f"{optimizer} decays the rows it looks up only: set weight_decay_rows to touched, or optimizer to adam"
@@ -357,7 +368,9 @@ def _settings(
     if first is not None:
         assert options.optimizer == "sgd" or options.optimizer == "rowwise_adagrad", "checked before"
         return settings | {
-            "rule": StochasticFp16(options.optimizer, options.eps, first, options.gradient_clip_value),
+            "rule": StochasticFp16(
+                options.optimizer, options.eps, first, options.gradient_clip_value, options.initial_accumulator
+            ),
             "width": config.embedding_dim,
         }
     if OPTIMIZERS[options.optimizer] is not Adam:

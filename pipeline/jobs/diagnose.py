@@ -68,7 +68,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
     if job.world.is_rank_zero:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
-        spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name != "operands"}
+        spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name not in ("operands", "allowed")}
         found = {"step": step, "days": looked, **told, "spectra": spectra}
         write_whole(f"{folder}/diagnosis.json", json.dumps(finite(found), indent=1, allow_nan=False))
         from pipeline.jobs.plots import draw  # matplotlib takes a second to load
@@ -97,10 +97,15 @@ def _report(told: dict[str, Any], folder: str) -> str:
     for name in ("emb", "generated", "raw"):
         if name in told:
             own = told[name]
-            lines.append(f"{name:10} rankme {own['rankme']:8.1f} ({own['rankme_share']:.0%})  svs98 {own['svs98']:6.0f}")
+            of = f" of the {own['allowed']} directions that the input allows" if "allowed" in own else ""
+            lines.append(f"{name:10} rankme {own['rankme']:8.1f} ({own['rankme_share']:.0%})  svs98 {own['svs98']:6.0f}{of}")
     if "correlation" in told:
         own = told["correlation"]
-        lines.append(f"correlation of the two sides: mean |R| {own['mean_r']:.3f}, within a field {own['mean_r_within']:.3f}")
+        dead = f"dead: {own['dead_generated']:.0%} generated, {own['dead_raw']:.0%} raw"
+        lines.append(
+            f"correlation of the two sides: mean |R| {own['mean_r']:.3f}, within a field {own['mean_r_within']:.3f}, "
+            f"of live coordinates {own['mean_r_live']:.3f} ({dead})"
+        )
     for name, own in told["tables"].items():
         rank = f"rankme {own['rankme']:5.1f}  " if "rankme" in own else ""
         lines.append(f"table {name:20} rms {own['rms']:.4f}  {rank}dead {own['dead']:.1%}  moved {own['moved']:.1%}")

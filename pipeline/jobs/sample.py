@@ -152,7 +152,15 @@ def _drawn(objective: DenoiseObjective, batch: Batch, given: Sequence[str], step
     steps = steps or max(int(hidden_BS.sum(1).max()), 1)
     fresh = replace(ids, ids=ids.ids.clone())
     drawn_BS, labels_BT = draw(
-        model, batch.sequences, fresh, batch.vectors, batch.labels.clone(), hidden_BS, chosen, steps=steps
+        model,
+        batch.sequences,
+        fresh,
+        batch.vectors,
+        batch.labels.clone(),
+        hidden_BS,
+        chosen,
+        steps=steps,
+        corrected=objective.logq != "none",
     )
     return torch.cat([torch.where(ids.there, drawn_BS, -1), labels_BT.long()], dim=1)
 

@@ -187,7 +187,10 @@ def _sample(job: Job, day: Day) -> tuple[dict[str, list[float]], pa.Table | None
     with torch.no_grad():
         _, output = model(collated.to(job.world.device))
     model.train()
-    return {target: output.logits[target].float().cpu().tolist() for target in job.schema.target_names}, kept
+    logits = {target: output.logits[target].float().cpu() for target in job.schema.target_names}
+    if collated.offsets is not None:  # of the rows as they lie in the log; scores are of the whole log
+        logits = {target: own - collated.offsets[:, at] for at, (target, own) in enumerate(logits.items())}
+    return {target: own.tolist() for target, own in logits.items()}, kept
 
 
 def _first_rows(job: Job, day: Day) -> pa.Table:
@@ -255,6 +258,7 @@ def _write_rest(
         "bundle": path.rpartition("/")[2],
         **facts,
         "targets": list(job.schema.target_names),
+        "links": dict(job.objective.links),
         "schema": job.source.schema.model_dump(mode="json", by_alias=True),
         "model": job.config.model.model_dump(mode="json", by_alias=True),
         "precision": job.config.train.dense.precision,

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
 from models.layers import fold
+from models.losses.base import LINKS
 from pipeline.builders.days import build_reader
 from pipeline.builders.models import build_features, build_model
 from pipeline.serving.bundle import SAMPLE, Bundle, BundleError
@@ -101,9 +102,10 @@ class Scorer:
         if missing:
             raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
         rows = rows.select(read)
+        rates = {label.sampling_rate for label in self.bundle.schema.targets}
         for name in columns:
             if name not in read:
-                rows = rows.append_column(name, pa.array(np.zeros(rows.num_rows, dtype=np.int64)))
+                rows = rows.append_column(name, pa.array(np.full(rows.num_rows, int(name in rates), dtype=np.int64)))
         rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
         rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
         return self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))
@@ -173,7 +175,7 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     for name, path in paths.items():
         PATHS.mkdirs(f"{out}/{name}".rpartition("/")[0])
         scores = io.BytesIO()
-        nothing = _told({target: torch.empty(0) for target in scorer.bundle.targets}, scorer.bundle.targets, 0)
+        nothing = _told({target: torch.empty(0) for target in scorer.bundle.targets}, scorer.bundle, 0)
         with pq.ParquetWriter(scores, nothing.schema) as writer:
             for table in score_file(scorer, reader, path):
                 writer.write_table(table)
@@ -183,7 +185,7 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
 
 
 def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
-    """Every row of a file, in its order: `row`, and per target `<target>` the probability and `<target>_logit`."""
+    """Every row of a file, in its order: `row`, and per target `<target>`, a probability or an amount, and `<target>_logit`."""
     there = reader.schema(path)
     wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
     first = 0
@@ -191,13 +193,14 @@ def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
         for read in reader.read(path, unit, wanted, 0):
             for start in range(0, read.num_rows, BATCH_ROWS):
                 rows = read.select(wanted).slice(start, BATCH_ROWS)
-                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle.targets, first)
+                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle, first)
                 first += rows.num_rows
 
 
-def _told(logits: dict[str, Tensor], targets: Sequence[str], first: int) -> pa.Table:
-    columns = {"row": pa.array(np.arange(first, first + len(logits[targets[0]])))}
-    for target in targets:
-        columns[target] = pa.array(logits[target].double().sigmoid().numpy())
+def _told(logits: dict[str, Tensor], bundle: Bundle, first: int) -> pa.Table:
+    columns = {"row": pa.array(np.arange(first, first + len(logits[bundle.targets[0]])))}
+    for target in bundle.targets:
+        predicted = LINKS[bundle.manifest.get("links", {}).get(target, "sigmoid")]
+        columns[target] = pa.array(predicted(logits[target].double()).numpy())
         columns[f"{target}_logit"] = pa.array(logits[target].numpy())
     return pa.table(columns)

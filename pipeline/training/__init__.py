@@ -9,8 +9,8 @@ inputs.py            From a batch to what a model may read of it: everything but
 loop.py              The training loop.
 lr_schedule.py       Learning rates and randomness, each a function of the step alone, so that resuming needs no state.
 metrics.py           Metrics per target: exact ones for a scored day, and running ones of constant size for training.
-objectives/          What one step of further objectives computes, and how they are judged; one file each.
 objective.py         What one step computes: a batch in, a loss and an output out; and what it is judged by.
+objectives/          What one step of further objectives computes, and how they are judged; one file each.
 paired_bootstrap.py  Two models on the same rows: paired differences of metrics with bootstrap intervals over users; how far scores have moved.
 rank.py              What one step of ranking computes: the losses of all targets.
 """  # noqa: E501

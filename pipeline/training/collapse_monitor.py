@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.diagnostics import Moments, TableHealth, correlation, redundancy, spectrum
+from models.diagnostics import Moments, TableHealth, correlation, directions, random_vectors, redundancy, spectrum
 from pipeline.config.family import Observed
 from pipeline.distributed.shard import Sharded
 from pipeline.run_folder.log import RunLog
@@ -50,6 +50,10 @@ class RepresentationStats:
         known = {name: seen[name] for name in ("emb", "generated", "raw") if name in seen and self.names}
         looked = {name: vectors_BFD[:, self.fields].flatten(1) for name, vectors_BFD in known.items()}
         views = {"emb": looked["emb"]} if "emb" in looked else {}
+        if "emb" in looked:
+            emb_BFD = known["emb"][:, self.fields]
+            tables = torch.tensor(self.cardinalities, device=emb_BFD.device).gt(1)[:, None]
+            views["allowed"] = torch.where(tables, random_vectors(emb_BFD), emb_BFD.double()).flatten(1)
         if "generated" in looked:
             views["operands"] = torch.cat([looked["generated"], looked["raw"]], dim=1)
         for name, vectors_BX in views.items():
@@ -73,15 +77,23 @@ class RepresentationStats:
     def summary(self) -> dict[str, Any]:
         """The scalars, by representation, field and band of cardinality. Collective."""
         totals = self.totals()
-        told: dict[str, Any] = {name: spectrum(moments) for name, moments in totals.items() if name != "operands"}
+        allowed = totals.pop("allowed", None)
+        most = directions(allowed) if allowed is not None else None
+        told: dict[str, Any] = {
+            name: spectrum(moments, allowed=None if name == "generated" else most)
+            for name, moments in totals.items()
+            if name != "operands"
+        }
         fields = len(self.names)
         if "operands" in totals:
             told["correlation"] = redundancy(correlation(totals["operands"]), fields)
-        if "emb" not in totals:
+        if allowed is None:
             return told
+        told["emb"]["allowed"] = most
         width = len(totals["emb"].sums) // fields
+        parts = {name: slice(at * width, (at + 1) * width) for at, name in enumerate(self.names)}
         per_field = {
-            name: spectrum(totals["emb"].part(slice(at * width, (at + 1) * width))) for at, name in enumerate(self.names)
+            name: spectrum(totals["emb"].part(own), allowed=directions(allowed.part(own))) for name, own in parts.items()
         }
         told["fields"] = {name: own["rankme_share"] for name, own in per_field.items()}
         for band, (least, most) in BANDS.items():
@@ -157,7 +169,9 @@ def tables_told(sharded: Sharded) -> dict[str, dict[str, float]]:
             numbers = torch.arange(shard.row, shard.row + len(shard.values), step)
             seen = sharded.rows_as_read(name, shard.values[::step, :part], numbers, shard.column)
             moment = moments.get((table.key, at))
-            total += TableHealth.of(seen, _moved(moment[::step]) if moment is not None else None).packed()
+            total += TableHealth.of(
+                seen, _moved(moment[::step], sharded.accumulators.get(name, 0.0)) if moment is not None else None
+            ).packed()
         if dist.is_initialized():
             dist.all_reduce(total)
         told[name] = {k: v for k, v in TableHealth.summary(total, part).items() if whole or k != "rankme"}
@@ -171,9 +185,9 @@ def _weights(output: StepOutput) -> dict[str, list[float]]:
     return {name.partition("/")[2]: own.tolist() for name, own in output.observed.items() if name.startswith("weights/")}
 
 
-def _moved(moment: Tensor) -> Tensor:
-    """Which rows the optimizer has moved: those whose accumulator is not zero."""
-    return moment.reshape(len(moment), -1).ne(0).any(1).cpu()
+def _moved(moment: Tensor, begun: float) -> Tensor:
+    """Which rows the optimizer has moved: those whose accumulator is not what it began with."""
+    return moment.reshape(len(moment), -1).ne(begun).any(1).cpu()
 
 
 def _moments(sharded: Sharded) -> dict[tuple[str, int], Tensor]:

@@ -77,9 +77,10 @@ class DenoiseObjective(DenoiseKind, Objective):
             read, read_ids = self._replaced(sequences, ids, hidden_BS)
         chosen = self.candidates(self.present(ids, wanted_BS))
         restored = model.restore(read, read_ids, batch.vectors, labels_BT, hidden_BS, chosen, visible=self.replace)
-        loss_BS, reference_BS = self._losses(restored, ids, labels_BT, wanted_BS)
+        share_BS = wanted_BS * self._shares(hidden_BS)
+        loss_BS, reference_BS = (own * share_BS for own in self._losses(restored, ids, labels_BT, wanted_BS))
 
-        sums_3K = self._per_field(torch.stack([loss_BS.detach(), reference_BS, wanted_BS.to(loss_BS.dtype)]))
+        sums_3K = self._per_field(torch.stack([loss_BS.detach(), reference_BS, share_BS]))
         total_3K = sums_3K.clone()
         if self.ranks > 1 and model.balance.kind != "uniform":
             dist.all_reduce(total_3K)
@@ -110,6 +111,12 @@ class DenoiseObjective(DenoiseKind, Objective):
         tasks = len(self.model.tasks)
         counting_BS = torch.cat([hidden_BS[:, :-tasks], hidden_BS[:, -tasks:] & (weights_BT > 0)], dim=1)
         return thinned(counting_BS, self.model.layout.field_S, self.most_F)
+
+    def _shares(self, hidden_BS: Tensor) -> Tensor:
+        """1 / the hidden values of the slot's field in the row, (B, S): a list is as one field, however long it is."""
+        field_S, fields = self.model.layout.field_S, len(self.most_F)
+        counts_BF = hidden_BS.new_zeros(len(hidden_BS), fields, dtype=torch.float32).index_add(1, field_S, hidden_BS.float())
+        return 1 / counts_BF[:, field_S].clamp(min=1)
 
     def _losses(self, restored: Restored, ids: Ids, labels_BT: Tensor, wanted_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy of every slot that is restored and its reference, two (B, S)."""

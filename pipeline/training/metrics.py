@@ -5,10 +5,18 @@ For rows i with label y, weight w and predicted probability p (the sum is over t
     logloss      [nats]  sum w (-y log p - (1-y) log(1-p)) / sum w
     ne           [1]     normalised entropy: logloss / the logloss of always predicting the mean label
     calibration  [1]     mean prediction / mean label
+    calibration_whole  [1]  of a target with a `sampling_rate`: the same for the whole log, in which a row of label 0 stands for
+                         1 / rate rows
     auc          [1]     chance that a positive row scores above a negative one; a tie counts one half
     gauc         [1]     auc of every group, averaged by the weight (without weights: the rows) of the group; groups of one
                          class and rows without a group (a null) are left out
     rows         [rows]  with a weight
+
+and for amounts, of which p is the predicted mean (what of a logit, the loss says):
+
+    rmse         [label] root of the mean of (p - y)^2
+    mae          [label] mean of |p - y|
+    calibration, rows    as above
 
 A metric that is not defined (one class only, no rows) is nan. A row of weight 2 counts like two rows.
 
@@ -17,7 +25,9 @@ Sources: NE is of He et al., "Practical Lessons from Predicting Clicks on Ads at
 "Optimized Cost per Click in Taobao Display Advertising", 2017.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,13 +38,19 @@ from torchrec.metrics.ne import compute_ne, get_ne_states
 
 from data.collate import NO_GROUP
 from data.errors import GenctrError
+from models.losses.base import LINKS
 from pipeline.distributed.world import share
 from pipeline.training.objective import StepOutput
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 ETA = 1e-12
 """[1] a probability is at least this far from 0 and 1, as torchrec has it."""
 
 SUMS = ("cross_entropy_sum", "weighted_num_samples", "pos_labels", "neg_labels", "calibration_num", "rows", "not_finite")
+AMOUNT_SUMS = ("weight", "labels", "predictions", "squares", "distances", "rows", "not_finite")
+"""Of an amount, in the places of `SUMS`."""
+
 BINS = 4096
 EDGE = 16.0
 """[1] logits beyond ±this share the outermost bins; a bin is 2 * EDGE / BINS = 1/128 wide."""
@@ -52,13 +68,16 @@ class Meters:
 
     Args:
         targets: their names, in the order of the columns of `labels`.
+        links: target -> what makes a prediction of its logit, see `models.losses.base.LINKS`; those left out are probabilities.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
-        self.targets = tuple(targets)
+    def __init__(self, targets: Sequence[str], links: Mapping[str, str] = NOTHING) -> None:
+        self.targets, self.links = tuple(targets), links
+        self._label = torch.float32 if any(_is_amount(links, target) for target in targets) else torch.bool
         self._logits = [torch.zeros(len(self.targets), 0)]
-        self._labels = [torch.zeros(len(self.targets), 0, dtype=torch.bool)]
+        self._labels = [torch.zeros(len(self.targets), 0, dtype=self._label)]
         self._weights = [torch.zeros(len(self.targets), 0)]
+        self._whole: Tensor | None = None
         self._groups = [torch.zeros(0, dtype=torch.int64)]
 
     @torch.no_grad()
@@ -67,9 +86,12 @@ class Meters:
         labels, weights, groups = output.batch.labels, output.batch.weights, output.batch.groups
         self._logits.append(torch.stack([output.logits[target] for target in self.targets]).float().cpu())
         # Copies: a view would keep the memory of the whole batch, and change when its buffers are used again.
-        self._labels.append(labels.T.to("cpu", torch.bool, copy=True))
+        self._labels.append(labels.T.to("cpu", self._label, copy=True))
         self._weights.append(weights.T.to("cpu", torch.float32, copy=True))
         self._groups.append(groups.to("cpu", copy=True))
+        if output.batch.offsets is not None:
+            own = _whole(self._logits[-1], labels.T.cpu(), weights.T.cpu(), output.batch.offsets.T.cpu())
+            self._whole = own if self._whole is None else self._whole + own
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows of all ranks on rank 0, elsewhere none: logits, labels and weights (T, N), groups (N,). Collective."""
@@ -79,16 +101,31 @@ class Meters:
         return logits_TN, labels_TN, weights_TN, _on_rank_0(torch.cat(self._groups))
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """The metrics over all ranks: {target: {auc, gauc, logloss, ne, calibration, rows}}. Collective.
+        """The metrics over all ranks: {target: {auc, gauc, logloss, ne, calibration, rows}}, see the top
+        of this file. Collective.
 
         Raises:
             NotFinite: on every rank, if a prediction of a weighted row is nan or infinite.
         """
         logits_TN, labels_TN, weights_TN, groups_N = self.gathered()
         columns = zip(self.targets, logits_TN, labels_TN, weights_TN, strict=True)
-        return share(
-            lambda: {target: _exact(target, x, y, w, groups_N) for target, x, y, w in columns}, dict[str, dict[str, float]]
-        )
+
+        def exact() -> dict[str, dict[str, float]]:
+            return {
+                target: _amount(target, amount_sums(x, y, w, self.links[target]).tolist())
+                if _is_amount(self.links, target)
+                else _exact(target, x, y, w, groups_N)
+                for target, x, y, w in columns
+            }
+
+        found = share(exact, dict[str, dict[str, float]])
+        if self._whole is not None:
+            if dist.is_initialized():
+                dist.all_reduce(self._whole)
+            for target, (predicted, positive, offsets) in zip(self.targets, self._whole.tolist(), strict=True):
+                if offsets:
+                    found[target]["calibration_whole"] = predicted / positive if positive else float("nan")
+        return found
 
 
 class RunningMeters:
@@ -102,10 +139,11 @@ class RunningMeters:
 
     Args:
         targets: their names, in the order of the columns of `labels`.
+        links: target -> what makes a prediction of its logit, see `models.losses.base.LINKS`; those left out are probabilities.
     """
 
-    def __init__(self, targets: Sequence[str]) -> None:
-        self.targets = tuple(targets)
+    def __init__(self, targets: Sequence[str], links: Mapping[str, str] = NOTHING) -> None:
+        self.targets, self.links = tuple(targets), links
         self._state = torch.zeros(len(self.targets), len(SUMS) + 2 * BINS, dtype=torch.float64)
 
     @torch.no_grad()
@@ -117,6 +155,10 @@ class RunningMeters:
         bins_TB = ((inside_TB + EDGE) * (BINS / (2 * EDGE))).long().clamp(max=BINS - 1)
         self._state = self._state.to(logits_TB.device)
         sums_TX, negative_TX, positive_TX = _parts(self._state)
+        for at, target in enumerate(self.targets):
+            if _is_amount(self.links, target):
+                sums_TX[at] += amount_sums(logits_TB[at], labels_TB[at], weights_TB[at], self.links[target])
+                weights_TB = weights_TB.index_fill(0, torch.tensor(at, device=weights_TB.device), 0)  # not for what follows
         sums_TX += _sums(logits_TB, labels_TB, weights_TB)
         positive_TX.scatter_add_(1, bins_TB, weights_TB * labels_TB)
         negative_TX.scatter_add_(1, bins_TB, weights_TB * (1 - labels_TB))
@@ -127,11 +169,15 @@ class RunningMeters:
         Raises:
             NotFinite: on every rank, if a prediction was nan or infinite.
         """
-        return {target: _running(target, state) for target, state in zip(self.targets, self._total(), strict=True)}
+        return {
+            target: _amount(target, _parts(state)[0].tolist()) if _is_amount(self.links, target) else _running(target, state)
+            for target, state in zip(self.targets, self._total(), strict=True)
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """All rows of all ranks, as JSON values: {target: {sums, bins: [[bin, negative, positive]]}}. Collective."""
-        return {target: _to_json(state) for target, state in zip(self.targets, self._total(), strict=True)}
+        rows = zip(self.targets, self._total(), strict=True)
+        return {target: _to_json(state, self._names(target)) for target, state in rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`, with any number of ranks: rank 0 takes it all. A target that is not in it begins here."""
@@ -139,7 +185,10 @@ class RunningMeters:
         if not dist.is_initialized() or dist.get_rank() == 0:
             for row, target in zip(self._state, self.targets, strict=True):
                 if target in state:
-                    _from_json(state[target], row)
+                    _from_json(state[target], row, self._names(target))
+
+    def _names(self, target: str) -> Sequence[str]:
+        return AMOUNT_SUMS if _is_amount(self.links, target) else SUMS
 
     def _total(self) -> Tensor:
         total = self._state.clone()
@@ -163,13 +212,51 @@ def _sums(logits_TB: Tensor, labels_TB: Tensor, weights_TB: Tensor) -> Tensor:
     return torch.stack([sums[name] for name in SUMS], 1)
 
 
-def _from_sums(target: str, values: Sequence[float]) -> dict[str, float]:
-    entropy, weight, positive, negative, predicted, rows, not_finite = values
+def _is_amount(links: Mapping[str, str], target: str) -> bool:
+    return links.get(target, "sigmoid") != "sigmoid"
+
+
+def amount_sums(logits_B: Tensor, labels_B: Tensor, weights_B: Tensor, link: str) -> Tensor:
+    """What the metrics of an amount are made of, (7,) float64 in the order of AMOUNT_SUMS."""
+    predicted_B, labels_B, weights_B = LINKS[link](logits_B.double()), labels_B.double(), weights_B.double()
+    finite_B = predicted_B.isfinite()
+    predicted_B = torch.where(finite_B, predicted_B, 0.0)
+    off_B, counted_B = predicted_B - labels_B, weights_B > 0
+    columns = (torch.ones_like(labels_B), labels_B, predicted_B, off_B.square(), off_B.abs())
+    sums = [(weights_B * column).sum() for column in columns]
+    return torch.stack([*sums, counted_B.sum().double(), (counted_B & ~finite_B).sum().double()])
+
+
+def _amount(target: str, values: Sequence[float]) -> dict[str, float]:
+    weight, labels, predictions, squares, distances, rows, not_finite = values
+    _check_finite(target, rows, not_finite)
+    return {
+        "rmse": math.sqrt(squares / weight) if weight else math.nan,
+        "mae": distances / weight if weight else math.nan,
+        "calibration": predictions / labels if labels else math.nan,
+        "rows": int(rows),
+    }
+
+
+def _whole(logits_TB: Tensor, labels_TB: Tensor, weights_TB: Tensor, offsets_TB: Tensor) -> Tensor:
+    """Predicted and true labels 1 of the whole log, of which rows of label 0 were left out; and all that is known of those,
+    (T, 3)."""
+    weights_TB = weights_TB.double() * torch.where(labels_TB == 0, offsets_TB.double().exp(), 1.0)
+    predicted_TB = (logits_TB.double() - offsets_TB).sigmoid()
+    return torch.stack([(weights_TB * predicted_TB).sum(1), (weights_TB * labels_TB).sum(1), offsets_TB.double().sum(1)], 1)
+
+
+def _check_finite(target: str, rows: float, not_finite: float) -> None:
     if not_finite:
         raise NotFinite(
             f"target {target}: {int(not_finite)} of {int(rows)} predictions are not finite\n"
             "  next: start again from an earlier checkpoint with a smaller learning rate or gradient clipping"
         )
+
+
+def _from_sums(target: str, values: Sequence[float]) -> dict[str, float]:
+    entropy, weight, positive, negative, predicted, rows, not_finite = values
+    _check_finite(target, rows, not_finite)
     nats = torch.log(torch.tensor(2.0, dtype=torch.float64)).item()  # torchrec counts in bits
     # torchrec answers 0, 0.5 or a huge number where a metric is not defined; a reader should see that it is not.
     both = positive > 0 and negative > 0
@@ -202,16 +289,16 @@ def _running(target: str, state: Tensor) -> dict[str, float]:
     return {**ratios, **_from_sums(target, sums.tolist())}
 
 
-def _to_json(state: Tensor) -> dict[str, Any]:
+def _to_json(state: Tensor, names: Sequence[str]) -> dict[str, Any]:
     sums, negative_K, positive_K = _parts(state)
     filled = (negative_K + positive_K).nonzero().flatten()
     columns = zip(filled.tolist(), negative_K[filled].tolist(), positive_K[filled].tolist(), strict=True)
-    return {"sums": dict(zip(SUMS, sums.tolist(), strict=True)), "bins": [list(column) for column in columns]}
+    return {"sums": dict(zip(names, sums.tolist(), strict=True)), "bins": [list(column) for column in columns]}
 
 
-def _from_json(stored: Mapping[str, Any], state: Tensor) -> None:
+def _from_json(stored: Mapping[str, Any], state: Tensor, names: Sequence[str]) -> None:
     sums, negative_K, positive_K = _parts(state)
-    sums.copy_(torch.tensor([stored["sums"][name] for name in SUMS], dtype=torch.float64))
+    sums.copy_(torch.tensor([stored["sums"][name] for name in names], dtype=torch.float64))
     for bin_, negative, positive in stored["bins"]:
         negative_K[bin_], positive_K[bin_] = negative, positive
 

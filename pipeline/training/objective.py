@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -82,11 +83,13 @@ class Objective(ObjectiveKind, nn.Module, ABC):
     Attributes:
         model: what is trained, published and scored.
         headline: the one that early stopping takes, that gates look at and tables show first, unless a config names another.
+        links: target -> what makes a prediction of its logit, see `models.losses.base.LINKS`; those left out are probabilities.
         ids: maps the ids of managed tables; None if there are none. It is set once the tables are sharded.
     """
 
     model: nn.Module
     headline: MetricSpec
+    links: Mapping[str, str] = MappingProxyType({})
     ids: MapsIds | None = None
 
     @abstractmethod

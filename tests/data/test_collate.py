@@ -295,6 +295,37 @@ def test_a_label_that_is_missing_is_no_reason_to_speak_of_a_threshold():
     assert "positive_above" not in str(refused.value)
 
 
+SECONDS = {"column": "s", "kind": "amount"}
+
+
+def test_an_amount_is_learnt_as_it_is() -> None:
+    labels = [{"column": "y"}, {**SECONDS, "valid_where": "y"}]
+    batch = collate({"a": [1, 2], "y": [1, 0], "s": pa.array([12.5, None])}, label=None, labels=labels)
+    assert batch.labels.tolist() == [[1, 12.5], [0, 0]]
+    assert batch.weights.tolist() == [[1, 1], [1, 0]]
+    assert batch.offsets is None
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.inf, math.nan, None])
+def test_what_is_no_amount_is_refused(bad: float | None) -> None:
+    with pytest.raises(BadInput, match="expected: a finite number, 0 or more"):
+        collate({"a": [1, 2], "y": [1, 0], "s": pa.array([1.0, bad])}, label=None, labels=[{"column": "y"}, SECONDS])
+
+
+def test_logits_of_a_sampled_log_are_above_those_of_the_whole() -> None:
+    labels = [{"column": "y", "sampling_rate": "r"}, {"column": "z", "sampling_rate": 0.5}, {"column": "w"}]
+    columns = {"a": [1, 2], "y": [1, 0], "z": [0, 0], "w": [0, 1], "r": [1.0, 0.25]}
+    offsets = collate(columns, label=None, labels=labels).offsets
+    assert offsets is not None
+    torch.testing.assert_close(offsets, torch.tensor([[0.0, math.log(2), 0.0], [math.log(4), math.log(2), 0.0]]))
+
+
+@pytest.mark.parametrize("bad", [0.0, 1.5, -0.1, math.nan, None])
+def test_what_is_no_sampling_rate_is_refused(bad: float | None) -> None:
+    with pytest.raises(BadInput, match=r"sampling rate of target 'y'(.|\n)*more than 0, at most 1"):
+        collate({"a": [1, 2], "y": [1, 0], "r": pa.array([0.5, bad])}, label={"column": "y", "sampling_rate": "r"})
+
+
 def test_groups_may_be_strings() -> None:
     groups = collate({"a": [1, 2, 3, 4], "g": ["x", None, "y", "x"]}, group="g").groups
 
@@ -663,6 +694,26 @@ def test_what_an_event_carries_stays_with_its_id_through_every_cut(
         "vector": torch.float32,
         "ids.surface": torch.int64,
     }
+
+
+@pytest.mark.parametrize("events", [True, False], ids=["read event by event", "pooled"])
+@pytest.mark.parametrize(("longer", "kept"), [("keep_last", [3, 0]), ("keep_first", [1, 3])])
+def test_further_ids_stay_with_their_events_and_a_null_is_a_missing_one(events: bool, longer: str, kept: list[int]) -> None:
+    #   the second event has a null id, the last is not of the past
+    log = {"past": [[11, None, 13, 14, 15], []], "past_time": [[0, 1, 2, 3, 4], []], "past_author": [[0, 1, 2, None, 4], None]}
+    leader = {**SEQUENCE, "time": "past_time", "on_overflow": longer}
+    author = {"name": "past_author", "kind": "sequence", "ids": "identity", "rows": 9, "length": 2, "events_of": "past"}
+    columns = {**log, "t": [4, 5]}
+    batch = collate(columns, {**author, "on_overflow": longer}, leader, time=CLOCK, events=events)
+
+    assert batch.bags["past_author"].lengths().tolist() == [2, 0]
+    assert batch.bags["past_author"].values().tolist() == kept
+
+
+def test_further_ids_that_are_more_than_the_events_are_refused() -> None:
+    author = {"name": "past_author", "kind": "sequence", "ids": "identity", "rows": 9, "length": 2, "events_of": "past"}
+    with pytest.raises(BadInput, match=r"the list has 2 values(.|\n)*past_author(.|\n)*one value for every event of 'past'"):
+        collate({"past": [[1]], "past_author": [[1, 2]]}, SEQUENCE, author)
 
 
 def test_an_event_that_carries_nothing_says_so() -> None:

@@ -12,7 +12,7 @@ from data.synthetic import write
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three days of prime-like sizes, tiny batches, frequent saves, shuffle and prefetch on."""
     folder = tmp_path_factory.mktemp("log")
-    write(str(folder / "log"), days=3, rows=1511, seed=5)
+    write(str(folder / "log"), days=3, rows=701, seed=5)
     run = yaml.safe_load(Path("launch/configs/demo.yaml").read_text())
     run["schema"] = str(Path("launch/configs/demo.schema.yaml").resolve())
     run["data"] |= {
@@ -21,7 +21,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "shuffle_buffer_rows": 512,
         "prefetch_batches": 2,
     }
-    run["train"] |= {"global_batch_rows": 32, "ranks": 1, "log_every_steps": 7}
+    run["train"] |= {"global_batch_rows": 32, "ranks": 1, "log_every_steps": 3}
     run["checkpoint"] = {"every_steps": 5, "keep_last": 2}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +21,35 @@ DAYS = FIRST, SECOND, THIRD, FOURTH = tuple(f"2026-11-{day:02}" for day in range
 After = Callable[[str], None]
 """`after(day)` makes `out` a run that has trained the log until that day."""
 
+
+class Nights:
+    """Runs of one log, as they are after the night of each day: every night is run once, when it is first asked for."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+
+    def run(self, day: str) -> Path:
+        """The run folder after that night. Not to be written to."""
+        run = self._config.parent / f"after-{day}"
+        if not run.exists():
+            if day != DAYS[0]:
+                shutil.copytree(self.run(DAYS[DAYS.index(day) - 1]), run)
+            done = daily(self._config, run, "--until", day)
+            assert done.code == 0, done.err
+        return run
+
+    def copy(self, day: str, config: Path, out: Path) -> None:
+        """Make `out` that run, of a log like it where `config` lies."""
+        shutil.copytree(self.run(day), out)
+        _, _, stored = (out / "config.yaml").read_text().partition("\n")  # its digest goes: the log lies elsewhere
+        (out / "config.yaml").write_text(stored.replace(str(self._config.parent), str(config.parent)))
+
+
 LENIENT = {"auc": -0.5, "calibration": [0.2, 5.0]}
 """Gates that a tiny model passes on every day."""
 
 
-def write_daily(folder: Path, *, days: int, rows: int = 150, **daily: Any) -> Path:
+def write_daily(folder: Path, *, days: int, rows: int = 90, **daily: Any) -> Path:
     """A log of small days from 2026-11-01 on, and a run file that takes them all up."""
     write(str(folder / "log"), days=days, rows=rows, seed=7, users=40, items=20)
     run = {

@@ -183,7 +183,9 @@ def test_a_full_check_finds_the_page_before_a_row_of_the_day_is_trained(config: 
     assert max(steps) == events(tmp_path / "run", "trained")[0]["step"], "the day before, and nothing of this one"
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize(
+    "name", some(BAD_FILES, "a damaged page in the middle of a day", "a missing column", "a file that is there twice")
+)
 def test_a_quarantined_file_is_named_and_all_rows_of_the_others_are_trained(
     name: str, config: Path, root: Path, tmp_path: Path
 ) -> None:
@@ -221,25 +223,20 @@ def take_the_day(root: Path) -> None:
     (root / f"day={SECOND}").rename(root / "day=2026-11-20")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
+def test_a_day_that_is_not_ready_is_held(config: Path, root: Path, unbroken: Path, tmp_path: Path) -> None:
+    for spoil, told in (
         (empty_the_day, (f"day {SECOND} is empty: 3 files without a row", "take it out of data.days")),
         (take_the_mark, (f"day {SECOND} is not complete", "expected: a file _SUCCESS", "wait until it is written")),
         (take_the_day, (f"there is no day {SECOND}", "did you mean")),
-    ],
-)
-def test_a_day_that_is_not_ready_is_held(
-    spoil: Callable[[Path], None], told: tuple[str, ...], config: Path, root: Path, unbroken: Path, tmp_path: Path
-) -> None:
-    spoil(root)
+    ):
+        spoil(root)
 
-    held = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
+        held = train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER)
 
-    assert_told(held, *told)
-    assert_whole(tmp_path / "run")
-    shutil.rmtree(root)
-    shutil.copytree(config.parent / "log", root)
+        assert_told(held, *told)
+        assert_whole(tmp_path / "run")
+        shutil.rmtree(root)
+        shutil.copytree(config.parent / "log", root)
     assert train(config, tmp_path / "run", f"data.root={root}", *IN_ORDER).code == 0
     assert_same_bits(unbroken, tmp_path / "run")
 
@@ -376,23 +373,18 @@ def test_what_rank_0_alone_looks_for_is_told_on_every_rank_so_that_none_waits(co
 # --- what the user wrote ---
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
+def test_a_config_that_cannot_be_leaves_nothing_that_is_in_the_way(config: Path, unbroken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    for override, told in (
         ("data.shuffle_bufer_rows=9", "data.shuffle_bufer_rows: unknown key\n  did you mean 'shuffle_buffer_rows'?"),
         ("data.days=2026-02-27..2026-02-30", "'2026-02-30' is not a date"),
         ("data.test=[2026-11-31]", "'2026-11-31' is not a date"),
         ("data.root=/nowhere", "there is no such folder\n  where: file /nowhere\n  next: check data.root"),
-    ],
-)
-def test_a_config_that_cannot_be_leaves_nothing_that_is_in_the_way(
-    override: str, told: str, config: Path, unbroken: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
+    ):
+        assert_told(train(config, out, *IN_ORDER, override), told)
+        assert not (out / "checkpoints").exists()
 
-    assert_told(train(config, out, *IN_ORDER, override), told)
-
-    assert not (out / "checkpoints").exists()
     assert train(config, out, *IN_ORDER).code == 0
     assert_same_bits(unbroken, out)
 

@@ -382,7 +382,7 @@ def assert_every_row_counted_once(config: Path, out: Path) -> None:
     assert trained == {str(file): pq.read_metadata(file).num_rows for file in files}
 
 
-@pytest.mark.parametrize(("table", "rows"), [("user_id", 65535), ("tab", 9)])
+@pytest.mark.parametrize(("table", "rows"), [("user_id", 65535), pytest.param("tab", 9, marks=pytest.mark.slow)])
 def test_a_table_grows_to_what_a_job_with_the_new_schema_would_make_of_it(tmp_path: Path, table: str, rows: int) -> None:
     config, out, grown = write_log(tmp_path), tmp_path / "run", tmp_path / "grown"
     wide = ("model.decoder=deepfm", "model.decoder_options={hidden: [8]}", "tables.optimizer=lazy_adam")

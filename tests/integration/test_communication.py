@@ -32,7 +32,7 @@ SENT = ("fp32", "fp16", "int8")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Days whose rows do not divide by batches, and a history that is read unpooled."""
     folder = tmp_path_factory.mktemp("sent")
-    path = write_log(folder)
+    path = write_log(folder, rows=60)
     values = yaml.safe_load(path.read_text())
     values["model"] = values.get("model", {}) | {"sequences": {"history": {"encoder": "target_attention"}}}
     path.write_text(yaml.safe_dump(values))

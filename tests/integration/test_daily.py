@@ -11,13 +11,13 @@ from tests.integration.nightly import Nightly, assert_same_outcome, ledger, publ
 from tests.jobs import assert_same_bits, final_tensors, flat
 from tests.tiny import genctr
 
-DAYS = 7
-"""More than the bundles and checkpoints that are kept."""
+DAYS = 4
+"""More than the bundles and checkpoints that are kept: two of each."""
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_daily(tmp_path_factory.mktemp("nightly"), days=DAYS)
+    return write_daily(tmp_path_factory.mktemp("nightly"), days=DAYS, keep=2, keep_days=2)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def seconds(config: Path, unbroken: Path, tmp_path_factory: pytest.TempPathFacto
 def test_each_day_is_scored_trained_judged_and_published_in_order(unbroken: Path) -> None:
     entries = ledger(unbroken)
     assert states(unbroken) == published(*(f"2026-11-{day:02}" for day in range(1, DAYS + 1)))
-    kinds = [entry["event"] for entry in entries if entry["day"] == "2026-11-05"]
+    kinds = [entry["event"] for entry in entries if entry["day"] == "2026-11-03"]
     assert kinds == ["scored", "trained", "judged", "published"]
 
 
@@ -54,7 +54,7 @@ def test_run_again_and_nothing_happens(config: Path, unbroken: Path) -> None:
     before = (unbroken / "ledger.jsonl").read_bytes()
     night = Nightly(config, unbroken)
     assert night.ended() == 75
-    assert "2026-11-08 is not there yet" in night.text
+    assert "2026-11-05 is not there yet" in night.text
     assert (unbroken / "ledger.jsonl").read_bytes() == before
 
 
@@ -101,17 +101,21 @@ def test_a_kill_at_every_kind_of_write_leaves_the_same_bits(
     assert genctr("verify", out).code == 0
 
 
+RANDOM_KILLS = 40
+"""By default; `benchmarks/kills.py` makes as many as one has time for."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_two_hundred_kills_leave_the_same_bits(config: Path, unbroken: Path, seconds: float, tmp_path: Path) -> None:
+@pytest.mark.timeout(1800)
+def test_kills_at_random_instants_leave_the_same_bits(config: Path, unbroken: Path, seconds: float, tmp_path: Path) -> None:
     rng = random.Random(6)
     done = runs = 0
-    while done < 200:
+    while done < RANDOM_KILLS:
         out = tmp_path / f"run{runs}"
         runs += 1
         while True:
             if rng.random() < 0.5:
-                night = Nightly(config, out, kill_at=f"{rng.choice(['before', 'after'])} * * {rng.randrange(1, 200)}")
+                night = Nightly(config, out, kill_at=f"{rng.choice(['before', 'after'])} * * {rng.randrange(1, 150)}")
                 code = night.ended()
             else:
                 night = Nightly(config, out)
@@ -130,7 +134,7 @@ def test_two_hundred_kills_leave_the_same_bits(config: Path, unbroken: Path, sec
 @pytest.mark.slow
 def test_ranks_change_across_kills_and_every_row_is_trained_once(config: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    for ranks, kill_at in [(2, "after * * 75"), (1, "after * * 45"), (2, "after * * 100")]:
+    for ranks, kill_at in [(2, "after * * 60"), (1, "after * * 45"), (2, "after * * 80")]:
         night = Nightly(config, out, ranks=ranks, kill_at=kill_at)
         code = night.ended()
         night.kill()

@@ -1,7 +1,7 @@
 """A schema that changes between two nights: listed, confirmed, and the rest of the state kept."""
 
-import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,49 @@ import torch
 import yaml
 
 from pipeline.jobs.reshape import load_grown
-from tests.integration.nightly import Nightly, ledger, states, write_daily
+from tests.integration.nightly import (
+    FIRST,
+    FOURTH,
+    SECOND,
+    THIRD,
+    After,
+    Nightly,
+    Nights,
+    daily,
+    ledger,
+    states,
+    write_daily,
+)
 from tests.jobs import assert_same_bits, events, final_tensors, flat
 from tests.tiny import SCHEMA, Done, built, genctr, some
 
-FIRST, SECOND, THIRD, FOURTH = (f"2026-11-{day:02}" for day in range(1, 5))
 
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    """A run of four days with a schema of its own, of which the last field is not read yet."""
-    path = write_daily(tmp_path, days=4)
+def write_begun(folder: Path) -> Path:
+    """A log of four days, and a run of a small table of users that does not read the category yet."""
+    path = write_daily(folder, days=4)
     schema = yaml.safe_load(SCHEMA.read_text())
-    (tmp_path / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
+    schema["fields"] = [own for own in schema["fields"] if own["name"] != "category"]
+    next(own for own in schema["fields"] if own["name"] == "user_id")["rows"] = 101
+    (folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False))
     run = yaml.safe_load(path.read_text()) | {"schema": "schema.yaml"}
     path.write_text(yaml.safe_dump(run, sort_keys=False))
     return path
 
 
-def daily(config: Path, out: Path, *words: str) -> Done:
-    return genctr("daily", config, "--out", out, "--quiet", *words)
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    return Nights(write_begun(tmp_path_factory.mktemp("begun")))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_begun(tmp_path)
+
+
+@pytest.fixture
+def after(config: Path, tmp_path: Path, nights: Nights) -> After:
+    """`after(day)`: `run` becomes a run that has trained this test's log until that day."""
+    return lambda day: nights.copy(day, config, tmp_path / "run")
 
 
 def change(config: Path, alter: Any) -> None:
@@ -55,42 +78,39 @@ def tables(out: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def grow_and_compare(config: Path, out: Path, alter: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]:
-    """Two days, a change, and the state that the third day began with: a run that takes up no day tells what it loaded."""
-    assert daily(config, out, "--until", SECOND).code == 0
+@dataclass(frozen=True)
+class Grown:
+    """A run before and after a change between two nights: its tables, what the log says of it, what was to be confirmed."""
+
+    out: Path
+    before: dict[str, torch.Tensor]
+    told: dict[str, Any]
+    refused: list[str]
+
+
+def grow(config: Path, out: Path, nights: Nights, alter: Any) -> Grown:
+    """Two days, a change, and two more."""
+    nights.copy(SECOND, config, out)
     before = tables(out)
     change(config, alter)
     refused = daily(config, out)
-    words = confirmed(refused)
-    assert daily(config, out, *words).code == 0
+    assert daily(config, out, *confirmed(refused)).code == 0
     assert list(states(out)) == [FIRST, SECOND, THIRD, FOURTH]
-    grown = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines() if '"grown"' in line]
-    assert len(grown) == 1
+    (told,) = events(out, "grown")
     assert genctr("verify", out).code == 0
-    return before, grown[0], refused.err.splitlines()
+    return Grown(out, before, told, refused.err.splitlines())
 
 
-def test_a_new_field_and_a_removed_one(config: Path, tmp_path: Path) -> None:
-    change(config, lambda fields, schema: schema["fields"].remove(fields["category"]))
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory, nights: Nights) -> Grown:
+    """Many changes in one night: a larger table, a field that is new and one that goes, two that share a vocabulary."""
+    folder = tmp_path_factory.mktemp("grown")
+    config = write_begun(folder)
 
     def alter(fields: dict, schema: dict) -> None:
+        fields["user_id"].update(rows=301)
         place = schema["fields"].index(fields["price"])
         schema["fields"][place] = {"name": "category", "kind": "id", "ids": "vocab"}
-
-    _, grown, told = grow_and_compare(config, out, alter)
-    assert "  field category: new" in told
-    assert "  field price: gone" in told
-    assert any("category" in name for name in grown["fresh"])
-    assert any("user_id" in name for name in grown["kept"])
-    assert len({entry["schema"] for entry in ledger(out) if entry["event"] == "trained"}) == 2
-    assert "category" in tables(out)
-
-
-def test_new_fields_that_share_a_vocabulary_are_counted_together(config: Path, tmp_path: Path) -> None:
-    """It belongs to a sequence with attention, which cannot be read without the other."""
-
-    def alter(_: dict, schema: dict) -> None:
         seen = {"name": "seen", "kind": "sequence", "column": "history", "time": "history_time_ms", "length": 20}
         seen |= {"ids": "vocab"}
         run = yaml.safe_load(config.read_text())
@@ -98,21 +118,30 @@ def test_new_fields_that_share_a_vocabulary_are_counted_together(config: Path, t
         config.write_text(yaml.safe_dump(run, sort_keys=False))
         schema["fields"] += [seen, {"name": "shown", "kind": "id", "column": "item_id", "table": "seen"}]
 
-    grow_and_compare(config, tmp_path / "run", alter)
-    newest = pq.read_table(config.parent / "log" / f"day={FOURTH}", columns=["item_id"], partitioning=None)
-    vocabulary = pq.read_table(tmp_path / "run" / "statistics" / "vocabulary.seen.parquet")["id"].to_pylist()
+    return grow(config, folder / "run", nights, alter)
+
+
+def test_a_new_field_and_a_removed_one(grown: Grown) -> None:
+    assert "  field category: new" in grown.refused
+    assert "  field price: gone" in grown.refused
+    assert any("category" in name for name in grown.told["fresh"])
+    assert any("item_id" in name for name in grown.told["kept"])
+    assert len({entry["schema"] for entry in ledger(grown.out) if entry["event"] == "trained"}) == 2
+    assert "category" in tables(grown.out)
+
+
+def test_new_fields_that_share_a_vocabulary_are_counted_together(grown: Grown) -> None:
+    """It belongs to a sequence with attention, which cannot be read without the other."""
+    newest = pq.read_table(grown.out.parent / "log" / f"day={FOURTH}", columns=["item_id"], partitioning=None)
+    vocabulary = pq.read_table(grown.out / "statistics" / "vocabulary.seen.parquet")["id"].to_pylist()
     assert set(newest["item_id"].to_pylist()) <= set(vocabulary)
 
 
-def test_a_hashed_table_grows_and_every_id_keeps_its_vector(config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    change(config, lambda fields, _: fields["user_id"].update(rows=101))
-    before, grown, told = grow_and_compare(config, out, lambda fields, _: fields["user_id"].update(rows=301))
-    assert any("user_id.rows: begun with 101, now 301" in line for line in told)
-    assert any("user_id" in name for name in grown["enlarged"])
-    after = tables(out)["user_id"]
-    assert after.shape[0] == 301
-    assert before["user_id"].shape[0] == 101
+def test_a_hashed_table_grows_and_every_id_keeps_its_vector(grown: Grown) -> None:
+    assert any("user_id.rows: begun with 101, now 301" in line for line in grown.refused)
+    assert any("user_id" in name for name in grown.told["enlarged"])
+    assert tables(grown.out)["user_id"].shape[0] == 301
+    assert grown.before["user_id"].shape[0] == 101
 
 
 @pytest.mark.parametrize("name", some(["model", "tables"], "tables"))
@@ -144,7 +173,6 @@ def test_every_id_keeps_its_vector_and_its_moment_whatever_other_fields_are_call
 @pytest.mark.slow
 def test_a_table_grows_on_two_ranks_alike(config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    change(config, lambda fields, _: fields["user_id"].update(rows=101))
     first = Nightly(config, out, "--until", FIRST, ranks=2)
     assert first.ended() == 0, first.text
     change(config, lambda fields, _: fields["user_id"].update(rows=301))
@@ -167,10 +195,9 @@ def test_enlarging_copies_each_row_to_where_its_ids_go() -> None:
     assert (1 + (large - 1) // 3 == small).all()
 
 
-def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path) -> None:
+def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path, after: After) -> None:
     out = tmp_path / "run"
-    change(config, lambda fields, _: fields["user_id"].update(rows=101))
-    assert daily(config, out, "--until", SECOND).code == 0
+    after(FIRST)
     change(config, lambda fields, _: fields["user_id"].update(rows=150))
     done = daily(config, out, *confirmed(daily(config, out)))
     assert done.code == 2
@@ -178,17 +205,15 @@ def test_a_hashed_table_cannot_grow_by_half(config: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-
+def test_a_new_label_has_a_head_of_its_own(config: Path, tmp_path: Path, nights: Nights) -> None:
     def alter(_: dict, schema: dict) -> None:
         label = schema.pop("label")
         schema["labels"] = [{"target": "is_click", **label}, {"target": "again", **label}]
 
-    _, grown, told = grow_and_compare(config, out, alter)
-    assert "  label again: new" in told
-    assert any("head" in name for name in grown["enlarged"])
-    judged = [entry for entry in ledger(out) if entry["event"] == "scored" and entry["day"] == FOURTH]
+    grown = grow(config, tmp_path / "run", nights, alter)
+    assert "  label again: new" in grown.refused
+    assert any("head" in name for name in grown.told["enlarged"])
+    judged = [entry for entry in ledger(grown.out) if entry["event"] == "scored" and entry["day"] == FOURTH]
     assert judged[0]["metrics"].keys() == {"is_click", "again"}
 
 
@@ -204,13 +229,13 @@ def test_tables_of_half_precision_do_not_become_whole_ones_whose_untrained_rows_
     assert daily(config, out, "--until", SECOND, *half, *confirmed(daily(config, out, *half))).code == 0
 
 
-def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path) -> None:
+def test_other_settings_are_confirmed_alike(config: Path, tmp_path: Path, after: After) -> None:
     out = tmp_path / "run"
-    assert daily(config, out, "--until", SECOND).code == 0
+    after(FIRST)
     words = ["--set", "tables.lr=0.01"]
     refused = daily(config, out, *words)
     assert "tables.lr: begun with 0.05, now 0.01" in refused.err
-    assert daily(config, out, *words, *confirmed(refused)).code == 0
+    assert daily(config, out, *words, *confirmed(refused), "--until", SECOND).code == 0
 
 
 @pytest.mark.slow
@@ -310,9 +335,9 @@ def test_a_field_that_days_of_a_finished_pre_training_lack(config: Path, tmp_pat
     assert states(out).keys() == {FIRST, SECOND}
 
 
-def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tmp_path: Path) -> None:
+def test_what_a_night_without_a_day_has_accepted_stays_accepted(config: Path, tmp_path: Path, after: After) -> None:
     out, words = tmp_path / "run", ["--set", "model.decoder_options.hidden=[16]"]
-    assert daily(config, out, "--until", FIRST).code == 0
+    after(FIRST)
     assert daily(config, out, "--until", FIRST, *words, *confirmed(daily(config, out, *words))).code == 75
     assert "is not trained yet\n  next: train it first" in genctr("evaluate", out, "--days", FIRST, "--quiet").err
     done = daily(config, out, "--until", SECOND, *words)
@@ -333,9 +358,9 @@ def test_early_stopping_judges_a_model_of_another_shape_anew(config: Path, tmp_p
     assert done.code == 0, done.err
 
 
-def test_stages_at_other_places_cannot_be_confirmed(config: Path, tmp_path: Path) -> None:
+def test_stages_at_other_places_cannot_be_confirmed(config: Path, tmp_path: Path, after: After) -> None:
     out, words = tmp_path / "run", ["--set", "stages=[{name: before, data: {days: [2026-11-01]}}, {name: rank}]"]
-    assert daily(config, out, "--until", FIRST).code == 0
+    after(FIRST)
     done = daily(config, out, *words)
     assert done.code == 2
     assert "stage rank: in another place" in done.err

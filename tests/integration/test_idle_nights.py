@@ -49,10 +49,10 @@ def newest(out: Path) -> Path:
     return max(path.parent for path in (out / "checkpoints").glob("*/checkpoint.json"))
 
 
-def flip(file: Path) -> None:
-    """Change one bit in the middle of a file."""
+def flip(file: Path, of: bytes = b"") -> None:
+    """Change one bit in the middle of a file, or in the first letter of some text in it."""
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(of) if of else len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
@@ -69,7 +69,7 @@ DISTURBED: dict[str, Callable[[Path], object]] = {
     ".metadata": lambda out: flip(newest(out) / ".metadata"),
     "a marker": lambda out: flip(newest(out) / "checkpoint.json"),
     "an older marker": lambda out: flip(min((out / "checkpoints").glob("*/checkpoint.json"))),
-    "a pin": lambda out: flip(out / "checkpoints" / f"day-{FIRST}.json"),
+    "a pin": lambda out: flip(out / "checkpoints" / f"day-{FIRST}.json", of=b"step-"),
     "the newest checkpoint is gone": lambda out: shutil.rmtree(newest(out)),
     "all checkpoints are gone": lambda out: shutil.rmtree(out / "checkpoints"),
     "the ledger": lambda out: flip(out / "ledger.jsonl"),

@@ -28,7 +28,7 @@ ITEMS: dict[str, Any] = {"ids": "managed", "rows": 170}
 ITEMS["managed"] = {"bucket_size": 32, "evict": "lru", "ttl_days": 1, "on_unseen": "hashed", "unseen_rows": 8}
 
 
-def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 300, **tables: dict[str, Any]) -> Path:
+def write_managed(folder: Path, *, days: int = 3, rows: int = 500, users: int = 300, **tables: dict[str, Any]) -> Path:
     """A log with more users than rows for them, and a run that trains all of it with first-order weights next to the tables."""
     write(str(folder / "log"), days=days, rows=rows, seed=5, users=users, items=120)
     schema = yaml.safe_load(SCHEMA.read_text())
@@ -40,7 +40,7 @@ def write_managed(folder: Path, *, days: int = 3, rows: int = 700, users: int = 
         "schema": "schema.yaml",
         "data": {"root": str(folder / "log"), "days": f"2026-11-01..2026-11-0{days}", "lanes": 2, "shuffle_buffer_rows": 128},
         "model": {"decoder": "deepfm", "dim": 4, "decoder_options": {"hidden": [8], "dropout": 0.0}},
-        "train": {"global_batch_rows": 32, "device": "cpu", "log_every_steps": 5},
+        "train": {"global_batch_rows": 32, "device": "cpu", "log_every_steps": 3},
         "checkpoint": {"every_steps": 4},
     }
     path = folder / "run.yaml"

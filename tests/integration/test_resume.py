@@ -56,9 +56,10 @@ FEW = (KILLS[2], KILLS[3], KILLS[4], KILLS[7])
 def test_a_kill_at_every_kind_of_write_leaves_the_same_bits_and_every_row_once(
     config: Path, unbroken: Path, tmp_path: Path, kills: tuple[str, ...]
 ) -> None:
+    """Whatever is read ahead: what was begun with one prefetch depth goes on with another."""
     out = tmp_path / "run"
-    for kill_at in kills:
-        (process,) = start(config, out, 1, kill_at=kill_at)
+    for depth, kill_at in enumerate(kills):
+        (process,) = start(config, out, 1, f"data.prefetch_batches={depth % 3}", kill_at=kill_at)
         process.join()
         assert process.exitcode == -9, kill_at
     finish(start(config, out, 1))
@@ -68,12 +69,12 @@ def test_a_kill_at_every_kind_of_write_leaves_the_same_bits_and_every_row_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_twenty_kills_at_any_time_leave_the_same_bits_and_every_row_once(
+def test_kills_at_random_instants_leave_the_same_bits_and_every_row_once(
     config: Path, unbroken: Path, seconds: float, tmp_path: Path
 ) -> None:
     rng = random.Random(11)
     kills = runs = 0
-    while kills < 20:
+    while kills < 12:
         out = tmp_path / f"run{runs}"
         runs += 1
         while not finished_within(start(config, out, 1), seconds * rng.uniform(0.1, 0.9)):
@@ -99,9 +100,3 @@ def test_ranks_change_in_the_middle_of_a_day_and_every_row_is_trained_once(
     assert {1, 2} <= {event["ranks"] for event in resumed}
     assert any(event["cursor"]["row"] > 0 for event in resumed), "no kill fell into the middle of a day"
     assert_every_row_once(config, out)
-
-
-def test_another_prefetch_depth_changes_no_bit(config: Path, unbroken: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    finish(start(config, out, 1, "data.prefetch_batches=0"))
-    assert_same_bits(unbroken, out)

@@ -8,7 +8,7 @@ import torch
 from tests.jobs import assert_every_row_once, events, final_tensors, finish, flat, start
 from tests.tiny import some
 
-STEADY = ("train.log_every_steps=1", "model.decoder_options.dropout=0", "train.max_steps=20")
+STEADY = ("train.log_every_steps=1", "model.decoder_options.dropout=0", "train.max_steps=8")
 
 
 def losses(out: Path) -> list[float]:
@@ -21,7 +21,7 @@ def test_ranks_and_sharding_change_no_loss(config: Path, tmp_path: Path, optimiz
     finish(start(config, tmp_path / "one", 1, *steady))
     for sharding in ["table_wise", "row_wise"]:
         finish(start(config, tmp_path / sharding, 2, *steady, f"tables.sharding={sharding}"))
-        assert len(losses(tmp_path / sharding)) == 20
+        assert len(losses(tmp_path / sharding)) == 8
         torch.testing.assert_close(losses(tmp_path / sharding), losses(tmp_path / "one"), rtol=1e-5, atol=1e-5)
 
 
@@ -29,7 +29,7 @@ def test_ranks_and_sharding_change_no_loss(config: Path, tmp_path: Path, optimiz
 def test_a_run_goes_on_under_another_sharding_and_number_of_ranks(config: Path, tmp_path: Path) -> None:
     finish(start(config, tmp_path / "one", 1))
     moved = tmp_path / "moved"
-    plan = [(1, "table_wise", 20), (2, "row_wise", 40), (2, "table_wise", 60), (1, "row_wise", 80)]
+    plan = [(1, "table_wise", 12), (2, "row_wise", 24), (2, "table_wise", 36), (1, "row_wise", 48)]
     for ranks, sharding, steps in plan:
         finish(start(config, moved, ranks, f"tables.sharding={sharding}", f"train.max_steps={steps}"))
     finish(start(config, moved, 2))

@@ -87,6 +87,14 @@ def test_score_loads_no_training_code(config: Path, tmp_path: Path) -> None:
     assert among(modules, ("torchx", "tensorboard", "matplotlib", "ray")) == []
     # How a batch becomes what a model reads is the same for who trains and for who serves.
     assert among(modules, TRAINING) == ["pipeline.training", "pipeline.training.inputs"]
+    rooms = [own.split(".") for own in modules if own.startswith("pipeline.") and own.count(".") == 2]
+    others = [".".join(own) for own in rooms if own[1] not in ("config", "serving")]
+    assert others == [
+        "pipeline.builders.days",
+        "pipeline.builders.losses",
+        "pipeline.builders.models",
+        "pipeline.training.inputs",
+    ]
 
 
 def test_what_loads_torch_is_found_out() -> None:

@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from models.diagnostics import Moments, TableHealth, correlation, redundancy, singular_values, spectrum
+from models.diagnostics import (
+    Moments,
+    TableHealth,
+    correlation,
+    directions,
+    random_vectors,
+    redundancy,
+    singular_values,
+    spectrum,
+)
 
 N, X = 400, 12
 
@@ -82,7 +91,44 @@ def test_redundancy_within_fields_is_the_mean_of_their_blocks():
     r = torch.zeros(6, 6, dtype=torch.float64)
     r[:3, :3], r[3:, 3:] = 0.5, -1.0
 
-    assert redundancy(r, fields=2) == {"mean_r": pytest.approx(0.375), "mean_r_within": pytest.approx(0.75)}
+    found = redundancy(r, fields=2)
+    assert found["mean_r"] == found["mean_r_live"] == pytest.approx(0.375)
+    assert found["mean_r_within"] == pytest.approx(0.75)
+    assert found["dead_generated"] == found["dead_raw"] == 0
+
+
+def test_dead_coordinates_do_not_look_like_independent_ones() -> None:
+    torch.manual_seed(0)
+    raw = torch.randn(500, 6)
+    generated = raw @ torch.randn(6, 6)
+    alive = correlation(Moments.of(torch.cat([generated, raw], dim=1)))
+    dying = torch.cat([generated[:, :4], torch.zeros(500, 2)], dim=1)
+    found = redundancy(correlation(Moments.of(torch.cat([dying, raw], dim=1))), fields=2)
+
+    assert found["mean_r"] < 0.75 * redundancy(alive, fields=2)["mean_r"]
+    assert found["mean_r_live"] == pytest.approx(alive[:4].abs().mean().item(), rel=1e-6)
+    assert found["dead_generated"] == pytest.approx(1 / 3)
+    assert found["dead_raw"] == 0
+
+
+def test_the_input_allows_as_many_directions_as_random_tables_have() -> None:
+    torch.manual_seed(0)
+    small, large = torch.randint(0, 3, (N,)), torch.randint(0, 100, (N,))
+    values = small, large, large % 5  # the last one follows from another
+    emb_BFD = torch.stack([torch.randn(100, 8)[own] * 1e-3 for own in values], dim=1)
+    assert directions(Moments.of(random_vectors(emb_BFD).flatten(1))) == 2 + 8 + 4
+
+    flat_BFD = emb_BFD.clone()
+    flat_BFD[:, 1] = emb_BFD[:, 1, :1]  # a table that has collapsed to a line
+    assert directions(Moments.of(random_vectors(flat_BFD).flatten(1))) == 14, "as many as it would have without"
+    found = Moments.of(flat_BFD.flatten(1))
+    assert directions(found) == 2 + 1 + 4
+    assert spectrum(found, allowed=14)["rankme_share"] == pytest.approx(spectrum(found)["rankme"] / 14)
+
+
+def test_a_direction_that_is_not_there_stays_at_zero() -> None:
+    s = singular_values(Moments.of(torch.randn(2000, 20) @ torch.randn(20, 60)))
+    assert s[20] / s[0] < 1e-12 < s[19] / s[0]
 
 
 def test_the_health_of_a_table_adds_up_over_shards():

@@ -8,10 +8,11 @@ from torch import distributed, nn
 from torchrec import KeyedJaggedTensor
 
 from models.field_embedding import Field, FieldEmbedding
-from models.heads import LinearHead
+from models.heads.base import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import flat
-from models.losses import BCE, Targets
+from models.losses.base import Targets
+from models.losses.cross_entropy import BCE
 from models.ranker import Ranker
 from models.registries import DECODERS, ENCODERS
 from models.sparse import SparseArch, Table

@@ -8,7 +8,7 @@ import torch
 
 from models.decoders.tf4ctr import BASES, SELECTIONS, TwinFocus
 from models.encoders import FeatureGenerator, Identity
-from models.heads import FUSIONS, TAU, TwinFocusHead
+from models.heads.twin_focus import FUSIONS, TAU, TwinFocusHead
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import Flat
 from tests.models.flat import made_of

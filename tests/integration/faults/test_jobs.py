@@ -104,7 +104,10 @@ def test_following_takes_up_a_day_when_it_comes(config: Path, out: Path, after: 
     assert states(out) == published(FIRST, SECOND, THIRD)
 
 
-def test_a_clock_that_jumps_changes_nothing(config: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_changes_nothing(
+    config: Path, out: Path, whole: Path, after: After, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(SECOND)
     jumps = iter([1e9, -3e8] * 1_000_000)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + next(jumps))

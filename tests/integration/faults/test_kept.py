@@ -13,7 +13,6 @@ from data.seal import sealed
 from pipeline.daily.ledger import Ledger
 from tests.integration.nightly import (
     FIRST,
-    FOURTH,
     SECOND,
     THIRD,
     After,
@@ -96,29 +95,29 @@ def test_verify_sees_that_a_trained_day_is_in_no_checkpoint(config: Path, out: P
 
 
 def test_a_ledger_whose_last_line_is_cut_is_fixed(config: Path, out: Path, after: After) -> None:
-    after(FOURTH)
+    after(SECOND)
     path = out / "ledger.jsonl"
     text = path.read_text()
     path.write_text(text[:-30])
-    done = daily(config, out)
+    done = daily(config, out, "--until", SECOND)
     assert done.code == 0
     assert "is damaged" in done.err
     assert path.read_text() == text
 
 
 def test_a_ledger_that_lost_what_the_last_day_said_gets_it_back(config: Path, out: Path, after: After) -> None:
-    after(FOURTH)
+    after(SECOND)
     path = out / "ledger.jsonl"
     text = path.read_text()
     lines = text.splitlines(keepends=True)
     scored = max(at for at, line in enumerate(lines) if json.loads(line)["event"] == "scored")
     path.write_text("".join(lines[: scored + 1]))
-    assert daily(config, out).code == 0
+    assert daily(config, out, "--until", SECOND).code == 0
     assert path.read_text() == text
 
 
 def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path, after: After) -> None:
-    after(FOURTH)
+    after(SECOND)
     path = out / "ledger.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]))
@@ -129,39 +128,41 @@ def test_a_ledger_that_lost_more_is_refused(config: Path, out: Path, after: Afte
     assert "line 2" in daily(config, out).err
 
 
-def test_a_deleted_checkpoint_has_its_day_trained_again(config: Path, out: Path, whole: Path, after: After) -> None:
-    after(THIRD)
-    newest = json.loads((out / "checkpoints" / f"day-{THIRD}.json").read_text())["mark"]
+def test_a_deleted_checkpoint_has_its_day_trained_again(
+    config: Path, out: Path, trained_until: Callable[[str], Path], after: After
+) -> None:
+    after(SECOND)
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
     shutil.rmtree(out / "checkpoints" / newest)
-    done = daily(config, out)
+    done = daily(config, out, "--until", SECOND)
     assert done.code == 0, done.err
     assert "training again from" in done.err
-    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
-    first, again = (entry["holdout"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == THIRD)
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [SECOND]
+    first, again = (entry["holdout"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == SECOND)
     assert again == first, "it is compared with what had not trained the day, not with the serving model"
     assert_proven(out)
-    assert_same_bits(whole, out)
+    assert_same_bits(trained_until(SECOND), out)
 
 
 @pytest.mark.parametrize("file", ["__0_0.distcp", "checkpoint.json"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
-    config: Path, out: Path, whole: Path, file: str, after: After
+    config: Path, out: Path, trained_until: Callable[[str], Path], file: str, after: After
 ) -> None:
-    after(THIRD)
-    newest = json.loads((out / "checkpoints" / f"day-{THIRD}.json").read_text())["mark"]
+    after(SECOND)
+    newest = json.loads((out / "checkpoints" / f"day-{SECOND}.json").read_text())["mark"]
     path = out / "checkpoints" / newest / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
-    done = daily(config, out)
+    done = daily(config, out, "--until", SECOND)
     assert done.code == 0, done.err
     assert newest in done.err
     assert file in done.err
     assert "set aside" in done.err
     assert (out / "checkpoints" / newest / "damaged.json").exists()
-    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [SECOND]
     assert_proven(out)
-    assert_same_bits(whole, out)
+    assert_same_bits(trained_until(SECOND), out)
 
 
 def test_with_no_good_checkpoint_left_nothing_is_trained(config: Path, out: Path, after: After) -> None:
@@ -201,15 +202,17 @@ def test_a_day_that_goes_on_from_its_middle_keeps_its_scores(config: Path, out: 
     assert scored[0] == scored[1], "by the model of the day before, which is not there any more"
 
 
-def test_all_checkpoints_deleted_trains_from_the_beginning(config: Path, out: Path, whole: Path, after: After) -> None:
+def test_all_checkpoints_deleted_trains_from_the_beginning(
+    config: Path, out: Path, trained_until: Callable[[str], Path], after: After
+) -> None:
     after(SECOND)
     shutil.rmtree(out / "checkpoints")
-    done = daily(config, out)
+    done = daily(config, out, "--until", SECOND)
     assert done.code == 0
     assert "there is none: training again from" in done.err
     again = [entry["holdout"] for entry in ledger(out) if entry["event"] == "judged" and entry["day"] == FIRST][1]
     assert "difference" in again, "a model of one day does not take the place of a better one unasked"
-    assert_same_bits(whole, out)
+    assert_same_bits(trained_until(SECOND), out)
 
 
 @pytest.mark.slow
@@ -237,18 +240,18 @@ def test_what_a_killed_export_has_left_is_no_part_of_the_bundle(
 
 
 def test_a_bundle_with_a_flipped_bit_is_refused_told_and_replaced(config: Path, out: Path, after: After) -> None:
-    after(THIRD)
+    after(SECOND)
     serving = json.loads((out / "published" / "current.json").read_text())["bundle"]
     file = next((out / "published" / serving).glob("table.*"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
-    day = config.parent / "log" / f"day={FOURTH}"
+    day = config.parent / "log" / f"day={THIRD}"
     done = genctr("score", out / "published", "--data", day, "--out", out / "scores")
     assert done.code == 2
     assert "cut short or altered" in done.err
     assert genctr("verify", out).code == 1
-    done = daily(config, out, *settings("daily.on_changed_files=refuse"))
+    done = daily(config, out, "--until", THIRD, *settings("daily.on_changed_files=refuse"))
     assert done.code == 0, done.err
-    assert states(out)[FOURTH] == "published"
+    assert states(out)[THIRD] == "published"
     assert genctr("score", out / "published", "--data", day, "--out", out / "scores").code == 0

@@ -30,7 +30,8 @@ from tests.jobs import assert_same_bits, events
 from tests.tiny import genctr, some
 
 
-def test_a_corrupt_file_stops_the_day_and_the_fixed_day_is_trained(config: Path, out: Path) -> None:
+def test_a_corrupt_file_stops_the_day_and_the_fixed_day_is_trained(config: Path, out: Path, after: After) -> None:
+    after(FIRST)
     file = files(config, SECOND)[1]
     good = file.read_bytes()
     file.write_bytes(good[:100])
@@ -69,7 +70,8 @@ def test_a_day_that_begins_with_bad_rows_has_a_sample_of_its_good_ones(tmp_path:
     assert sample["is_click"].null_count == 0
 
 
-def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path) -> None:
+def test_a_day_whose_labels_are_all_alike_is_held_by_a_floor(config: Path, out: Path, after: After) -> None:
+    after(FIRST)
     for file in files(config, SECOND):
         table = pq.read_table(file, partitioning=None)
         at = table.schema.get_field_index("is_click")
@@ -98,22 +100,23 @@ def test_a_quarantined_file_is_in_the_ledger_and_trained_when_it_is_fixed(config
 
 
 def test_a_day_that_shrinks_after_training_is_refused(config: Path, out: Path, after: After) -> None:
-    after(THIRD)
-    files(config, SECOND)[0].unlink()
+    after(SECOND)
+    files(config, FIRST)[0].unlink()
     done = daily(config, out)
     assert done.code == 4
-    assert f"day {SECOND} has changed" in done.err
-    assert states(out) == published(FIRST, SECOND, THIRD)
+    assert f"day {FIRST} has changed" in done.err
+    assert states(out) == published(FIRST, SECOND)
 
 
 def test_a_day_that_shrinks_is_trained_again_from_before_it(config: Path, out: Path, tmp_path: Path, after: After) -> None:
-    after(THIRD)
-    files(config, THIRD)[0].unlink()
-    assert daily(config, out, "--until", THIRD, *settings("daily.on_changed_files=retrain_from")).code == 0
-    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [THIRD]
+    after(FIRST)
+    other = Path(shutil.copytree(out, tmp_path / "other"))
+    assert daily(config, out, "--until", SECOND).code == 0
+    files(config, SECOND)[0].unlink()
+    assert daily(config, out, "--until", SECOND, *settings("daily.on_changed_files=retrain_from")).code == 0
+    assert [entry["day"] for entry in ledger(out) if entry["event"] == "rewound"] == [SECOND]
     assert_proven(out)
-    other = tmp_path / "other"
-    assert daily(config, other, "--until", THIRD).code == 0
+    assert daily(config, other, "--until", SECOND).code == 0
     assert_same_bits(other, out)
 
 
@@ -173,13 +176,13 @@ def test_going_back_forgets_late_parts_that_came_after(config: Path, out: Path, 
 
 
 def test_late_files_are_left_and_that_is_written_down(config: Path, out: Path, after: After) -> None:
-    after(SECOND)
+    after(FIRST)
     name = add_late(config, FIRST)
     words = settings("daily.on_late_files=ignore")
-    assert daily(config, out, "--until", THIRD, *words).code == 0
+    assert daily(config, out, "--until", SECOND, *words).code == 0
     assert [entry["files"] for entry in ledger(out) if entry["event"] == "late"] == [[name]]
-    assert daily(config, out, "--until", THIRD, *words).code == 75
-    assert states(out) == published(FIRST, SECOND, THIRD)
+    assert daily(config, out, "--until", SECOND, *words).code == 75
+    assert states(out) == published(FIRST, SECOND)
 
 
 def test_a_missing_day_is_waited_for_then_asked_about_then_skipped(config: Path, out: Path, after: After) -> None:
@@ -218,7 +221,7 @@ def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(
     config: Path, out: Path, kind: str, after: After
 ) -> None:
     words = settings("data.bad_files=quarantine", "daily.on_late_files=append")
-    after(SECOND)
+    after(FIRST)
     late = config.parent / "log" / f"day={FIRST}" / ("a-late.parquet" if "before" in kind else "part-late.parquet")
     rows = pq.read_table(files(config, FIRST)[0], partitioning=None)
     if kind == "unreadable":
@@ -227,14 +230,14 @@ def test_late_files_that_give_no_row_are_written_down_and_do_not_stop_the_night(
         pq.write_table(rows.slice(0, 0), late)
     else:
         shutil.copy(files(config, FIRST)[0], late)
-    assert daily(config, out, "--until", THIRD, *words).code == 0
-    assert states(out) == published(FIRST, SECOND, THIRD)
+    assert daily(config, out, "--until", SECOND, *words).code == 0
+    assert states(out) == published(FIRST, SECOND)
     (told,) = [entry for entry in ledger(out) if entry["event"] == "late"]
     assert list(told["quarantined"]) == [f"day={FIRST}/{late.name}"]
     assert_proven(out)
     pq.write_table(rows.slice(0, 17), late)  # fixed
-    assert daily(config, out, "--until", THIRD, *words).code == 0
-    assert states(out) == published(FIRST, SECOND, THIRD, f"{FIRST}+1")
+    assert daily(config, out, "--until", SECOND, *words).code == 0
+    assert states(out) == published(FIRST, SECOND, f"{FIRST}+1")
     assert_proven(out)
 
 
@@ -244,11 +247,11 @@ def newest_cursor(out: Path) -> dict[str, Any]:
 
 
 def test_a_day_that_grows_while_it_is_trained_is_finished_as_it_was_begun(config: Path, out: Path, after: After) -> None:
-    after(SECOND)
-    assert Nightly(config, out, "--until", THIRD, kill_at="after replace */checkpoint.json").ended() == -9
-    assert newest_cursor(out)["day"] == THIRD, "saved inside the day"
-    name = add_late(config, THIRD)
-    assert daily(config, out, "--until", THIRD, *settings("daily.on_late_files=append")).code == 0
+    after(FIRST)
+    assert Nightly(config, out, "--until", SECOND, kill_at="after replace */checkpoint.json").ended() == -9
+    assert newest_cursor(out)["day"] == SECOND, "saved inside the day"
+    name = add_late(config, SECOND)
+    assert daily(config, out, "--until", SECOND, *settings("daily.on_late_files=append")).code == 0
     trained = [(entry["day"], file) for entry in ledger(out) if entry["event"] == "trained" for file in entry["files"]]
-    assert [day for day, file in trained if file == name] == [f"{THIRD}+1"]
+    assert [day for day, file in trained if file == name] == [f"{SECOND}+1"]
     assert_proven(out)

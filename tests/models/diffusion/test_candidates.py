@@ -49,6 +49,19 @@ def test_q_is_how_often_a_value_is_a_candidate_through_others(sampler):
         assert hits[value].item() / rounds == pytest.approx(q, abs=0.03)
 
 
+def test_a_value_that_was_never_counted_is_as_likely_as_it_is_in_the_batch():
+    torch.manual_seed(0)
+    counts = torch.full((5000,), 10)
+    counts[[0, 4999]] = 0
+    new = CandidateSampler([TableCounts("large", 5000, 1, counts)], full_rows=100, extra=0, most=4096)
+    present = torch.cat([torch.full((20,), 4999), torch.arange(1, 21)])  # half of a later day is one new value
+    own = new({"large": (present, present[:0])})["large"]
+
+    assert own.ids[-1] == 4999
+    assert own.log_q[-1].item() == pytest.approx(0, abs=1e-6), "it is sure to be a candidate"
+    assert own.log_q[0].item() < -4, "the others are as rare as they were"
+
+
 def test_draws_follow_the_counts(sampler):
     drawn = torch.bincount(sampler.draw("small", 200_000), minlength=6) / 200_000
 

@@ -19,11 +19,30 @@ from pipeline.training.loop import TrainState
 from tests.helpers import on_ranks
 from tests.tiny import built, write_log
 
-CASES = [(name, objective) for name, family in FAMILIES.items() for objective in family.objectives]
 SMALL = {
     "ranker": "model={family: ranker, dim: 4, encoder: {kind: sfg}, decoder: deepfm, decoder_options: {hidden: [8]}}",
     "denoiser": "model={family: denoiser, dim: 4, hidden: 8, layers: 1, dropout: 0.0}",
 }
+PLAIN = "family: ranker, dim: 4, decoder: mlp, decoder_options: {hidden: [8]}"
+SYSTEMS = {
+    "experts": f"""model={{{PLAIN}, losses: [{{name: focal}}],
+        head: ple, head_options: {{expert_hidden: [8], layers: 2, hidden: [8]}},
+        sequences: {{history: {{encoder: din, join: [history_category]}}}}}}""",
+    "time": f"""model={{{PLAIN}, head: mmoe, head_options: {{expert_hidden: [8], hidden: [8]}},
+        sequences: {{history: {{encoder: time_aware, join: [history_category]}}}},
+        next_action: {{sequence: history, actions: 3, options: {{dropout: 0.0}}}}}}""",
+    "groups": f"""model={{{PLAIN}, head: two_logits, losses: [{{name: jrc}}],
+        sequences: {{history: {{encoder: transact, options: {{actions: 3, dropout: 0.0}}}}}}}}""",
+    "esmm": f"""model={{{PLAIN}, head: esmm, head_options: {{given: {{long_view: click}}, hidden: [4]}},
+        losses: [{{name: bce}}, {{name: bpr, weight: 0.5}}],
+        sequences: {{history: {{encoder: hstu, options: {{actions: 3, dropout: 0.0}}}}}}}}""",
+    "towers": f"""model={{{PLAIN}, head: towers, head_options: {{hidden: [4]}},
+        sequences: {{history: {{encoder: bst, options: {{dropout: 0.0}}}}}}}}""",
+}
+"""Rankers of a log with histories and several targets."""
+
+CASES = [(name, objective) for name, family in FAMILIES.items() for objective in family.objectives]
+CASES += [(name, "rank") for name in SYSTEMS]
 UNUSED = {("denoiser", "rank"): {"model.masks.4"}}
 """Parameters that a step does not read: ranking hides no field, and what hides them goes to the next pre-training as it is."""
 
@@ -37,13 +56,20 @@ pytestmark = pytest.mark.parametrize(("family", "objective"), CASES, ids=["-".jo
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("families"))
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """A log as in all tests, and one with histories and several targets."""
+    plain, rich = (write_log(tmp_path_factory.mktemp("families"), events=events) for events in (False, True))
+    return {False: plain, True: rich}
+
+
+@pytest.fixture
+def config(logs: dict[bool, Path], family: str) -> Path:
+    return logs[family in SYSTEMS]
 
 
 def words(family: str, objective: str) -> tuple[str, ...]:
     stage = f"{{name: only, objective: {objective}, fields: {FIELDS.get(objective, '[]')}}}"
-    return SMALL[family], f"stages=[{stage}]", "train.global_batch_rows=32"
+    return (SMALL | SYSTEMS)[family], f"stages=[{stage}]", "train.global_batch_rows=32"
 
 
 def forward(job: Job, *, learns: bool) -> tuple[Tensor, Any]:

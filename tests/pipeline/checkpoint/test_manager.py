@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import random
@@ -15,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,11 +47,7 @@ from pipeline.checkpoint.manager import Checkpoints
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.distributed.cpu_fp16 import untouched
 from pipeline.distributed.world import PATIENCE
-
-# Forked from one warm process: spawning forty would take minutes.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torchrec", "torch.distributed.checkpoint"])
-
+from tests.helpers import SERVER
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -65,7 +61,7 @@ def joined(rank: int, ranks: int, store: str, work: Callable[..., None], argumen
 def started(ranks: int, store: Path, work: Callable[..., None], *arguments: Any) -> list[Any]:
     """One process a rank, running `work` in a gloo world of their own. They end with pytest, however it ends."""
     processes = [
-        FORKS.Process(target=joined, args=(rank, ranks, str(store), work, arguments), daemon=True) for rank in range(ranks)
+        SERVER.Process(target=joined, args=(rank, ranks, str(store), work, arguments), daemon=True) for rank in range(ranks)
     ]
     for process in processes:
         process.start()
@@ -199,16 +195,20 @@ def restore_on_one_rank(folder: str) -> None:
     assert whole["model"]["tables.embedding_bags.t0.weight"].abs().sum(1).all()  # every row was read
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("ranks", "asynchronous", "in_pieces"),
+    [
+        case if case in {(1, True, True), (2, False, True), (2, True, False)} else pytest.param(*case, marks=pytest.mark.slow)
+        for case in product([1, 2], [False, True], [False, True])
+    ],
+)
 def test_the_bits_that_were_saved_come_back_though_training_went_on(
     tmp_path: Path, ranks: int, asynchronous: bool, in_pieces: bool
 ) -> None:
     run(ranks, tmp_path / "store", train_save_train_restore, str(tmp_path / "run"), asynchronous, in_pieces)
 
 
-@pytest.mark.parametrize("in_pieces", [False, True])
+@pytest.mark.parametrize("in_pieces", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_checkpoint_of_two_ranks_loads_on_one_and_into_plain_tensors(tmp_path: Path, in_pieces: bool) -> None:
     run(2, tmp_path / "two", train_save_train_restore, str(tmp_path / "run"), False, in_pieces)
     run(1, tmp_path / "one", restore_on_one_rank, str(tmp_path / "run"))

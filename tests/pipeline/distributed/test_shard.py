@@ -21,6 +21,7 @@ import pipeline.distributed.shard
 from data.errors import GenctrError
 from pipeline.config.tables import InitConfig, TableConfig
 from pipeline.distributed.shard import EVERYWHERE, Sharded, shard
+from pipeline.training.collapse_monitor import tables_told
 from tests.helpers import on_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Please use DTensor:FutureWarning")  # DCP, of its own use of TorchRec's tensors
@@ -34,8 +35,9 @@ READ_BY = {"users": ["user"], "goods": ["item", "tags"], "goods_linear": ["item"
 # How tables learn. Every table has its own rate; `users` and `events` have no decay, `goods` has what is said here.
 RULES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
-    "adagrad": {"optimizer": "adagrad"},
+    "adagrad": {"optimizer": "adagrad", "initial_accumulator": 1e-3},
     "rowwise_adagrad": {"optimizer": "rowwise_adagrad"},
+    "rowwise_adagrad, begun": {"optimizer": "rowwise_adagrad", "initial_accumulator": 1e-3},
     "lazy_adam": {"optimizer": "lazy_adam"},
     "lazy_adam, decay": {"optimizer": "lazy_adam", "weight_decay": 0.1},
     "adam": {"optimizer": "adam"},
@@ -50,7 +52,7 @@ OTHERS = tuple(rule for rule in RULES if rule not in DEFAULT)
 
 
 def plans_of(rule: str) -> tuple[str, ...]:
-    return ("table_wise", "row_wise") if rule == "rowwise_adagrad" else ("table_wise", "row_wise", "column_wise")
+    return ("table_wise", "row_wise") if rule.startswith("rowwise_adagrad") else ("table_wise", "row_wise", "column_wise")
 
 
 # Of two machines or more; here both ranks are on one. Unpooled tables cannot: theirs are row-wise.
@@ -317,11 +319,18 @@ class Mover:
     """Moves one whole table as its options say."""
 
     def __init__(self, table: Tensor, options: TableConfig) -> None:
-        self.table, self.options, self.sums, self.steps = table, options, torch.zeros(len(table)), 0
+        self.table, self.options, self.sums, self.steps = (
+            table,
+            options,
+            torch.full((len(table),), options.initial_accumulator),
+            0,
+        )
         whole_decay = options.weight_decay if options.weight_decay_rows == "table" else 0.0
         self.torch = {
             "sgd": lambda: torch.optim.SGD([table]),
-            "adagrad": lambda: torch.optim.Adagrad([table], eps=options.eps),
+            "adagrad": lambda: torch.optim.Adagrad(
+                [table], eps=options.eps, initial_accumulator_value=options.initial_accumulator
+            ),
             "rowwise_adagrad": lambda: None,
             "lazy_adam": lambda: torch.optim.SparseAdam([table], eps=options.eps),
             "adam": lambda: torch.optim.Adam([table], eps=options.eps, weight_decay=whole_decay),
@@ -438,6 +447,37 @@ def test_set_lr_scales_the_own_rate_and_not_the_last_one() -> None:
     torch.testing.assert_close(moves, [1.0, 0.1, 0.1])  # .5 x 1 x gradient 2, .5 x .1 x 2, again
 
 
+def read_row(sharded: Sharded) -> float:
+    """The first number of row 3, as look-ups see it."""
+    [table] = sharded.tables()
+    [shard] = table.shards
+    return sharded.rows_as_read("events", shard.values[3:4], torch.tensor([3]))[0, 0].item()
+
+
+def first_moves(rank: int, optimizer: str, precision: str) -> tuple[list[float], float]:
+    """How far the first look-up moves a row, by gradients of .002 and of 2, with a sum of 1 to begin with; and what is told
+    of moved rows."""
+    found = []
+    for gradient in (0.002, 2.0):
+        sharded = events_only(optimizer=optimizer, precision=precision, lr=0.5, initial_accumulator=1.0, eps=1e-12)
+        before = read_row(sharded)
+        looked = sharded.model(KeyedJaggedTensor(["history"], torch.tensor([3]), lengths=torch.tensor([1])))
+        (gradient * looked["history"].values()).sum().backward()
+        found.append(before - read_row(sharded))
+    return found, tables_told(sharded)["events"]["moved"] * 5
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "precision"), [("rowwise_adagrad", "fp32"), ("adagrad", "fp32"), ("rowwise_adagrad", "fp16")]
+)
+def test_a_sum_to_begin_with_makes_first_steps_as_small_as_their_gradients(optimizer: str, precision: str) -> None:
+    [(moves, moved)] = on_ranks(1, first_moves, optimizer, precision)
+
+    expected = [0.5 * 0.002 / (1 + 0.002**2) ** 0.5, 0.5 * 2 / (1 + 4) ** 0.5]
+    assert moves == pytest.approx(expected, rel=1e-4 if precision == "fp32" else 0.3)
+    assert moved == pytest.approx(1), "and only what was looked up has moved"
+
+
 def refusal(rank: int, said: dict[str, Any]) -> str:
     with pytest.raises(GenctrError) as refused:
         events_only(**said)
@@ -455,6 +495,10 @@ def refusal(rank: int, said: dict[str, Any]) -> str:
         ({"optimizer": "adagrad", "weight_decay": 0.1}, "adagrad has no weight decay"),
         ({"optimizer": "rowwise_adagrad", "weight_decay": 0.1}, "ignores weight decay on CPU"),
         ({"optimizer": "rowwise_adagrad", "sharding": "column_wise"}, "set sharding to row_wise"),
+        (
+            {"optimizer": "lazy_adam", "initial_accumulator": 0.1},
+            "sums no squared gradients",
+        ),
         ({"optimizer": "sgd", "sharding": "grid_shard"}, "choose from table_wise, row_wise, column_wise"),
     ],
 )

@@ -23,7 +23,7 @@ DROPOUT = ("model.decoder_options.batch_norm=true", f"data.statistics_days=[{DAY
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_log(tmp_path_factory.mktemp("evaluate"))
+    return write_log(tmp_path_factory.mktemp("evaluate"), rows=60)
 
 
 def weights(job: Job) -> list[torch.Tensor]:

@@ -15,11 +15,11 @@ from tests.tiny import DAYS, built, genctr, train, write_log
 DENOISER = "model={family: denoiser, dim: 4, hidden: 16, layers: 1, dropout: 0.0}"
 PRETRAIN = (
     "stages=[{name: pretrain, objective: denoise, train: {epochs: %d, dense: {lr: 0.01}}}, "
-    "{name: rank, load: {stage: pretrain}}]"
+    "{name: rank, load: {stage: pretrain}, train: {max_steps: 1}}]"
 )
 
 
-EPOCHS = 6
+EPOCHS = 4
 
 
 @pytest.fixture(scope="module")

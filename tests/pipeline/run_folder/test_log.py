@@ -2,7 +2,6 @@
 
 import io
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from iopath.common.file_io import PathHandler
 from data.paths import PATHS
 from pipeline.run_folder import log as runlog
 from pipeline.run_folder.log import RunLog, read_log
+from tests.helpers import SERVER
 
 
 def test_an_event_is_one_line_with_time_event_and_step(tmp_path: Path) -> None:
@@ -96,10 +96,9 @@ def write_forever(folder: str) -> None:
 
 
 def test_kills_lose_no_event_and_break_no_line(tmp_path: Path) -> None:
-    forks, seen = multiprocessing.get_context("forkserver"), 0
-    forks.set_forkserver_preload(["torch", "torch.utils.tensorboard"])
+    seen = 0
     for _ in range(5):
-        writer = forks.Process(target=write_forever, args=(str(tmp_path),), daemon=True)
+        writer = SERVER.Process(target=write_forever, args=(str(tmp_path),), daemon=True)
         writer.start()
         while len(read_log(str(tmp_path))) <= seen + 20:
             assert writer.is_alive()

@@ -181,6 +181,22 @@ def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Pat
     assert seen[1]["rows"][-1] == seen[1]["loss"][-1] == 0
 
 
+def test_a_list_weighs_as_much_as_a_field_however_long_it_is(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path / "run", *SMALL, "model.balance=uniform") as job:
+        task = job.objective
+        assert isinstance(task, DenoiseObjective)
+        at = task.names.index("history")
+        slots = task.model.layout.field_S == at
+        hidden_BS = torch.ones(3, len(slots), dtype=torch.bool)
+        hidden_BS[1, slots.nonzero()[5:, 0]] = False
+        hidden_BS[2, slots] = False
+        shares_BF = (task._shares(hidden_BS) * hidden_BS)[:, slots].sum(1)
+        torch.testing.assert_close(shares_BF, torch.tensor([1.0, 1.0, 0.0]))
+        for _, output in steps(job):
+            rows = dict(zip(task.names, output.observed["rows"].tolist(), strict=True))
+            assert 0 < rows["history"] <= output.batch.rows + 1e-4, "not one for every value"
+
+
 def test_of_long_lists_no_more_is_restored_than_a_table_chooses_from(config: Path, tmp_path: Path) -> None:
     words = ("model.balance=uniform", "model.full_softmax_max_rows=1", "model.max_candidates=8")
     with built(config, tmp_path / "run", *SMALL, *words) as job:

@@ -118,6 +118,60 @@ def test_logits_beyond_the_bins_are_ties_not_errors() -> None:
     assert running.compute()["click"]["auc"] == 1.0
 
 
+AMOUNTS = (
+    {"click": torch.tensor([0.2, -0.3, 0.1]), "seconds": torch.tensor([2.0, 0.5, 9.0]).log1p()},
+    torch.tensor([[1.0, 4.0], [0.0, 0.0], [1.0, 9.0]]),
+)
+"""Logits and labels; amounts of 2, .5 and 9 are predicted."""
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_amounts_have_errors_instead_of_ranks(kind: Kind) -> None:
+    logits, labels = AMOUNTS
+    weights, groups = torch.tensor([[1.0, 1.0], [1.0, 2.0], [1.0, 0.0]]), torch.zeros(3, dtype=torch.int64)
+    meters, plain = kind(["click", "seconds"], {"click": "sigmoid", "seconds": "expm1"}), kind(["click"])
+    meters.update(step(logits, labels, weights, groups))
+    plain.update(step({"click": logits["click"]}, labels[:, :1], weights[:, :1], groups))
+
+    found = meters.compute()
+    assert found["seconds"] == pytest.approx(
+        {"rmse": math.sqrt((4 + 2 * 0.25) / 3), "mae": (2 + 2 * 0.5) / 3, "calibration": 3 / 4, "rows": 2}, rel=1e-6
+    )
+    assert found["click"] == plain.compute()["click"]
+
+    if kind is RunningMeters:
+        resumed = RunningMeters(meters.targets, meters.links)
+        resumed.load_state_dict(json.loads(json.dumps(meters.state_dict())))
+        assert resumed.compute() == found
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_an_amount_that_is_not_finite_stops_the_job(kind: Kind) -> None:
+    meters = kind(["seconds"], {"seconds": "exp"})
+    meters.update(step({"seconds": torch.tensor([1000.0])}, torch.ones(1, 1), torch.ones(1, 1), torch.zeros(1)))
+    with pytest.raises(NotFinite, match="target seconds: 1 of 1 predictions"):
+        meters.compute()
+
+
+def test_calibration_is_also_that_of_the_whole_log() -> None:
+    # Of the rows of label 0 a quarter is left: 6 positives and 8 negatives of what were 6 and 32.
+    labels, true = torch.tensor([[1.0]] * 6 + [[0.0]] * 8), torch.full((14,), 6 / 38).logit()
+    offsets = torch.full((14, 1), math.log(4))
+    meters = Meters(["click"])
+    output = step({"click": true + offsets[:, 0]}, labels, torch.ones(14, 1), torch.zeros(14))
+    output.batch.offsets = offsets
+    meters.update(output)
+    found = meters.compute()["click"]
+    assert found["calibration"] == pytest.approx(1, rel=1e-5), "the odds of the rows as they lie here are 6 to 8"
+    assert found["calibration_whole"] == pytest.approx(1, rel=1e-5)
+
+    off = Meters(["click"])
+    wrong = step({"click": true + 0.5 + offsets[:, 0]}, labels, torch.ones(14, 1), torch.zeros(14))
+    wrong.batch.offsets = offsets
+    off.update(wrong)
+    assert off.compute()["click"]["calibration_whole"] == pytest.approx(torch.sigmoid(true[0] + 0.5).item() * 38 / 6, rel=1e-5)
+
+
 def test_the_numbers_worked_out_by_hand() -> None:
     # Group 7: one pair, won. Group 8: one pair won, one tied. Group 9: one class, left out.
     chance = torch.tensor([0.75, 0.25, 0.75, 0.5, 0.5, 0.5])

@@ -11,10 +11,11 @@ from data.batch import Batch, Tally
 from data.cursor import Cursor
 from models.decoders import FM
 from models.field_embedding import Field, FieldEmbedding
-from models.heads import LinearHead
+from models.heads.base import LinearHead
 from models.inputs import FieldInfo, Inputs
 from models.layers import Flat
-from models.losses import BCE, Loss, LossTerm
+from models.losses.base import Loss, LossTerm
+from models.losses.cross_entropy import BCE
 from models.output import Output
 from models.ranker import Ranker
 from models.sparse import SparseArch
