@@ -1,6 +1,7 @@
 """Contrastive pre-training as a job: it learns, hands its tables on bit for bit, and is one on any number of ranks."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def test_a_step_is_the_loss_of_its_positive_rows(config: Path, tmp_path: Path, f
     assert known.sum() > len(known), "some pair is there twice, or its user twice"
     torch.testing.assert_close(loss, -logits.log_softmax(1).diagonal().mean())
     assert output.observed["sums"][-1] == len(known)
+
+
+def test_ids_may_travel_a_step_ahead(config: Path, tmp_path: Path) -> None:
+    """TorchRec's pipeline traces the step symbolically: what chooses rows must not be entered."""
+    losses = []
+    for pipeline in ("base", "sparse_dist"):
+        words = (ALONE, "model.contrast={symmetric: true, project: linear}", f"train.pipeline={pipeline}")
+        with built(config, tmp_path / pipeline, *words) as job:
+            stream = job.source.stream(job.open(DAYS[0], 0))
+            with job.pipe() as pipe, closing(stream.batches(stream.start())) as batches:
+                losses.append([pipe.progress(batches).losses["contrast"].item() for _ in range(4)])
+
+    assert losses[0] == losses[1]
 
 
 def one_pass(rank: int, ranks: int, config: str, out: str) -> tuple[list[float], list[int], dict[str, float]]:
