@@ -3,15 +3,25 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from models.apg import APGMLP, APGLinear
 from models.layers import MLP
-from models.registries import DECODERS
-from tests.tiny import built, genctr, train, write_log
+from models.registries import DECODERS, HEADS
+from tests.tiny import DAYS, SCHEMA, built, genctr, train, write_log
 
 APG = "model.dense={kind: apg, rank: 2, factors: 4, condition: [tab, hour]}"
 WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
+
+
+def write_schema(folder: Path, labels: str) -> Path:
+    """The demo's schema with other labels."""
+    schema = yaml.safe_load(SCHEMA.read_text())
+    schema.pop("label")
+    path = folder / "schema.yaml"
+    path.write_text(yaml.safe_dump(schema | {"labels": yaml.safe_load(labels)}))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +40,24 @@ def test_every_network_of_every_decoder_is_of_the_kind(config: Path, tmp_path: P
         assert {type(own) for own in networks} == {APGMLP}
         assert {own.generate.in_features for own in layers} == {2 * 4}, "two fields, four wide"
         assert {own.rank for own in layers} == {2}
+
+
+@pytest.mark.parametrize("head", [name for name in HEADS if name != "twin_focus"])
+def test_every_network_of_every_head_is_of_the_kind_and_reads_the_fields(config: Path, tmp_path: Path, head: str) -> None:
+    labels = "[{target: click, column: is_click}, {target: buy, column: is_click}]"
+    words = (
+        "model.decoder=crossnet",
+        "model.decoder_options={}",
+        f"model.head={head}",
+        f"schema={write_schema(tmp_path, labels)}",
+    )
+    with built(config, tmp_path / "run", APG, *words) as job, torch.no_grad():
+        networks = [own for own in job.objective.model.head.modules() if isinstance(own, MLP)]
+        stream = job.source.stream(job.open(DAYS[0], 0))
+        job.sharded.model(next(iter(stream.batches(stream.start()))))
+
+        assert {type(own) for own in networks} <= {APGMLP}
+        assert bool(networks) == (head not in ("linear", "two_logits"))
 
 
 @pytest.mark.parametrize("condition", ["self", "none", "[tab]"])

@@ -1,6 +1,7 @@
 """Contrastive pre-training as a job: it learns, hands its tables on bit for bit, and is one on any number of ranks."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from models.table_names import table_of
 from pipeline.builders.job import Job, build_checkpoints
 from pipeline.config.run import load
 from pipeline.distributed.world import World
+from pipeline.training.inputs import inputs_of
 from pipeline.training.objective import StepOutput
 from pipeline.training.objectives.contrast import PairMeters
 from tests.helpers import on_ranks
@@ -77,6 +79,45 @@ def test_a_model_may_be_tables_alone_or_have_a_layer_behind_each(config: Path, t
     with built(config, tmp_path / "project", ALONE, "model.contrast.project=linear") as job:
         names = {name.removeprefix("model.project.") for name in job.sharded.dense_parameters}
         assert names == {"user_id.weight", "user_id.bias", "item_id.weight", "item_id.bias"}
+
+
+@pytest.mark.parametrize("fields", ["[user_id, item_id]", "[item_id, user_id]"])
+def test_a_step_is_the_loss_of_its_positive_rows(config: Path, tmp_path: Path, fields: str) -> None:
+    """The first of the fields chooses among the values of the second, whatever their order in the schema."""
+    with built(config, tmp_path / "run", ALONE.replace("[user_id, item_id]", fields), "train.global_batch_rows=64") as job:
+        stream = job.source.stream(job.open(DAYS[0], 0))
+        batch = next(iter(stream.batches(stream.start())))
+        loss, output = job.sharded.model(batch)
+        first, second = yaml.safe_load(fields)
+        found = job.objective.model(inputs_of(batch)).representations
+        clicked = batch.labels[:, 0] > 0
+        ids = [batch.bags[name].values()[clicked] for name in (first, second)]
+        counts = torch.from_numpy(Frequencies.load(f"{tmp_path}/run/statistics/frequencies.pairs.npz").counts[second])
+
+    log_q = ((counts[ids[1]] + 0.5) / (counts.sum() + 0.5 * (len(counts) - 1))).log().float()
+    logits = (
+        torch.nn.functional.cosine_similarity(found[first][clicked, None], found[second][None, clicked], dim=2) / 0.1 - log_q
+    )
+    taken = set(zip(*(own.tolist() for own in ids), strict=True))
+    known = torch.tensor([[(one, other) in taken for other in ids[1].tolist()] for one in ids[0].tolist()])
+    logits = logits.masked_fill(known & ~torch.eye(len(known), dtype=torch.bool), -torch.inf)
+    assert len(known) > 5
+    assert known.sum() > len(known), "some pair is there twice, or its user twice"
+    torch.testing.assert_close(loss, -logits.log_softmax(1).diagonal().mean())
+    assert output.observed["sums"][-1] == len(known)
+
+
+def test_ids_may_travel_a_step_ahead(config: Path, tmp_path: Path) -> None:
+    """TorchRec's pipeline traces the step symbolically: what chooses rows must not be entered."""
+    losses = []
+    for pipeline in ("base", "sparse_dist"):
+        words = (ALONE, "model.contrast={symmetric: true, project: linear}", f"train.pipeline={pipeline}")
+        with built(config, tmp_path / pipeline, *words) as job:
+            stream = job.source.stream(job.open(DAYS[0], 0))
+            with job.pipe() as pipe, closing(stream.batches(stream.start())) as batches:
+                losses.append([pipe.progress(batches).losses["contrast"].item() for _ in range(4)])
+
+    assert losses[0] == losses[1]
 
 
 def one_pass(rank: int, ranks: int, config: str, out: str) -> tuple[list[float], list[int], dict[str, float]]:
