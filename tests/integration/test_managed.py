@@ -104,7 +104,7 @@ def test_two_ranks_give_every_id_the_row_and_vector_that_one_gives(
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kills", [(5,), pytest.param((1, 2, 3, 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [(5,), pytest.param((2, 2, 3, 2), marks=pytest.mark.slow)])
 def test_kills_while_ids_come_and_go_leave_the_same_bits(
     managed: Path, unbroken: Path, tmp_path: Path, kills: tuple[int, ...]
 ) -> None:

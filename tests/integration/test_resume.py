@@ -74,7 +74,7 @@ def test_kills_at_random_instants_leave_the_same_bits_and_every_row_once(
 ) -> None:
     rng = random.Random(11)
     kills = runs = 0
-    while kills < 12:
+    while kills < 20:
         out = tmp_path / f"run{runs}"
         runs += 1
         while not finished_within(start(config, out, 1), seconds * rng.uniform(0.1, 0.9)):
