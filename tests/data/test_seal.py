@@ -1,7 +1,6 @@
 """A sealed text gives back what was sealed, or says that it was altered."""
 
 import json
-from contextlib import suppress
 
 import pytest
 
@@ -18,14 +17,13 @@ def test_what_was_sealed_comes_back(layout: dict[str, int]) -> None:
     assert json.loads(text).keys() == {*VALUES, "sha256"}, "it is JSON, with one key more"
 
 
-def test_no_flipped_bit_gives_other_values() -> None:
+def test_every_flipped_bit_is_noticed() -> None:
     content = sealed(VALUES).encode()
     for at in range(len(content) * 8):
         altered = bytearray(content)
         altered[at // 8] ^= 1 << at % 8
-        with suppress(ValueError):
-            found = unsealed(bytes(altered))
-            assert {key: found.get(key) for key in VALUES} == VALUES, bytes(altered)
+        with pytest.raises(ValueError, match=r"."):
+            unsealed(bytes(altered))
 
 
 @pytest.mark.parametrize("content", [b"", b"7", b"[1]", b'{"a": 1', b"\xff", b"[" * 100_000])
