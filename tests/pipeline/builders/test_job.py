@@ -27,6 +27,7 @@ from pipeline.builders.optimizers import build_dense_optimizer
 from pipeline.builders.source import build_source
 from pipeline.builders.tables import build_table_configs
 from pipeline.config.model import RankerConfig, SequenceConfig
+from pipeline.config.registry import options_of
 from pipeline.config.run import load
 from pipeline.config.train import DenseConfig
 from pipeline.distributed.world import World
@@ -51,7 +52,7 @@ def features(*fields: dict[str, Any]) -> Features:
 
 
 def small(decoder: str, **encoder: Any) -> RankerConfig:
-    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet"} else {"hidden": [6]}
+    options = {"hidden": [6]} if "hidden" in options_of(DECODERS[decoder]) else {}
     settings = {"decoder": decoder, "dim": 4, "decoder_options": options, "encoder": encoder or {"kind": "none"}}
     return RankerConfig.model_validate(settings)
 
