@@ -88,10 +88,8 @@ class EDCN(Decoder):
         self.out = Flat(2 * flat if bridge == "none" else 3 * flat)
 
     def operands(self, emb_BFD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the two sides of the first cross layer's product, before its weights."""
-        cross_BX, _ = self.gates[0](emb_BFD.flatten(1))
-        cross_BFD = cross_BX.view_as(emb_BFD)
-        return self.encoders[0](cross_BFD), cross_BFD
+        """Return (generated, emb) of the vectors as they come: a gate's batch normalisation counts the rows of a step once."""
+        return self.encoders[0](emb_BFD), emb_BFD
 
     def forward(self, x: FieldVectors) -> Tensor:
         """Return both towers and their last bridge side by side."""

@@ -77,6 +77,14 @@ def test_gradients_reach_every_parameter_of_every_bridge(bridge):
     assert [name for name, own in decoder.named_parameters() if own.grad is None or not own.grad.any()] == []
 
 
+def test_asking_for_the_operands_moves_no_running_average():
+    decoder, _ = made("edcn", SFG, batch_norm=True)
+    before = {name: own.clone() for name, own in decoder.named_buffers()}
+    decoder.operands(torch.randn(B, F, D))
+
+    assert all(torch.equal(own, before[name]) for name, own in decoder.named_buffers())
+
+
 def test_a_high_temperature_makes_the_gates_of_all_fields_alike():
     decoder = unlike_each_other(made("edcn", PLAIN, temperature=1e6)[0])
 
