@@ -57,14 +57,26 @@ DECODERS: "References[type[Decoder]]" = References(
         "ffm": "models.decoders.factorization:FFM",
         "mlp": "models.decoders.networks:MLPDecoder",
         "finalmlp": "models.decoders.networks:FinalMLP",
-        "masknet": "models.decoders.networks:MaskNet",
+        "masknet": "models.decoders.gates.masknet:MaskNet",
         "gdcn": "models.decoders.cross:GDCN",
         "autoint": "models.decoders.networks:AutoInt",
         "tf": "models.decoders.tf4ctr:TwinFocus",
         "dhen": "models.decoders.dhen:DHEN",
+        "lr": "models.decoders.linear.lr:LR",
+        "wide_deep": "models.decoders.linear.wide_deep:WideDeep",
+        "dlrm": "models.decoders.products.dlrm:DLRM",
+        "fibinet": "models.decoders.products.fibinet:FiBiNET",
+        "afn": "models.decoders.products.afn:AFN",
+        "finalnet": "models.decoders.products.finalnet:FinalNet",
+        "dcn": "models.decoders.crosses.dcn:DCN",
+        "edcn": "models.decoders.crosses.edcn:EDCN",
+        "dcnv3": "models.decoders.crosses.dcnv3:DCNV3",
+        "wukong": "models.decoders.tokens.wukong:WuKong",
+        "rankmixer": "models.decoders.tokens.rankmixer:RankMixer",
+        "pepnet": "models.decoders.gates.pepnet:PEPNet",
     }
 )
-"""The first eight have a generative form in the SFG paper; that of the others is ours."""
+"""The first eight have a generative form in the SFG paper; that of the others is ours: see `docs/decoders.md`."""
 
 ENCODERS: "References[Callable[..., nn.Module]]" = References(
     {"none": "models.encoders:Identity", "sfg": "models.encoders:make_sfg"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch import cli
+from models.registries import DECODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -65,6 +66,13 @@ def test_every_package_says_what_its_files_are(folder: str) -> None:
         lines = (ast.get_docstring(ast.parse(init.read_text())) or "").splitlines()[2:]
 
         assert dict(line.split(maxsplit=1) for line in lines) == files | rooms, init
+
+
+def test_the_page_of_decoders_has_a_line_for_each() -> None:
+    lines = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "decoders.md").read_text(), re.MULTILINE)
+
+    assert sorted(lines) == sorted(DECODERS)
+    assert f"any of {len(DECODERS)} [decoders]" in README
 
 
 def test_the_readme_shows_exactly_two_commands() -> None:

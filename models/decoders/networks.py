@@ -1,4 +1,4 @@
-"""Decoders that are networks: MLP, FinalMLP, MaskNet, AutoInt. That they can generate is our own extension of SFG."""
+"""Decoders that are networks: MLP, FinalMLP, AutoInt. That they can generate is our own extension of SFG."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.decoders.base import Decoder, Generate, features_of, places_of
 from models.inputs import FieldInfo, FieldVectors
-from models.layers import MLP, NETWORK, Dropout, Flat, MakeMLP, MLPOptions, linear
+from models.layers import MLP, NETWORK, Flat, MakeMLP, MLPOptions, linear
 
 
 class MLPDecoder(Decoder):
@@ -138,73 +138,6 @@ class _Gate(nn.Module):
     def forward(self, x: FieldVectors) -> Tensor:
         context_BC = x.emb_BFD[:, self.fields].flatten(1) if self.constant_1D is None else self.constant_1D
         return 2 * torch.sigmoid(self.last(self.mlp(context_BC, x)))
-
-
-class MaskNet(Decoder):
-    """Blocks that multiply what they read by a mask made of the raw vectors.
-
-    block(x) = dropout(relu(LayerNorm(W (mask * x))))        mask = U relu(V flat(emb))
-    parallel: MLP(concat of block_k(flat(generated)))        serial: block_n(..block_1(flat(generated)))
-
-    With the identity encoder this is MaskNet.
-
-    Args:
-        blocks: width of every block. parallel: next to each other, or one after the other.
-        reduction: the mask's hidden layer is as many times wider than its input.
-        hidden: the network after parallel blocks, see `MLP`. dropout: of it and of the blocks.
-
-    Shape:
-        emb_BFD (B, F, D) -> (B, hidden[-1]), or (B, blocks[-1]) if not parallel
-    """
-
-    def __init__(
-        self,
-        *,
-        fields: Sequence[FieldInfo],
-        width: int,
-        generate: Generate,
-        make_mlp: MakeMLP = MLP,
-        blocks: Sequence[int] = (50, 50, 50),
-        parallel: bool = True,
-        reduction: float = 2.0,
-        hidden: Sequence[int] = (400, 400, 400),
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if not blocks or min(blocks) < 1:
-            raise ValueError(f"masknet: blocks are {list(blocks)}; expected one width or more, each 1 or more")
-        flat = len(fields) * width
-        inputs = [flat] * len(blocks) if parallel else [flat, *blocks[:-1]]
-        self.encoder = generate()
-        self.blocks = nn.ModuleList(
-            _Masked(flat, own, out, reduction, dropout) for own, out in zip(inputs, blocks, strict=True)
-        )
-        self.mlp = make_mlp(sum(blocks), hidden=hidden, dropout=dropout) if parallel else None
-        self.out = Flat(features_of("masknet", hidden if parallel else blocks))
-
-    def forward(self, x: FieldVectors) -> Tensor:
-        """Return the last layer, (B, hidden[-1]) or (B, blocks[-1])."""
-        x_BX, raw_BX = (side.flatten(1) for side in self.operands(x.emb_BFD))
-        if self.mlp is not None:
-            out_BH: Tensor = self.mlp(torch.cat([block(x_BX, raw_BX) for block in self.blocks], dim=1), x)
-            return out_BH
-        for block in self.blocks:
-            x_BX = block(x_BX, raw_BX)
-        return x_BX
-
-
-class _Masked(nn.Module):
-    def __init__(self, flat: int, inputs: int, outputs: int, reduction: float, dropout: float) -> None:
-        super().__init__()
-        wide = int(inputs * reduction)
-        if wide < 1:
-            raise ValueError(f"masknet: reduction is {reduction}, which leaves a mask of {inputs} no hidden unit")
-        self.mask = nn.Sequential(linear(flat, wide), nn.ReLU(), linear(wide, inputs))
-        self.out = nn.Sequential(linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.ReLU(), Dropout(dropout))
-
-    def forward(self, x_BX: Tensor, raw_BX: Tensor) -> Tensor:
-        out_BX: Tensor = self.out(self.mask(raw_BX) * x_BX)
-        return out_BX
 
 
 @dataclass(frozen=True)

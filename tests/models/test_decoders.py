@@ -13,6 +13,7 @@ from models.decoders.networks import MLPDecoder
 from models.encoders import FeatureGenerator, Identity
 from models.inputs import FieldInfo, FieldVectors
 from models.layers import MLP, Flat, Tokens, flat
+from models.options import options_of
 from models.registries import DECODERS, ENCODERS, HEADS
 from tests.models.flat import made_of, sfg
 
@@ -22,13 +23,22 @@ TWO, THREE = FIELDS[:2], FIELDS[:3]
 PLAIN = partial(Identity, fields=F, width=D)
 SFG = partial(sfg, fields=F, width=D)
 UNITY = partial(sfg, fields=F, width=D, activation="linear")
+OPTIONS = {name: options_of(DECODERS[name], ("fields", "width", "generate", "make_mlp")) for name in DECODERS}
 ENCODERS_IN = dict.fromkeys(DECODERS, 1) | {"crossnet": 3, "dcnv2": 3, "gdcn": 3, "tf": 2, "dhen": 2}
-WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
-NO_BATCH_NORM = ("masknet", "dhen")
-SMALL = {name: {} for name in WITHOUT_NETWORK} | {name: {"hidden": [6, 8]} for name in DECODERS if name not in WITHOUT_NETWORK}
+ENCODERS_IN |= {"dcn": 3, "edcn": 3, "dcnv3": 3, "fibinet": 2}
+WITHOUT_MLP = ("fm", "fwfm", "fmfm", "ffm", "lr", "finalnet", "dcnv3", "rankmixer")
+SMALL = {name: {"hidden": [6, 8]} if "hidden" in OPTIONS[name] else {} for name in DECODERS}
 SMALL["finalmlp"] |= {"second_hidden": [4], "heads": 2, "gate_hidden": [6], "contexts": [["user"], ["item", "tab"]]}
 SMALL["tf"] |= {"easy_hidden": [6]}
 SMALL["masknet"] |= {"blocks": [6, 5]}
+SMALL["fibinet"] |= {"reduction": 2}
+SMALL["edcn"] |= {"bridge": "sum"}  # of a product of small numbers little is left to compare
+SMALL["afn"] |= {"neurons": 6, "afn_hidden": [6]}
+SMALL["finalnet"] |= {"second_hidden": [4]}
+SMALL["dcnv3"] |= {"deep_layers": 2, "shallow_layers": 1}
+SMALL["wukong"] |= {"layers": 2, "product_tokens": 2, "linear_tokens": 2, "rank": 2, "product_hidden": [6]}
+SMALL["rankmixer"] |= {"tokens": 3, "token_width": 6}
+SMALL["pepnet"] |= {"domains": ["tab"], "priors": ["user", "item"], "gate_hidden": [6]}
 STACKED = [
     ["cross", {"mlp": {"hidden": [6, 8], "dropout": 0.0}}],
     [{"transformer": {"dropout": 0.0}}, {"masknet": {"dropout": 0.0}}],
@@ -292,15 +302,6 @@ def test_contexts_that_name_no_field_are_refused(contexts, message):
         made("finalmlp", PLAIN, contexts=contexts)
 
 
-def test_masknet_blocks_may_stand_in_a_row():
-    decoder, _ = made("masknet", SFG, parallel=False, blocks=[6, 5])
-    emb_BFD = rows(decoder).emb_BFD
-    first, second = decoder.blocks
-    raw = emb_BFD.flatten(1)
-
-    torch.testing.assert_close(decoder(FieldVectors(emb_BFD)), second(first(decoder.encoder(emb_BFD).flatten(1), raw), raw))
-
-
 class Product(Decoder):
     """A decoder of another package: one number, the product of all the fields' generated and raw vectors."""
 
@@ -355,6 +356,7 @@ def test_sfg_adds_one_square_matrix_per_encoder_and_nothing_else(name):
     squares = {
         "tf": (F * D) ** 2 + (F * D // 2) ** 2,  # its easy side reads vectors of half the width
         "fwfm": (F * D) ** 2 + F * D,  # its encoder has a bias
+        "lr": F**2,  # its vectors are one number wide
     }
 
     assert counts[1] - counts[0] == squares.get(name, ENCODERS_IN[name] * (F * D) ** 2)
@@ -386,7 +388,7 @@ def test_the_gradient_reaches_every_parameter_and_every_embedding(name, generate
 @pytest.mark.parametrize("generate", [PLAIN, SFG], ids=["plain", "sfg"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
-    decoder, head = made(name, generate, **({} if name in (*WITHOUT_NETWORK, *NO_BATCH_NORM) else {"batch_norm": True}))
+    decoder, head = made(name, generate, **({"batch_norm": True} if "batch_norm" in OPTIONS[name] else {}))
 
     out_BH = decoder(rows(decoder, 0))
     output = head(out_BH)
@@ -399,14 +401,13 @@ def test_no_rows_still_give_every_parameter_a_gradient(name, generate):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_evaluation_is_the_same_bits_every_time_and_needs_no_other_rows(name):
-    drops = {key: {} for key in WITHOUT_NETWORK} | {
-        "crossnet": {"cross_dropout": 0.5},
-        "masknet": {"dropout": 0.5},
-        "dhen": {"layers": [["mlp", "transformer"]]},
-    }
-    decoder, head = made(name, SFG, **drops.get(name, {"dropout": 0.5, "batch_norm": True}))
+    drops = {option: 0.5 for option in OPTIONS[name] if option.endswith("dropout")}
+    if name == "dhen":
+        drops = {"layers": [["mlp", "transformer"]]}
+    norms = {"batch_norm": True} if "batch_norm" in OPTIONS[name] else {}
+    decoder, head = made(name, SFG, **drops, **norms)
     inputs = rows(decoder)
-    if drops.get(name, True):
+    if drops:
         assert not torch.equal(logits(decoder, head, inputs), logits(decoder, head, inputs)), "dropout is off in training"
     decoder.eval(), head.eval()
 
@@ -438,9 +439,6 @@ def test_a_misspelt_option_is_a_type_error(name):
         ("mlp", {"hidden": []}, "mlp: there is no hidden layer"),
         ("ipnn", {"hidden": []}, "ipnn: there is no hidden layer"),
         ("tf", {"easy_hidden": []}, "tf: there is no hidden layer"),
-        ("masknet", {"hidden": []}, "masknet: there is no hidden layer"),
-        ("masknet", {"blocks": []}, r"masknet: blocks are \[\]"),
-        ("masknet", {"reduction": -1}, "masknet: reduction is -1"),
         ("dcnv2", {"hidden": [-3]}, r"the hidden widths are \[-3\]"),
         ("dcnv2", {"hidden": [0]}, r"the hidden widths are \[0\]"),
         ("finalmlp", {"heads": 0}, "finalmlp: heads is 0"),
@@ -461,8 +459,6 @@ def test_options_without_sense_are_told():
         made_of(MLPDecoder, fields=FIELDS, width=D, generate=PLAIN, hidden=[8, 1])
     with pytest.raises(ValueError, match="ipnn: the last hidden layer has 1 unit"):
         made_of(DECODERS["ipnn"], fields=FIELDS, width=D, generate=PLAIN, hidden=[1])
-    with pytest.raises(ValueError, match="masknet: the last hidden layer has 1 unit"):
-        made_of(DECODERS["masknet"], fields=FIELDS, width=D, generate=PLAIN, parallel=False, blocks=[8, 1])
     with pytest.raises(ValueError, match="tf: the last hidden layer has 1 unit"):
         made_of(DECODERS["tf"], fields=FIELDS, width=D, generate=PLAIN, easy_hidden=[1])
 
@@ -477,7 +473,7 @@ class Seen(MLP):
         return super().forward(row_BX)
 
 
-@pytest.mark.parametrize("name", [name for name in DECODERS if name not in ("fm", "fwfm", "fmfm", "ffm")])
+@pytest.mark.parametrize("name", [name for name in DECODERS if name not in WITHOUT_MLP])
 def test_every_dense_network_comes_from_make_mlp_and_is_given_the_fields(name):
     Seen.given = 0
     options = {"ssem": "moe"} if name == "tf" else {"hidden": [5]} if name == "autoint" else {}

@@ -20,6 +20,8 @@ CHOICES = [(decoder, encoder) for decoder in DECODERS for encoder in ENCODERS]
 
 
 INFOS = [FieldInfo(name) for name in ("user", "price", "item")]
+LIVELY = {"fibinet": {"reduction": 0.25}, "dcnv3": {"deep_layers": 1, "shallow_layers": 1}}
+"""Options by which two rows of three fields pass every ReLU somewhere."""
 
 
 def fields(width):
@@ -30,7 +32,7 @@ def ranker(decoder, encoder, **options):
     torch.manual_seed(0)
     width = DECODERS[decoder].embedding_width(fields=3, dim=4)
     generate = partial(made_of, ENCODERS[encoder], fields=3, width=width, **options)
-    made = DECODERS[decoder](fields=INFOS, width=width, generate=generate)
+    made = made_of(DECODERS[decoder], fields=INFOS, width=width, generate=generate, **LIVELY.get(decoder, {}))
     second = made.second_width
     tables = [Table(name, 9, width, (name,), linear=made.needs_linear, second=second) for name in ("item", "user")]
     return Ranker(

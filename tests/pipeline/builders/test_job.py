@@ -20,6 +20,7 @@ from data.schema import Schema
 from data.statistics import Statistics
 from data.yaml_document import read_document
 from models.encoders import FeatureGenerator
+from models.options import options_of
 from models.ranker import Ranker
 from models.registries import DECODERS
 from pipeline.builders.models import build_fields, build_ranker, pools_of
@@ -51,7 +52,7 @@ def features(*fields: dict[str, Any]) -> Features:
 
 
 def small(decoder: str, **encoder: Any) -> RankerConfig:
-    options = {} if decoder in {"fm", "fwfm", "fmfm", "ffm", "crossnet", "dhen"} else {"hidden": [6]}
+    options = {"hidden": [6]} if "hidden" in options_of(DECODERS[decoder]) else {}
     settings = {"decoder": decoder, "dim": 4, "decoder_options": options, "encoder": encoder or {"kind": "none"}}
     return RankerConfig.model_validate(settings)
 
