@@ -194,10 +194,9 @@ def test_cross_is_one_layer_of_the_cross_network():
 def test_every_decoder_is_a_module_unless_tokens_lack_what_it_reads(name):
     width = DECODERS[name].embedding_width(fields=F, dim=D)
     decoder = DECODERS[name](**GIVEN | {"width": width, "generate": lambda width=width, bias=False: plain(width)})
-    if decoder.needs_linear or decoder.second_width:
-        with pytest.raises(
-            ValueError, match=f"layers: {name} reads first-order terms or second vectors|ffm: vectors of 4 cannot"
-        ):
+    if decoder.needs_linear or decoder.second_width or width != D:
+        why = f"layers: {name} reads first-order terms or second vectors|{name}: .*vectors of 4 cannot"
+        with pytest.raises(ValueError, match=why):
             stack([[name]])
     else:
         assert stack([[name], ["mlp"]])(rows()).shape == (B, F * D)

@@ -25,7 +25,8 @@ class LR(Decoder):
 
     def __init__(self, *, fields: Sequence[FieldInfo], width: int, generate: Generate, make_mlp: MakeMLP = MLP) -> None:
         super().__init__()
-        assert width == 1, "build it with embedding_width"
+        if width != 1:
+            raise ValueError(f"lr: its vectors are one number wide; vectors of {width} cannot be its terms")
         self.encoder = generate()
         self.out = Flat(1)
 

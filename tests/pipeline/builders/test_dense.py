@@ -8,11 +8,12 @@ import yaml
 
 from models.apg import APGMLP, APGLinear
 from models.layers import MLP
+from models.options import options_of
 from models.registries import DECODERS, HEADS
 from tests.tiny import DAYS, SCHEMA, built, genctr, train, write_log
 
 APG = "model.dense={kind: apg, rank: 2, factors: 4, condition: [tab, hour]}"
-WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet")
+WITHOUT_NETWORK = ("fm", "fwfm", "fmfm", "ffm", "crossnet", "lr", "dcnv3", "finalnet", "rankmixer")
 
 
 def write_schema(folder: Path, labels: str) -> Path:
@@ -31,7 +32,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("decoder", [name for name in DECODERS if name not in WITHOUT_NETWORK])
 def test_every_network_of_every_decoder_is_of_the_kind(config: Path, tmp_path: Path, decoder: str) -> None:
-    options = "{}" if decoder == "dhen" else "{hidden: [6]}"
+    options = "{hidden: [6]}" if "hidden" in options_of(DECODERS[decoder]) else "{}"
     words = (f"model.decoder={decoder}", f"model.decoder_options={options}", "model.encoder={kind: none}")
     with built(config, tmp_path / "run", APG, *words) as job:
         networks = [own for own in job.objective.modules() if isinstance(own, MLP)]
