@@ -4,6 +4,9 @@
     python benchmarks/systems.py dhen --seeds 3           stacks of modules, KuaiRand's is_click
     python benchmarks/systems.py contrast --seeds 3       contrastive pre-training, KuaiRand's is_click
     python benchmarks/systems.py contrast-ml --seeds 3    the same on a tenth of MovieLens-1M, pre-trained on the other pairs
+    python benchmarks/systems.py histories --seeds 3      sequence encoders, KuaiRand with histories, is_click
+    python benchmarks/systems.py denoiser --seeds 3       width and read-out of a denoiser, KuaiRand's validation day
+    python benchmarks/systems.py accumulator --seeds 3    what row-wise Adagrad begins with, KuaiRand's validation day
 
 Every arm trains once over the same days, pre-training before that where it has one, and is scored once on the test day; no
 setting was tuned on it. What `--results` holds is not run again. Slices are of the test day: by tab, and by how often the row's
@@ -117,7 +120,74 @@ STACKS = {
     **{f"{name} twice": dhen(f"[[{name}], [{name}]]") for name in ("mlp", "transformer", "masknet", "cross")},
     "mlp and cross": dhen("[[mlp, cross]]"),
 }
+
+
+def history(encoder: str, options: str = "{}", *, times: str = "history_ms") -> tuple[str, ...]:
+    """A sequence encoder over videos and their authors, of the user's last 20 events."""
+    return (
+        f"model.sequences={{history: {{encoder: {encoder}, join: [history_author], options: {options}}}}}",
+        f"schema.fields.history.payload={{time: {times}, action: history_actions}}",
+    )
+
+
+def shuffled_times(folder: Path) -> Path:
+    """KuaiRand with histories, and beside every history one whose events happened as long ago as some others' did."""
+    source, chance = DATA / "kuairand-history", np.random.default_rng(2026)
+    for day in sorted(source.glob("day=*")):
+        table = pq.read_table(day, partitioning=None)
+        lists = table["history_ms"].combine_chunks()
+        lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
+        rows = np.repeat(np.arange(len(table)), lengths)
+        now = table["time_ms"].to_numpy()[rows]
+        ago = chance.permutation(now - pc.list_flatten(lists).to_numpy())
+        order = np.lexsort((-ago, rows))  # oldest first
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        others = pa.ListArray.from_arrays(offsets, pa.array(now - ago[order]))
+        write_day(str(folder / day.name), [table.append_column("history_other_ms", others)])
+    return folder
+
+
+DENOISERS = {
+    f"denoiser {hidden}{name}": (
+        "model={family: denoiser, dim: 16}",
+        f"model.hidden={hidden}",
+        "model.layers=2",
+        "train.dense.lr=0.003",
+        f"model.readout={readout}",
+        "stages=[{name: rank}]",
+    )
+    for hidden in (32, 64, 128)
+    for name, readout in (("", "[]"), (" read out", "[128, 64]"))
+}
+VALIDATION = KUAIRAND | {"test": "2022-05-07"}
 STUDIES = {
+    "histories": Study(
+        **{key: own for key, own in KUAIRAND.items() if key not in ("config", "slices")},
+        config="benchmarks/configs/kuairand_history.yaml",
+        arms={
+            "plain": (f"schema={ROOT}/launch/configs/kuairand.schema.yaml", "model.sequences={}"),
+            "mean": ("model.sequences={history: {encoder: mean}, history_author: {encoder: mean}}",),
+            "attention": history("target_attention"),
+            "din": history("din"),
+            "bst": history("bst"),
+            "transact": history("transact", "{actions: 8}"),
+            "hstu": history("hstu", "{actions: 8}"),
+            "long": history("time_aware", "{short: false, weekday: false, timezone_hours: 8}"),
+            "long and short": history("time_aware", "{weekday: false, timezone_hours: 8}"),
+            "long, other times": history(
+                "time_aware", "{short: false, weekday: false, timezone_hours: 8}", times="history_other_ms"
+            ),
+        },
+        log=shuffled_times,
+    ),
+    "denoiser": Study(**VALIDATION, arms={"plain": ()} | DENOISERS),
+    "accumulator": Study(
+        **VALIDATION,
+        arms={
+            "plain": (),
+            **{f"begins with {begin}": (f"tables.initial_accumulator={begin}",) for begin in ("1e-6", "1e-4", "1e-2")},
+        },
+    ),
     "apg": Study(
         **KUAIRAND,
         arms={

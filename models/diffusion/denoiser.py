@@ -17,7 +17,7 @@ from models.diffusion.candidates import Candidates
 from models.diffusion.slots import Ids, Slot, SlotLayout, ids_of
 from models.diffusion.softmax import Choice, score
 from models.inputs import Inputs
-from models.layers import linear
+from models.layers import MLP, linear
 from models.output import Output
 from models.sparse import SparseArch
 
@@ -46,6 +46,7 @@ class DenoiserOptions:
         hidden: H. layers, heads, dropout: of the `block`, a name in `BLOCKS`.
         attention: where difficulties guide it, see `Guidance`; needs a balance that learns them.
         temperature: of the cosine; None for dot products, with a bias per value for `full` tables.
+        readout: widths of a network that reads all tokens when ranking, in addition to the labels' own; empty for none.
     """
 
     hidden: int = 64
@@ -55,6 +56,7 @@ class DenoiserOptions:
     block: str = "hstu"
     attention: str = "none"
     temperature: float | None = 0.05
+    readout: Sequence[int] = ()
 
 
 OPTIONS = DenoiserOptions()
@@ -67,7 +69,8 @@ class Denoiser(nn.Module):
     token_s = W u_s + c_f        u_s = E[id_s], or the mask vector m_f of its field where it is hidden; c_f says the field
     layers of `HSTU` or `Transformer`, then
     made_s = P_f h_s             a(v) = cos(made_s, E[v]) / temperature, or <made_s, E[v]> + b_v
-    label: logit = a(1) - a(0), so its cross-entropy is the two-way softmax of the label slot.
+    label: logit = a(1) - a(0), so its cross-entropy is the two-way softmax of the label slot; when ranking with a readout, plus
+    w . MLP(all h_s side by side): a label's token hears a mean of the others, and this reads each of them.
 
     There are no positions: fields may be listed in any order, and a list is a set. There is no time either: how much is hidden
     can be seen.
@@ -117,6 +120,10 @@ class Denoiser(nn.Module):
         if balance.s is not None and not restores:
             del balance.s
             balance.register_buffer("s", torch.zeros(len(self.tables)))
+        self.readout = self.readout_score = None
+        if options.readout and not restores:
+            self.readout = MLP(len(self.layout.field_S) * options.hidden, hidden=options.readout, dropout=options.dropout)
+            self.readout_score = linear(self.readout.out_features, len(tasks))
         self.field_heads: nn.ParameterDict | None = None
         self.biases: nn.ParameterDict | None = None
         if restores:
@@ -151,9 +158,14 @@ class Denoiser(nn.Module):
         hidden_BS[:, -len(self.tasks) :] = True
         labels_BT = vectors_BX.new_zeros(rows, len(self.tasks))
         found = self._look_up(sequences, {})
-        made_BTD, fields_BFD = self._labels(found, ids, vectors_BX, labels_BT, hidden_BS)
-        logits_BT = self.label_scores(made_BTD)
-        logits = {task: logits_BT[:, i, 1] - logits_BT[:, i, 0] for i, task in enumerate(self.tasks)}
+        tokens_BSH, fields_BFD = self._tokens(found, ids, vectors_BX, labels_BT, hidden_BS, visible=False)
+        tokens_BSH = self._through(tokens_BSH, ids)
+        scores_BT2 = self.label_scores(self._label_vectors(tokens_BSH))
+        logits_BT = scores_BT2[:, :, 1] - scores_BT2[:, :, 0]
+        if self.readout is not None and self.readout_score is not None:
+            read_BX = (tokens_BSH * self._there(ids, tokens_BSH).unsqueeze(2)).flatten(1)
+            logits_BT = logits_BT + self.readout_score(self.readout(read_BX))
+        logits = {task: logits_BT[:, i] for i, task in enumerate(self.tasks)}
         return Output(logits, observed={} if fields_BFD is None else {"emb": fields_BFD.detach()})
 
     def restore(
@@ -208,12 +220,6 @@ class Denoiser(nn.Module):
         labels_BT = values_BS.new_ones(len(values_BS), len(self.tasks))
         return torch.cat([values_BS, vectors_BX, labels_BT], dim=1)
 
-    def _labels(
-        self, found: dict[str, Tensor], ids: Ids, vectors_BX: Tensor, labels_BT: Tensor, hidden_BS: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        tokens_BSH, emb_BFD = self._tokens(found, ids, vectors_BX, labels_BT, hidden_BS, visible=False)
-        return self._label_vectors(self._through(tokens_BSH, ids)), emb_BFD
-
     def _look_up(self, sequences: KeyedJaggedTensor, candidates: dict[str, Candidates]) -> dict[str, Tensor]:
         """The vectors of every field's ids and, if it restores, of every table's candidates, through one look-up."""
         if self.field_heads is not None:
@@ -261,11 +267,16 @@ class Denoiser(nn.Module):
 
     def _through(self, tokens_BSH: Tensor, ids: Ids) -> Tensor:
         """The tokens after all layers; slots without an id are heard by nobody."""
-        valid_BS = torch.cat([ids.there, ids.there.new_ones(len(tokens_BSH), tokens_BSH.shape[1] - ids.there.shape[1])], dim=1)
+        valid_BS = self._there(ids, tokens_BSH)
         guidance = self._guidance()
         for block in self.blocks:
             tokens_BSH = block(tokens_BSH, valid_BS, guidance)
         return tokens_BSH
+
+    def _there(self, ids: Ids, tokens_BSH: Tensor) -> Tensor:
+        """Which slots have something, (B, S): given vectors and labels always."""
+        others = tokens_BSH.shape[1] - ids.there.shape[1]
+        return torch.cat([ids.there, ids.there.new_ones(len(tokens_BSH), others)], dim=1)
 
     def _guidance(self) -> Guidance | None:
         factors_F = self.balance.factors()

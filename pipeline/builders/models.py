@@ -279,6 +279,7 @@ def build_denoiser(
                 block=config.block,
                 attention=config.guidance,
                 temperature=config.temperature if config.similarity == "cosine" else None,
+                readout=config.readout,
             ),
             balance=balance,
             restores=restores,

@@ -125,6 +125,7 @@ def build_denoise_objective(given: Given) -> Objective:
         ),
         replace=config.noise == "replace",
         logq=config.logq,
+        label_weight=config.label_weight,
         ranks=given.ranks,
     )
 

@@ -258,6 +258,12 @@ class DenoiserConfig(ModelSection):
     dro_temperature: float = Field(default=0.5, gt=0)
     """[1] temperature of `dro`."""
 
+    readout: tuple[PositiveInt, ...] = ()
+    """Widths of a network that reads all tokens when ranking, in addition to the labels' own; empty for none."""
+
+    label_weight: float = Field(default=1.0, ge=0)
+    """[1] of the labels' losses in pre-training, where a field's is 1 on average."""
+
     losses: Annotated[tuple[LossConfig, ...], Field(min_length=1)] = (LossConfig(),)
     """What a ranking step adds up."""
 

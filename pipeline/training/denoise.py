@@ -25,8 +25,9 @@ class DenoiseObjective(DenoiseKind, Objective):
            + the loss that teaches the balance its difficulties
 
     w_b and what is hidden are the `Noise`'s; the fields' weights the `Balance`'s, from the losses of the whole step; labels
-    weigh 1. What is hidden is restored, but for labels that do not count and what is more of a table than it chooses from, see
-    `thinned`: what is restored of that field weighs more. Averaged over ranks it is the loss over all rows of the step.
+    weigh `label_weight`. What is hidden is restored, but for labels that do not count and what is more of a table than it
+    chooses from, see `thinned`: what is restored of that field weighs more. Averaged over ranks it is the loss over all rows of
+    the step.
 
     Args:
         model: a denoiser that restores.
@@ -35,6 +36,7 @@ class DenoiseObjective(DenoiseKind, Objective):
         noise: what is hidden. replace: hidden values are replaced by others of their field, and read, instead of masked.
         logq: see `losses`.
         ranks: [ranks] of the process group.
+        label_weight: [1] of the labels' losses.
     """
 
     model: Denoiser
@@ -49,10 +51,11 @@ class DenoiseObjective(DenoiseKind, Objective):
         replace: bool,
         logq: LogQ,
         ranks: int,
+        label_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.candidates = model, candidates
-        self.noise, self.replace, self.logq, self.ranks = noise, replace, logq, ranks
+        self.noise, self.replace, self.logq, self.ranks, self.label_weight = noise, replace, logq, ranks, label_weight
         self.names = model.names
         self.headline = MetricSpec("loss", higher_is_better=False, path=("all", "loss"))
         self.label_log_p: Tensor
@@ -88,12 +91,12 @@ class DenoiseObjective(DenoiseKind, Objective):
         present_F = total_3K[2, :fields] > 0
         means_2F = total_3K[:2, :fields] / total_3K[2, :fields].clamp(min=1)
         weight_F, own = model.balance(means_2F[0], means_2F[1], present_F)
-        ones = weight_F.new_ones(len(model.vectors) + len(model.tasks))
-        weight_S = (torch.cat([weight_F, ones]) * more_F)[model.layout.field_S]
+        others = torch.cat([weight_F.new_ones(len(model.vectors)), weight_F.new_full((len(model.tasks),), self.label_weight)])
+        weight_S = (torch.cat([weight_F, others]) * more_F)[model.layout.field_S]
         loss = (loss_BS * weight_S * weight_B.unsqueeze(1)).sum() / batch.rows
 
         seen = {"loss": sums_3K[0], "reference": sums_3K[1], "rows": sums_3K[2]}
-        seen["weight"] = torch.cat([weight_F.detach(), weight_F.new_ones(len(model.tasks)).detach()])
+        seen["weight"] = torch.cat([weight_F.detach(), weight_F.new_full((len(model.tasks),), self.label_weight)])
         if model.balance.s is not None:
             seen["difficulty"] = model.balance.s.detach().clone()
         return loss * self.ranks + own, StepOutput(batch, {}, {"denoise": loss.detach()}, seen)
