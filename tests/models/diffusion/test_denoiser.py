@@ -122,6 +122,36 @@ def test_a_row_knows_nothing_of_the_others():
         torch.testing.assert_close(own[0], other.made[width][0])
 
 
+def test_a_readout_adds_to_the_labels_own_logits_and_is_not_there_in_pre_training() -> None:
+    plain, read = denoiser(restores=False), denoiser(restores=False, readout=(6,))
+    read.load_state_dict(plain.state_dict(), strict=False)
+    inputs = Inputs(None, batch(), torch.zeros(3, 0), IMAGE)
+    added = {name: read(inputs).logits[name] - own for name, own in plain(inputs).logits.items()}
+    assert all(own.abs().min() > 1e-4 for own in added.values())
+
+    torch.nn.init.zeros_(read.readout_score.weight)
+    torch.nn.init.zeros_(read.readout_score.bias)
+    torch.testing.assert_close(read(inputs).logits, plain(inputs).logits)
+    assert denoiser(readout=(6,)).readout is None
+
+
+def test_a_readout_reads_nothing_of_slots_without_an_id() -> None:
+    read = denoiser(restores=False, readout=(6,))
+    short = read(Inputs(None, batch(past=((7,), (), (5,))), torch.zeros(3, 0), IMAGE)).logits["click"]
+    for parameter in (read.identity_FH, *read.blocks.parameters()):
+        torch.nn.init.zeros_(parameter)  # so that no token hears another
+    read.readout[0].weight.data[:, :] = 0
+    read.readout[0].weight.data[:, 4 * 16 : 5 * 16] = 1.0  # the third slot of the history, which is empty
+    read.readout[0].bias.data[:] = 1.0
+    constant = read(Inputs(None, batch(past=((7,), (), (5,))), torch.zeros(3, 0), IMAGE)).logits["click"]
+    assert short.shape == constant.shape
+    added = read.readout_score(torch.relu(torch.ones(1, 6)))[0, 0]
+    read.readout_score.weight.data.zero_()
+    read.readout_score.bias.data.zero_()
+    without = read(Inputs(None, batch(past=((7,), (), (5,))), torch.zeros(3, 0), IMAGE)).logits["click"]
+    torch.testing.assert_close(constant - without, added.expand(3))
+
+
 def test_the_order_in_which_fields_are_listed_does_not_matter():
     one = denoiser()
     order = [2, 0, 3, 1]

@@ -21,7 +21,7 @@ from tests.tiny import built, write_log
 
 SMALL = {
     "ranker": "model={family: ranker, dim: 4, encoder: {kind: sfg}, decoder: deepfm, decoder_options: {hidden: [8]}}",
-    "denoiser": "model={family: denoiser, dim: 4, hidden: 8, layers: 1, dropout: 0.0}",
+    "denoiser": "model={family: denoiser, dim: 4, hidden: 8, layers: 1, dropout: 0.0, readout: [8]}",
 }
 PLAIN = "family: ranker, dim: 4, decoder: mlp, decoder_options: {hidden: [8]}"
 SYSTEMS = {

@@ -181,6 +181,18 @@ def test_a_label_that_does_not_count_tells_nothing_and_costs_nothing(config: Pat
     assert seen[1]["rows"][-1] == seen[1]["loss"][-1] == 0
 
 
+def test_labels_weigh_what_is_said(config: Path, tmp_path: Path) -> None:
+    found = []
+    for name, weight in (("one", 1.0), ("ten", 10.0)):
+        words = ("model.balance=uniform", "model.time_weight=one", f"model.label_weight={weight}")
+        with built(config, tmp_path / name, *SMALL, *words) as job:
+            [(loss, output)] = steps(job, 1)
+            found.append(loss)
+            assert output.observed["weight"][-1] == weight
+    label = output.observed["loss"][-1].item() / output.batch.rows
+    assert found[1] - found[0] == pytest.approx(9 * label, rel=1e-4)
+
+
 def test_a_list_weighs_as_much_as_a_field_however_long_it_is(config: Path, tmp_path: Path) -> None:
     with built(config, tmp_path / "run", *SMALL, "model.balance=uniform") as job:
         task = job.objective
