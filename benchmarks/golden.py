@@ -184,11 +184,16 @@ def nights(ranks: int, folder: Path) -> dict[str, str]:
 
 def here() -> dict[str, str]:
     """What the bits depend on besides the code."""
-    processor = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    told = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        if ":" in line
     )
+    # The name alone does not say it: two machines of one name may have other instructions, and other kernels then.
+    processor = " ".join(told.get(key, "?") for key in ("model name", "cpu family", "model", "stepping"))
+    processor += f", {torch.backends.cpu.get_cpu_capability()}, flags {digest(sorted(told.get('flags', '').split()))}"
     stack = {name: version(name) for name in ("torch", "torchrec", "numpy")}
-    return {"processor": processor or platform.processor(), "python": platform.python_version(), **stack}
+    return {"processor": processor, "python": platform.python_version(), **stack}
 
 
 def main() -> int:
