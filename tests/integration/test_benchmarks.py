@@ -1,4 +1,4 @@
-"""The benchmarks that are about GPUs: what can be checked of them without one."""
+"""The benchmarks: what can be checked of them without a GPU and without training."""
 
 import importlib.util
 import sys
@@ -72,6 +72,23 @@ def test_every_arm_of_the_systems_is_a_run_that_loads(monkeypatch: pytest.Monkey
     for study in systems.STUDIES.values():
         for settings in study.arms.values():
             assert load(str(ROOT / study.config), [*systems.COMMON, *settings])
+
+
+def test_the_next_days_tables_print_the_rows_of_every_slice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All cells are in the stored results, so nothing is trained."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    nextday = script("nextday", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["nextday.py", "kuairand", "--arms", "plain", "fm", "fm sfg"])
+
+    nextday.main()
+
+    lines = capsys.readouterr().out.splitlines()
+    slices = "user_id unseen (358 rows) | user_id 1-9 (7,281 rows) | user_id 10+ (8,108 rows)"
+    assert any(line.startswith(f"| is_click AUC, to plain | {slices} | video_id unseen (97 rows)") for line in lines)
+    assert any(line.startswith("| is_click (15,747 rows) | seeds ") for line in lines)
+    assert any(line.startswith("| fm sfg | 5 | 0.7317 ") and "+0.0102 ± 0.0020" in line for line in lines)
 
 
 @pytest.mark.slow
