@@ -90,7 +90,7 @@ BANDS = {"10 values or fewer": (0, 10), "11 to 1,000 values": (10, 1000), "over 
 
 
 def log_of(log: str, users: int, folder: Path) -> Path:
-    """The log's days, and after the test day one for each band of fields: the test day with their values changed round."""
+    """The log's days, and after the test day one for each band of fields: the test day with their values shuffled."""
     source, known = sampled(log, users, folder / "sampled"), LOGS[log]
     names = [*known["days"], known["test"]]
     for day in names:
@@ -112,7 +112,7 @@ def log_of(log: str, users: int, folder: Path) -> Path:
 
 
 def moved(log: str) -> list[str]:
-    """The days that stand for the test day with a band of fields changed round."""
+    """The days that stand for the test day with a band of fields shuffled."""
     test = date.fromisoformat(LOGS[log]["test"])
     return [str(test + timedelta(days)) for days in range(1, 1 + len(BANDS))]
 

@@ -45,7 +45,7 @@ def test_the_published_figure_is_predicted_within_a_quarter(monkeypatch: pytest.
     assert abs(line["error"]) < 0.25
 
 
-def test_without_a_card_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = script("gpu", monkeypatch)
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
 
@@ -60,7 +60,7 @@ def test_its_run_is_a_job_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     assert max(field.rows for field in schema.fields if isinstance(field, AnyIds)) == 100
     assert (config.data.days, config.data.test) == (("2026-11-01", "2026-11-02"), ("2026-11-03",))
-    for settings in (*gpu.PARITY.values(), *gpu.ON_CARDS.values()):
+    for settings in (*gpu.PARITY.values(), *gpu.ON_GPUS.values()):
         assert load(str(tmp_path / "run.yaml"), settings)
 
 
@@ -100,6 +100,6 @@ def test_the_gpu_benchmark_runs_to_its_end_on_a_cpu(
 
     assert gpu.main(["--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "no card: a dry run, in which no number means anything" in told
+    assert "no GPU: a dry run, in which no number means anything" in told
     assert told.count("| yes | 0.00e+00 |") == 7
     assert "NO" not in told
