@@ -84,7 +84,7 @@ def main() -> None:
         print(genctr("verify", out).stdout.splitlines()[-1])
 
         sizes, scores = {}, {}
-        for kind in ("float32", "int8"):
+        for kind in ("fp32", "int8"):
             own = Path(folder, kind)
             daily(root, own, f"daily.bundle_precision={kind}")
             bundle = sorted((own / "published").glob("20*"))[-2]

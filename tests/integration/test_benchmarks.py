@@ -74,6 +74,19 @@ def test_every_arm_of_the_systems_is_a_run_that_loads(monkeypatch: pytest.Monkey
             assert load(str(ROOT / study.config), [*systems.COMMON, *settings])
 
 
+def test_every_arm_on_real_logs_is_a_run_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    nextday, spectra, stale = (script(name, monkeypatch) for name in ("nextday", "spectra", "stale"))
+    runs = [(log, (*known["set"], *arm)) for log, known in nextday.LOGS.items() for arm in nextday.ARMS.values()]
+    runs += [("kuairand", ("train.progressive_validation=false", "data.validation=[]", *arm)) for arm in spectra.ARMS.values()]
+    for log, first in stale.FIRST.items():
+        days = (f"data.days='{first}..'", "data.validation=[]", "data.test=[]")
+        runs += [(log, (*days, *arm)) for arm in stale.arms(log).values()]
+
+    for log, settings in runs:
+        assert load(str(ROOT / "launch" / "configs" / f"{log}.yaml"), list(settings))
+
+
 def test_the_next_days_tables_print_the_rows_of_every_slice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
