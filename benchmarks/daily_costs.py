@@ -160,7 +160,7 @@ def main() -> None:
         print(f"a day of {times['trained']['rows']:,} rows, from start to end of the process: {whole:.1f} s")
         known = {
             "score it": times["scored"]["seconds"],
-            "train it, with the look at its last rows": times["trained"]["seconds"],
+            "train it, and score its last rows": times["trained"]["seconds"],
         }
         for name, seconds in known.items():
             print(f"  {name}: {seconds:.1f} s")

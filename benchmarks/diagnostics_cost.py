@@ -1,9 +1,9 @@
-"""What live diagnostics cost: a look's time next to the steps between two looks, in one process.
+"""What live diagnostics cost: the time of one report next to the steps between two reports, in one process.
 
     python benchmarks/diagnostics_cost.py
 
-Prints, for KuaiRand's and Frappe's shapes, the median step, the seconds of one look (the watched steps' extra and the report)
-and its share at the default cadence.
+Prints, for KuaiRand's and Frappe's shapes, the median step, the seconds of one report (the observed steps' extra and the
+report) and its share at the default cadence.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    print("| log | step, ms | look, s | every steps | share |\n|---|---|---|---|---|")
+    print("| log | step, ms | one report, s | every steps | share |\n|---|---|---|---|---|")
     for name, words in CASES.items():
         config, schema = load(f"launch/configs/{name}.yaml", (*words, "model.encoder.kind=sfg"))
         with (

@@ -1,4 +1,4 @@
-"""One card: does it learn what a CPU learns, and how fast is DLRM with DCN V2 on it?
+"""One GPU: does it learn what a CPU learns, and how fast is DLRM with DCN V2 on it?
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --dry-run        everything but the GPU: small, on a CPU, and none of its numbers mean anything
@@ -51,7 +51,7 @@ PARITY = {
 }
 """Jobs that a CPU and a GPU can both do."""
 
-ON_CARDS = {
+ON_GPUS = {
     "base": ["train.pipeline=base"],
     "fused_uvm": ["tables.compute_kernel=fused_uvm"],
     "fused_uvm_caching": ["tables.compute_kernel=fused_uvm_caching"],
@@ -120,7 +120,7 @@ def parity(folder: Path, device: str) -> list[dict[str, object]]:
     """Jobs on the CPU beside jobs on the GPU: how far apart their losses are at most."""
     config = write_run(folder, largest=1000, rows=2048)
     small = [*STEADY, "model.dim=16", "model.decoder_options.hidden=[64,32]"]
-    others = ON_CARDS if device == "cuda" else {"base": ON_CARDS["base"]}
+    others = ON_GPUS if device == "cuda" else {"base": ON_GPUS["base"]}
     expected, lines = {}, []
     for name, settings in PARITY.items():
         expected[name] = trained(config, folder / f"cpu {name}", "cpu", [*small, *settings])
@@ -174,7 +174,7 @@ def speed(folder: Path, device: str, *, largest: int, batch: int, steps: int) ->
     cases = {"fp32": [], "base": ["train.pipeline=base"]}
     if device == "cuda":
         cases |= {"bf16": ["train.dense.precision=bf16"], "fp16 tables": ["tables.precision=fp16"]}
-        cases |= {name: ON_CARDS[name] for name in ("fused_uvm", "fused_uvm_caching", "prefetch")}
+        cases |= {name: ON_GPUS[name] for name in ("fused_uvm", "fused_uvm_caching", "prefetch")}
         cases |= {"bf16 and fp16": ["train.dense.precision=bf16", "tables.precision=fp16"]}
     lines = []
     for name, settings in cases.items():
@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         same = parity(Path(folder) / "parity", device)
         fast = speed(Path(folder) / "speed", device, largest=arguments.largest, batch=arguments.batch, steps=arguments.steps)
-    name = "no card: a dry run, in which no number means anything" if device == "cpu" else torch.cuda.get_device_name()
+    name = "no GPU: a dry run, in which no number means anything" if device == "cpu" else torch.cuda.get_device_name()
     print(f"{name}; torch {torch.__version__}\n\n| job | same losses as on the CPU | apart at most | AUC on the CPU | AUC |")
     print("|---|---|---|---|---|")
     for line in same:

@@ -2,7 +2,7 @@
 
     python benchmarks/kuairand_daily.py
 
-The labels of 2022-05-05 are turned round in a copy of the log. Then the day is fixed and the job goes back to before it. At
+The labels of 2022-05-05 are inverted in a copy of the log. Then the day is fixed and the job goes back to before it. At
 last the same nights with int8 tables: the size of a bundle, and what it costs in AUC on the day after.
 """
 
@@ -84,7 +84,7 @@ def main() -> None:
         print(genctr("verify", out).stdout.splitlines()[-1])
 
         sizes, scores = {}, {}
-        for kind in ("float32", "int8"):
+        for kind in ("fp32", "int8"):
             own = Path(folder, kind)
             daily(root, own, f"daily.bundle_precision={kind}")
             bundle = sorted((own / "published").glob("20*"))[-2]

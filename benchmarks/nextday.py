@@ -1,13 +1,18 @@
-"""The day after: what generating, pre-training and twin focus bring on real logs, over all rows and on cold and tail ones.
+"""The next day: the effect of generating, pre-training and TF4CTR's loss on real logs, over all rows and on cold and tail rows.
 
     python benchmarks/nextday.py kuairand --seeds 5        is_click and long_view, 12 days, tested on the last
     python benchmarks/nextday.py globo --seeds 5 --users 16     4 days, tested on the fifth; articles die within one
 
 Every arm trains once over the same days, pre-training in two passes before that, and is scored once on the test day; no setting
-was tuned on it.
-Slices are by how often the test row's user or item occurs in the training days. What the fields of a cardinality are worth to a
-model is the AUC it loses when their values change places between the rows of the test day, all of them together (permutation
-importance). A difference is to `plain`, seed by seed, with its 95 % interval. `--users 16` keeps every sixteenth user.
+was tuned on the test day, and gamma was not tuned at all. The sfg arms are not the released form: `sfg` (dcnv2) adds the raw
+vector but does not regenerate per layer, `crossnet sfg` does neither, none has the deep head. `sfg+tf` differs from `plain` in
+three things: encoder, decoder and loss.
+Slices are by how often the test row's user or item occurs in the training days; every table prints the rows of each slice, and
+some are few. Ids are hashed, so a new id may share its row with a trained one. What the fields of a cardinality are worth to a
+model is the AUC it loses when their values are shuffled between the rows of the test day, all of them together (permutation
+importance). A difference is to the same decoder plain (`BASES`), seed by seed, with its 95 % interval over seeds: it does not
+hold the error of a single test day. `train time` is the ratio of training seconds to that base, the median over seeds, of jobs
+that ran two at a time. `--users 16` keeps every sixteenth user.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +90,7 @@ BANDS = {"10 values or fewer": (0, 10), "11 to 1,000 values": (10, 1000), "over 
 
 
 def log_of(log: str, users: int, folder: Path) -> Path:
-    """The log's days, and after the test day one for each band of fields: the test day with their values changed round."""
+    """The log's days, and after the test day one for each band of fields: the test day with their values shuffled."""
     source, known = sampled(log, users, folder / "sampled"), LOGS[log]
     names = [*known["days"], known["test"]]
     for day in names:
@@ -106,7 +112,7 @@ def log_of(log: str, users: int, folder: Path) -> Path:
 
 
 def moved(log: str) -> list[str]:
-    """The days that stand for the test day with a band of fields changed round."""
+    """The days that stand for the test day with a band of fields shuffled."""
     test = date.fromisoformat(LOGS[log]["test"])
     return [str(test + timedelta(days)) for days in range(1, 1 + len(BANDS))]
 
@@ -240,18 +246,37 @@ def main() -> None:
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
     slices = [name for column in LOGS[log]["columns"] for name in (f"{column} unseen", f"{column} 1-9", f"{column} 10+")]
     for label in labels:
-        print(f"\n| {label} | seeds | AUC | to plain | logloss | GAUC | calibration |\n" + "|---" * 7 + "|")
+        rows_of = _rows(lines, of, label)
+        headings = ("seeds", "AUC", "to plain", "logloss", "GAUC", "calibration", "train time")
+        print(f"\n| {label}{rows_of.get('all', '')} | " + " | ".join(headings) + " |\n" + "|---" * 8 + "|")
         for arm, rows in by_arm.items():
             keys = (f"{label}/all/auc", f"{label}/all/logloss", f"{label}/gauc", f"{label}/calibration")
             figures = [spread([row[key] for row in rows.values()]) for key in keys]
             base = by_arm.get(BASES.get(arm, "plain"))
             against = paired(rows, base, keys[0]) if base else "-"
-            print(f"| {arm} | {len(rows)} | {figures[0]} | {against} | " + " | ".join(figures[1:]) + " |")
+            print(f"| {arm} | {len(rows)} | {figures[0]} | {against} | " + " | ".join((*figures[1:], _time(rows, base))) + " |")
         for title, names, key in (("AUC", slices, "auc"), ("AUC that fields are worth", list(BANDS), "lost")):
-            print(f"\n| {label} {title}, to plain | " + " | ".join(names) + " |\n" + "|---" * (1 + len(names)) + "|")
+            titles = [name + rows_of.get(name, "") for name in names]
+            print(f"\n| {label} {title}, to plain | " + " | ".join(titles) + " |\n" + "|---" * (1 + len(names)) + "|")
             for arm, rows in by_arm.items():
                 base = by_arm.get(BASES.get(arm, "plain"))
                 print(f"| {arm} | " + " | ".join(_cell(rows, base, f"{label}/{name}/{key}") for name in names) + " |")
+
+
+def _rows(lines: list[dict], of: str, label: str) -> dict[str, str]:
+    """The rows of every slice of the test day as a heading has them: {slice: " (358 rows)"}. All arms score the same rows."""
+    counts: dict[str, set[int]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if line["name"].startswith(f"{of} ") and key.startswith(f"{label}/") and key.endswith("/rows"):
+                counts.setdefault(key.split("/")[1], set()).add(value)
+    return {name: f" ({' or '.join(f'{count:,}' for count in sorted(of_name))} rows)" for name, of_name in counts.items()}
+
+
+def _time(rows: dict[int, dict], base: dict[int, dict] | None) -> str:
+    """The training seconds in those of the base, seed by seed; the median."""
+    ratios = [row["seconds"] / base[seed]["seconds"] for seed, row in rows.items() if base and seed in base]
+    return f"{median(ratios):.2f}" if ratios else "-"
 
 
 def _cell(rows: dict[int, dict], base: dict[int, dict] | None, key: str) -> str:

@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     lines = compared(RUNS)
-    headings = ("published: network, cards x rows", "rows/s", "ms a step", "predicted rows/s", "error", *PARTS)
+    headings = ("published: network, GPUs x rows", "rows/s", "ms a step", "predicted rows/s", "error", *PARTS)
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for line in lines:
         run, times = line["run"], line["times"]

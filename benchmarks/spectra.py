@@ -2,8 +2,8 @@
 
     python benchmarks/spectra.py --seeds 5
 
-KuaiRand, twelve days; the 13,687 rows of the day after are looked at (`genctr diagnose`). `pre-trained` hands the tables of two
-denoising passes to dcnv2 and trains the network over them as they are; `pre-trained, then trained` trains the tables too.
+KuaiRand, twelve days; the spectra are of all 13,687 rows of the next day (`genctr diagnose`). `pre-trained` loads the tables of
+two denoising passes into dcnv2 and trains the network over frozen tables; `pre-trained, then trained` trains the tables too.
 `fm` and `fm sfg` are of the decoder that generating changes most.
 """
 
@@ -38,7 +38,7 @@ FIGURES = ("rankme_share", "abundance_share", "svs98_share")
 
 
 def run(arm: str, seed: int) -> dict | None:
-    """Train one arm and look at it."""
+    """Train one arm and diagnose it."""
     with tempfile.TemporaryDirectory() as folder:
         settings = (
             f"data.root={DATA / 'kuairand'}",

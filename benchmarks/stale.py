@@ -39,9 +39,8 @@ DENOISER = ("model={family: denoiser, dim: 16, balance: progress}", "model.hidde
 def arms(log: str) -> dict[str, tuple[str, ...]]:
     """The models; the denoiser is pre-trained on the first day."""
     pretrain = (
-        f"{{name: pretrain, objective: denoise, data: {{days: '{FIRST[log]}'}}, train: {{epochs: 2, "
-        "progressive_validation: false}}, "
-        "tables: {init: {kind: normal, scale: 0.05}}}"
+        f"{{name: pretrain, objective: denoise, data: {{days: '{FIRST[log]}'}}, "
+        "train: {epochs: 2, progressive_validation: false}, tables: {init: {kind: normal, scale: 0.05}}}"
     )
     return {
         "plain": (),

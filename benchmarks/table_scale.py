@@ -5,8 +5,8 @@
     python benchmarks/table_scale.py precision      fp16 rounded at random or to the nearest, and fp32, side by side
 
 One table, four numbers a row, fp16, row-wise Adagrad. The log is made here: ids are Zipf with exponent 1 over a billion, so
-half of the rows have one of 32,000 ids; an id likes to be clicked or does not, and nothing else tells. `steps
---huge-pages` takes 13 GiB of memory, `job` 30 GB of disk.
+half of the rows have one of 32,000 ids; an id is clicked with one of two probabilities, and no other field carries information.
+`steps --huge-pages` takes 13 GiB of memory, `job` 30 GB of disk.
 """
 
 import argparse

@@ -75,6 +75,21 @@ def test_the_page_of_decoders_has_a_line_for_each() -> None:
     assert f"any of {len(DECODERS)} [decoders]" in README
 
 
+def anchors(page: str) -> set[str]:
+    """What a link into a page may name: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")], ids=str)
+def test_every_link_of_a_page_leads_to_a_heading_or_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
+
+
 def test_the_readme_shows_exactly_two_commands() -> None:
     assert COMMANDS == ["make demo", "make test"]
 

@@ -1,4 +1,4 @@
-"""The benchmarks that are about GPUs: what can be checked of them without one."""
+"""The benchmarks: what can be checked of them without a GPU and without training."""
 
 import importlib.util
 import sys
@@ -45,7 +45,7 @@ def test_the_published_figure_is_predicted_within_a_quarter(monkeypatch: pytest.
     assert abs(line["error"]) < 0.25
 
 
-def test_without_a_card_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_the_gpu_benchmark_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     gpu = script("gpu", monkeypatch)
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
 
@@ -60,7 +60,7 @@ def test_its_run_is_a_job_that_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     assert max(field.rows for field in schema.fields if isinstance(field, AnyIds)) == 100
     assert (config.data.days, config.data.test) == (("2026-11-01", "2026-11-02"), ("2026-11-03",))
-    for settings in (*gpu.PARITY.values(), *gpu.ON_CARDS.values()):
+    for settings in (*gpu.PARITY.values(), *gpu.ON_GPUS.values()):
         assert load(str(tmp_path / "run.yaml"), settings)
 
 
@@ -74,6 +74,36 @@ def test_every_arm_of_the_systems_is_a_run_that_loads(monkeypatch: pytest.Monkey
             assert load(str(ROOT / study.config), [*systems.COMMON, *settings])
 
 
+def test_every_arm_on_real_logs_is_a_run_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    nextday, spectra, stale = (script(name, monkeypatch) for name in ("nextday", "spectra", "stale"))
+    runs = [(log, (*known["set"], *arm)) for log, known in nextday.LOGS.items() for arm in nextday.ARMS.values()]
+    runs += [("kuairand", ("train.progressive_validation=false", "data.validation=[]", *arm)) for arm in spectra.ARMS.values()]
+    for log, first in stale.FIRST.items():
+        days = (f"data.days='{first}..'", "data.validation=[]", "data.test=[]")
+        runs += [(log, (*days, *arm)) for arm in stale.arms(log).values()]
+
+    for log, settings in runs:
+        assert load(str(ROOT / "launch" / "configs" / f"{log}.yaml"), list(settings))
+
+
+def test_the_next_days_tables_print_the_rows_of_every_slice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All cells are in the stored results, so nothing is trained."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    nextday = script("nextday", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["nextday.py", "kuairand", "--arms", "plain", "fm", "fm sfg"])
+
+    nextday.main()
+
+    lines = capsys.readouterr().out.splitlines()
+    slices = "user_id unseen (358 rows) | user_id 1-9 (7,281 rows) | user_id 10+ (8,108 rows)"
+    assert any(line.startswith(f"| is_click AUC, to plain | {slices} | video_id unseen (97 rows)") for line in lines)
+    assert any(line.startswith("| is_click (15,747 rows) | seeds ") for line in lines)
+    assert any(line.startswith("| fm sfg | 5 | 0.7317 ") and "+0.0102 ± 0.0020" in line for line in lines)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_gpu_benchmark_runs_to_its_end_on_a_cpu(
@@ -83,6 +113,6 @@ def test_the_gpu_benchmark_runs_to_its_end_on_a_cpu(
 
     assert gpu.main(["--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "no card: a dry run, in which no number means anything" in told
+    assert "no GPU: a dry run, in which no number means anything" in told
     assert told.count("| yes | 0.00e+00 |") == 7
     assert "NO" not in told
