@@ -9,7 +9,8 @@
     python benchmarks/systems.py accumulator --seeds 3    what row-wise Adagrad begins with, KuaiRand's validation day
 
 Every arm trains once over the same days, pre-training before that where it has one, and is scored once on the test day; no
-setting was tuned on it. What `--results` holds is not run again. Slices are of the test day: by tab, and by how often the row's
+setting was tuned on it. What `--results` holds is not run again. A difference has two intervals of 95 %: Student's t over the seeds, and
+a bootstrap that draws users and seeds, from the scores of every row in the folder beside `--results`. Slices are of the test day: by tab, and by how often the row's
 user or item occurs in the training days. MovieLens has random folds and no time here, so that its other pairs, which know no
 rating, may stand for broader data.
 """
@@ -233,8 +234,39 @@ def masks_of(study: Study, root: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def run(study: Study, arm: str, seed: int, root: Path, masks: dict[str, np.ndarray]) -> dict | None:
-    """Train, evaluate and slice one arm."""
+def users_of(study: Study, root: Path) -> np.ndarray:
+    """The user of every row of the test day, in the order of its files, as a number from 0."""
+    files = sorted((root / f"day={study.test}").glob("*.parquet"))
+    users = np.concatenate(
+        [pq.read_table(file, columns=["user_id"], partitioning=None)["user_id"].to_numpy() for file in files]
+    )
+    return np.unique(users, return_inverse=True)[1]
+
+
+def weighed_auc(order: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+    """AUC of rows that count so often, ascending by score in `order`; scores are floats, of which few are equal."""
+    positive = (weight * label)[order]
+    negative = (weight * (1 - label))[order]
+    return float((positive * (negative.cumsum() - negative / 2)).sum() / (positive.sum() * negative.sum()))
+
+
+def bootstrapped(arm: dict[int, np.ndarray], base: dict[int, np.ndarray], label: np.ndarray, users: np.ndarray) -> str:
+    """The 95 % interval of the mean difference of AUC, over users and seeds drawn with replacement."""
+    seeds, chance = sorted(arm.keys() & base.keys()), np.random.default_rng(2026)
+    if not seeds:
+        return "-"
+    orders = {seed: (arm[seed].argsort(kind="stable"), base[seed].argsort(kind="stable")) for seed in seeds}
+    found = []
+    for _ in range(400):
+        weight = np.bincount(chance.integers(users.max() + 1, size=users.max() + 1), minlength=users.max() + 1)[users]
+        drawn = [orders[seed] for seed in chance.choice(seeds, len(seeds))]
+        found.append(np.mean([weighed_auc(own, label, weight) - weighed_auc(other, label, weight) for own, other in drawn]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return f"{low:+.4f} … {high:+.4f}"
+
+
+def run(study: Study, arm: str, seed: int, root: Path, masks: dict[str, np.ndarray], scores: Path) -> dict | None:
+    """Train, evaluate and slice one arm; the logits of all rows go to a file of their own."""
     words = [
         f"data.root={root}",
         *COMMON,
@@ -257,6 +289,8 @@ def run(study: Study, arm: str, seed: int, root: Path, masks: dict[str, np.ndarr
         scored = pq.read_table(Path(folder, "scores"), partitioning=None)
     order = np.lexsort((scored["row"].to_numpy(), scored["file"].cast(pa.string()).to_numpy(zero_copy_only=False)))
     logit, label = (torch.tensor(scored[f"{study.label}_{kind}"].to_numpy()[order]) for kind in ("logit", "label"))
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(scores, logit=logit.numpy().astype(np.float32), label=label.numpy().astype(np.int8))
     metrics = next(event["metrics"] for event in reversed(events) if event["event"] == "evaluated")[study.label]
     line = {name: metrics[name] for name in ("gauc", "logloss", "calibration")}
     for name, mask in masks.items():
@@ -280,13 +314,19 @@ def main() -> None:
     known = {(line["name"], line["seed"]) for line in read(arguments.results)}
     cells = [(arm, 2026 + seed) for seed in range(arguments.seeds) for arm in arms]
     todo = [(arm, seed) for arm, seed in cells if (f"{arguments.study} {arm}", seed) not in known]
+    beside = arguments.results.with_suffix("")
+
+    def scores_of(arm: str, seed: int) -> Path:
+        return beside / f"{arguments.study} {arm} {seed}.npz"
+
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         if todo:
             root = study.log(Path(folder))
             masks = masks_of(study, root)
+            np.save(beside.parent / f"{beside.name} {arguments.study} users.npy", users_of(study, root))
 
         def one(cell: tuple[str, int]) -> None:
-            line = run(study, *cell, root, masks)
+            line = run(study, *cell, root, masks, scores_of(*cell))
             if line is not None:
                 with arguments.results.open("a") as file:
                     file.write(json.dumps({"name": f"{arguments.study} {cell[0]}", "seed": cell[1], **line}) + "\n")
@@ -297,12 +337,22 @@ def main() -> None:
     by_arm = {arm: {own["seed"]: own for own in lines if own["name"] == f"{arguments.study} {arm}"} for arm in arms}
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
     base = by_arm.get("plain", {})
-    print("\n| arm | seeds | AUC | to plain | logloss | GAUC | to plain | s |\n" + "|---" * 8 + "|")
+    logits: dict[str, dict[int, np.ndarray]] = {}
+    label = users = np.zeros(0)
+    for arm, seed in cells:
+        if scores_of(arm, seed).exists():
+            held = np.load(scores_of(arm, seed))
+            logits.setdefault(arm, {})[seed], label = held["logit"], held["label"]
+            users = np.load(beside.parent / f"{beside.name} {arguments.study} users.npy")
+    print("\n| arm | seeds | AUC | to plain | over users and seeds | logloss | GAUC | to plain | s |\n" + "|---" * 9 + "|")
     for arm, rows in by_arm.items():
         auc, loss, gauc = (spread([row[key] for row in rows.values()]) for key in ("all", "logloss", "gauc"))
         seconds = sum(row["seconds"] for row in rows.values()) / len(rows)
         to_plain = ["-" if arm == "plain" else paired(rows, base, key) for key in ("all", "gauc")]
-        print(f"| {arm} | {len(rows)} | {auc} | {to_plain[0]} | {loss} | {gauc} | {to_plain[1]} | {seconds:.0f} |")
+        over_users = "-" if arm == "plain" else bootstrapped(logits.get(arm, {}), logits.get("plain", {}), label, users)
+        print(
+            f"| {arm} | {len(rows)} | {auc} | {to_plain[0]} | {over_users} | {loss} | {gauc} | {to_plain[1]} | {seconds:.0f} |"
+        )
     slices = [key for key in next(iter(by_arm.values()))[min(next(iter(by_arm.values())))] if " " in key]
     print("\n| AUC, to plain | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
     for arm, rows in by_arm.items():

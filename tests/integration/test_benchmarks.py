@@ -68,7 +68,6 @@ def test_every_arm_of_the_systems_is_a_run_that_loads(monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     systems = script("systems", monkeypatch)
 
-    assert list(systems.STUDIES) == ["apg", "dhen", "contrast", "contrast-ml"]
     for study in systems.STUDIES.values():
         for settings in study.arms.values():
             assert load(str(ROOT / study.config), [*systems.COMMON, *settings])

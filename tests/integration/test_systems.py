@@ -5,12 +5,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from data.synthetic import write
 from pipeline.config.run import load
+from tests.jobs import events
 from tests.test_readme import clean_copy, run
-from tests.tiny import ROOT, genctr
+from tests.tiny import ROOT, genctr, process, some
 
 FOLDER = ROOT / "launch" / "configs" / "systems"
 FILES = sorted(file.name for file in FOLDER.glob("*.yaml") if not file.name.endswith(".schema.yaml"))
@@ -49,6 +52,38 @@ def test_every_file_trains_and_scores(name: str, log: Path, tmp_path: Path) -> N
 
     assert done.code == 0, done.err
     assert "test" in done.out
+
+
+@pytest.mark.parametrize("name", some(FILES, "contrast.yaml", "dhen_cvr.yaml"))
+def test_every_file_goes_on_with_another_number_of_ranks(name: str, log: Path, tmp_path: Path) -> None:
+    """Stopped in its steps, or in its first stage; then to the end, whatever the ranks."""
+    config, _ = load(str(FOLDER / name))
+    words = [f"data.root={log}", "data.days=2026-11-01..2026-11-01", "train.global_batch_rows=64", "checkpoint.every_steps=2"]
+    if config.stages:
+        words.append("stages.0.train={global_batch_rows: 64, epochs: 1}")
+    words = [word for setting in words for word in ("--set", setting)]
+    for ranks, most in ((1, "2"), (2, "4"), (1, "null")):
+        limits = ["--set", f"train.ranks={ranks}", "--set", f"train.max_steps={most}"]
+        done = process("train", FOLDER / name, "--out", tmp_path / "run", "--quiet", *words, *limits, folder=tmp_path)
+        assert done.code == 0, done.err
+    trained = [event["rows"] for event in events(tmp_path / "run", "trained") if event.get("stage", "rank") == "rank"]
+    whole = sum(pq.read_metadata(file).num_rows for file in (log / "day=2026-11-01").glob("*.parquet"))
+    assert sum(trained[-1:]) == whole
+
+
+@pytest.mark.parametrize("name", some(FILES, "time_aware.yaml", "apg.yaml"))
+def test_every_file_publishes_what_scores_as_training_says(name: str, log: Path, tmp_path: Path) -> None:
+    words = ["data.days=2026-11-01..", "data.test=[]", "train.ranks=1", "train.global_batch_rows=64", "daily.first_gates={}"]
+    if name == "contrast.yaml":  # days that a stage trains before the nights begin have to end
+        words.append("stages.0.data={days: 2026-11-01..2026-11-01}")
+    words = [word for setting in (f"data.root={log}", *words) for word in ("--set", setting)]
+    done = genctr("daily", FOLDER / name, "--out", tmp_path / "run", "--quiet", "--until", "2026-11-01", *words)
+    assert done.code == 0, done.err
+    told = genctr("score", tmp_path / "run" / "published", "--data", log / "day=2026-11-02", "--out", tmp_path / "scores")
+    assert told.code == 0, told.err
+    [scores] = [pq.read_table(file) for file in sorted((tmp_path / "scores").glob("*.parquet"))[:1]]
+    predicted = [name for name in scores.column_names if name != "row" and not name.endswith("_logit")]
+    assert all(np.isfinite(scores[name].to_numpy()).all() for name in predicted)
 
 
 @pytest.mark.slow
