@@ -9,9 +9,10 @@
     python benchmarks/systems.py accumulator --seeds 3    what row-wise Adagrad begins with, KuaiRand's validation day
 
 Every arm trains once over the same days, pre-training before that where it has one, and is scored once on the test day; no
-setting was tuned on it. What `--results` holds is not run again. A difference has two intervals of 95 %: Student's t over the seeds, and
-a bootstrap that draws users and seeds, from the scores of every row in the folder beside `--results`. Slices are of the test day: by tab, and by how often the row's
-user or item occurs in the training days. MovieLens has random folds and no time here, so that its other pairs, which know no
+setting was tuned on it. What `--results` holds is not run again. A difference has two intervals of 95 %: Student's t over the
+seeds, and a bootstrap that draws users and seeds, from the scores of all rows in the folder beside `--results`. Slices are of
+the test day: by tab, and by how often the row's user or item occurs in the training days.
+MovieLens has random folds and no time here, so that its other pairs, which know no
 rating, may stand for broader data.
 """
 
