@@ -6,6 +6,8 @@
     python benchmarks/systems.py contrast-ml --seeds 3    the same on a tenth of MovieLens-1M, pre-trained on the other pairs
     python benchmarks/systems.py histories --seeds 3      sequence encoders, KuaiRand with histories, is_click
     python benchmarks/systems.py denoiser --seeds 3       width and read-out of a denoiser, KuaiRand's validation day
+    python benchmarks/systems.py sfg-gamma --seeds 1      the scale of what SFG generates, on KuaiRand's validation day
+    python benchmarks/systems.py sfg --seeds 5            SFG in its released form with the scale chosen there, and its control
     python benchmarks/systems.py accumulator --seeds 3    what row-wise Adagrad begins with, KuaiRand's validation day
 
 Every arm trains once over the same days, pre-training before that where it has one, and is scored once on the test day; no
@@ -21,9 +23,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,7 @@ class Study:
     Args:
         config: the run file. label, item: columns. days, test: of the log. slices: further columns whose values are slices.
         arms: what differs from the run file. log: makes the log in a folder, where it is not there as it should be.
+        bases: what an arm is compared with; those left out with `plain`.
     """
 
     config: str
@@ -88,6 +91,7 @@ class Study:
     arms: dict[str, tuple[str, ...]]
     slices: tuple[str, ...] = ()
     log: Callable[[Path], Path] = lambda _: DATA / "kuairand"
+    bases: Mapping[str, str] = field(default_factory=dict)
 
 
 def movielens(folder: Path) -> Path:
@@ -149,6 +153,37 @@ def shuffled_times(folder: Path) -> Path:
     return folder
 
 
+NETWORK = "hidden: [128, 64], dropout: 0.1"
+RELEASED = {
+    "fm": ("", ""),
+    "deepfm": (NETWORK, ""),
+    "crossnet": ("deep_head: true", ", regenerate: true"),
+    "dcnv2": (f"layers: 2, {NETWORK}, deep_head: true", ", regenerate: true"),
+}
+"""Decoders of the SFG paper: the options that both sides of its released comparison have, and those of the generative one."""
+
+GAMMAS = (0.005, 0.01, 0.1, 1.0)
+CHOSEN = dict.fromkeys(RELEASED, 1.0)
+"""By decoder, the best of GAMMAS on the validation day."""
+
+
+def sfg(decoder: str, gamma: float, activation: str = "relu") -> tuple[str, ...]:
+    """A decoder with SFG as it was released: generated anew in every layer, and the raw vectors added."""
+    both, anew = RELEASED[decoder]
+    encoder = f"{{kind: sfg, residual: true, activation: {activation}, gamma: {gamma}}}"
+    return f"model.decoder={decoder}", f"model.decoder_options={{{both}{anew}}}", f"model.encoder={encoder}"
+
+
+def released() -> dict[str, tuple[str, ...]]:
+    """Every decoder plain, generative, and with a linear encoder, which has as many weights and generates nothing new."""
+    arms = {}
+    for decoder, (both, _) in RELEASED.items():
+        arms[decoder] = (f"model.decoder={decoder}", f"model.decoder_options={{{both}}}")
+        arms[f"{decoder} sfg"] = sfg(decoder, CHOSEN[decoder])
+        arms[f"{decoder} linear"] = sfg(decoder, CHOSEN[decoder], "linear")
+    return arms
+
+
 DENOISERS = {
     f"denoiser {hidden}{name}": (
         "model={family: denoiser, dim: 16}",
@@ -182,6 +217,12 @@ STUDIES = {
         },
         log=shuffled_times,
     ),
+    "sfg-gamma": Study(
+        **VALIDATION,
+        arms={f"{decoder} {gamma}": sfg(decoder, gamma) for decoder in RELEASED for gamma in GAMMAS},
+        bases={f"{decoder} {gamma}": f"{decoder} 1.0" for decoder in RELEASED for gamma in GAMMAS},
+    ),
+    "sfg": Study(**KUAIRAND, arms=released(), bases={f"{own} {kind}": own for own in RELEASED for kind in ("sfg", "linear")}),
     "denoiser": Study(**VALIDATION, arms={"plain": ()} | DENOISERS),
     "accumulator": Study(
         **VALIDATION,
@@ -337,7 +378,6 @@ def main() -> None:
     lines = read(arguments.results)
     by_arm = {arm: {own["seed"]: own for own in lines if own["name"] == f"{arguments.study} {arm}"} for arm in arms}
     by_arm = {arm: rows for arm, rows in by_arm.items() if rows}
-    base = by_arm.get("plain", {})
     logits: dict[str, dict[int, np.ndarray]] = {}
     label = users = np.zeros(0)
     for arm, seed in cells:
@@ -345,19 +385,23 @@ def main() -> None:
             held = np.load(scores_of(arm, seed))
             logits.setdefault(arm, {})[seed], label = held["logit"], held["label"]
             users = np.load(beside.parent / f"{beside.name} {arguments.study} users.npy")
-    print("\n| arm | seeds | AUC | to plain | over users and seeds | logloss | GAUC | to plain | s |\n" + "|---" * 9 + "|")
+    heading = ("arm", "seeds", "AUC", "to its base", "over users and seeds", "logloss", "GAUC", "to its base", "s")
+    print("\n| " + " | ".join(heading) + " |\n" + "|---" * len(heading) + "|")
     for arm, rows in by_arm.items():
         auc, loss, gauc = (spread([row[key] for row in rows.values()]) for key in ("all", "logloss", "gauc"))
         seconds = sum(row["seconds"] for row in rows.values()) / len(rows)
-        to_plain = ["-" if arm == "plain" else paired(rows, base, key) for key in ("all", "gauc")]
-        over_users = "-" if arm == "plain" else bootstrapped(logits.get(arm, {}), logits.get("plain", {}), label, users)
-        print(
-            f"| {arm} | {len(rows)} | {auc} | {to_plain[0]} | {over_users} | {loss} | {gauc} | {to_plain[1]} | {seconds:.0f} |"
-        )
+        base = study.bases.get(arm, "plain")
+        alone = base == arm or base not in by_arm
+        to_base = ["-" if alone else paired(rows, by_arm[base], key) for key in ("all", "gauc")]
+        over_users = "-" if alone else bootstrapped(logits.get(arm, {}), logits.get(base, {}), label, users)
+        told = (arm, len(rows), auc, to_base[0], over_users, loss, gauc, to_base[1], f"{seconds:.0f}")
+        print("| " + " | ".join(str(own) for own in told) + " |")
     slices = [key for key in next(iter(by_arm.values()))[min(next(iter(by_arm.values())))] if " " in key]
-    print("\n| AUC, to plain | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
+    print("\n| AUC, to its base | " + " | ".join(slices) + " |\n" + "|---" * (1 + len(slices)) + "|")
     for arm, rows in by_arm.items():
-        cells_of = [spread([r[key] for r in rows.values()]) if arm == "plain" else paired(rows, base, key) for key in slices]
+        base = study.bases.get(arm, "plain")
+        alone = base == arm or base not in by_arm
+        cells_of = [spread([r[key] for r in rows.values()]) if alone else paired(rows, by_arm[base], key) for key in slices]
         print(f"| {arm} | " + " | ".join(cells_of) + " |")
 
 
