@@ -1,6 +1,7 @@
 """A name finds our own part or an installed package's, and what is wrong with a name or an option is told."""
 
 import importlib.metadata
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ def install(folder: Path, points: str, code: str, group: str = GROUP) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shapes\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n{points}\n")
     (folder / "outside_shapes.py").write_text(code)
+    sys.modules.pop("outside_shapes", None)  # another test's
 
 
 def area(*, width: int, height: int = 2, fields: int = 1) -> int:
