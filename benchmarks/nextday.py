@@ -60,6 +60,7 @@ PRETRAIN = "{name: pretrain, objective: denoise, train: {epochs: 2}, tables: {in
 THEN_RANK = f"stages=[{PRETRAIN}}}, {{name: rank, load: {{stage: pretrain}}}}]"
 ARMS = {
     "plain": (),
+    "plain, normal start": ("tables.init={kind: normal, scale: 0.05}",),
     "sfg": ("model.encoder.kind=sfg", "model.encoder.residual=true"),
     **{
         name: (f"model.decoder={decoder}", f"model.decoder_options={options}", f"model.encoder={{kind: {kind}}}")

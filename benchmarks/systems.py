@@ -70,7 +70,8 @@ def contrast(item: str, passes: int, days: str = "") -> tuple[str, ...]:
 def contrast_arms(item: str, days: str = "") -> dict[str, tuple[str, ...]]:
     """One pass, five of them, and one pass after a pre-training of so many."""
     passes = {f"pairs x {count}": contrast(item, count, days) for count in (1, 5, 10)}
-    return {"plain": (), "five passes": ("train.epochs=5",), **passes, "denoised": (DENOISED,)}
+    control = {"plain, normal start": ("tables.init={kind: normal, scale: 0.05}",)}  # what pre-trained tables begin with
+    return {"plain": (), **control, "five passes": ("train.epochs=5",), **passes, "denoised": (DENOISED,)}
 
 
 @dataclass(frozen=True)
