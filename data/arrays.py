@@ -109,6 +109,15 @@ class Lists:
         places = self.places[mask] if self.places is not None else None
         return Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)), places)
 
+    def ascending(self, keys: NDArray[np.int64]) -> "Lists":
+        """Every list in the order of its elements' keys, (N,); equal ones stay in the order they are in."""
+        owners = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        if not ((keys[1:] < keys[:-1]) & (owners[1:] == owners[:-1])).any():
+            return self
+        order = np.lexsort((keys, owners))
+        places = self.places[order] if self.places is not None else None
+        return Lists(self.lengths, self.elements.take(pa.array(order)), places)
+
 
 def positions_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where every element stands in its list, from 0.
