@@ -392,7 +392,8 @@ def _common_schema(files: Sequence[DayFile]) -> pa.Schema:
             schema = pa.unify_schemas([schema, file.schema], promote_options="permissive")
         except pa.ArrowException as error:
             raise BadInput(f"other types than in the files before: {error}", file=file.path,
-                           hint="write the day again with the same types in every file") from error  # fmt: skip
+                           hint="write the day again with the same types in every file; for CSV name the type of an id "
+                           "in data.reader_options, such as types: {user_id: string}") from error  # fmt: skip
     return schema
 
 

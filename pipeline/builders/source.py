@@ -74,7 +74,8 @@ class Source:
 
 def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, ranks: int = 1) -> Source:
     """The log, with the vocabularies and statistics stored in the run folder."""
-    days = build_days(config.data)
-    features = build_features(config.model, schema, Statistics.load(f"{folder}/statistics"))
+    statistics = Statistics.load(f"{folder}/statistics")
+    days = build_days(config.data, statistics.string_columns(schema))
+    features = build_features(config.model, schema, statistics)
     collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, days.reader, features, collate, rank, ranks)

@@ -160,7 +160,8 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
         [rows] scored.
     """
     settings = scorer.bundle.manifest["reader"]
-    reader = build_reader(settings["format"], settings["options"])
+    strings = scorer.collate.features.statistics.string_columns(scorer.bundle.schema)
+    reader = build_reader(settings["format"], settings["options"], strings)
     files, inner = filesystem(data.rstrip("/"))
     info = files.get_file_info(inner)
     paths = {info.base_name: data}
