@@ -41,10 +41,33 @@ def workable(kind: pa.DataType) -> pa.DataType:
         return pa.dictionary(pa.int32(), workable(kind.value_type), kind.ordered)
     if not is_list(kind):
         return kind
-    element = kind.value_field.with_type(workable(kind.value_type))
+    return _list_of(kind, workable(kind.value_type))
+
+
+def alike(one: pa.DataType, other: pa.DataType, ids: bool = False) -> tuple[pa.DataType, pa.DataType]:
+    """Two types of a column without what only their writers chose: a dictionary in one of them, bytes of 0 and 1 for booleans,
+    and of ids the sign of 64 bits; in lists too. What holds both is Arrow's to say."""
+    if is_list(one) and is_list(other):
+        elements = alike(one.value_type, other.value_type, ids)
+        one, other = (_list_of(own, element) for own, element in zip((one, other), elements, strict=True))
+        return one, other
+    if pa.types.is_dictionary(one) != pa.types.is_dictionary(other):
+        one, other = (own.value_type if pa.types.is_dictionary(own) else own for own in (one, other))
+    if pa.types.is_boolean(one) and pa.types.is_integer(other):
+        return other, other
+    if pa.types.is_integer(one) and pa.types.is_boolean(other):
+        return one, one
+    if ids and pa.uint64() in (one, other) and (pa.types.is_signed_integer(one) or pa.types.is_signed_integer(other)):
+        return pa.uint64(), pa.uint64()
+    return one, other
+
+
+def _list_of(kind: pa.DataType, element: pa.DataType) -> pa.DataType:
+    """The list type with other elements."""
+    field = kind.value_field.with_type(element)
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(element, kind.list_size)
-    return pa.large_list(element) if pa.types.is_large_list(kind) else pa.list_(element)
+        return pa.list_(field, kind.list_size)
+    return pa.large_list(field) if pa.types.is_large_list(kind) else pa.list_(field)
 
 
 def nulls(array: pa.Array) -> NDArray[np.bool_]:
@@ -108,6 +131,15 @@ class Lists:
             return self
         places = self.places[mask] if self.places is not None else None
         return Lists(segment_sums(mask, self.lengths), self.elements.filter(pa.array(mask)), places)
+
+    def ascending(self, keys: NDArray[np.int64]) -> "Lists":
+        """Every list in the order of its elements' keys, (N,); equal ones stay in the order they are in."""
+        owners = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        if not ((keys[1:] < keys[:-1]) & (owners[1:] == owners[:-1])).any():
+            return self
+        order = np.lexsort((keys, owners))
+        places = self.places[order] if self.places is not None else None
+        return Lists(self.lengths, self.elements.take(pa.array(order)), places)
 
 
 def positions_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import date
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from data.ids import MISSING, NO_ID, IdentityIds, Ints, RawIds, distinct, finger
 from data.payloads import values_of_events
 from data.row_hash import RowHasher
 from data.schema import AnyField, AnyIds, IdsField, Label, NumberField, SequenceField
-from data.times import PER_SECOND, in_unit, other_units, seconds
+from data.times import PER_SECOND, day_number, in_unit, other_units, seconds
 
 Columns = Mapping[str, pa.Array]
 Floats = NDArray[np.float32]
@@ -220,7 +219,7 @@ class Collate:
 
     def _days(self, columns: Columns, count: int, day: str) -> Ints:
         """(B,) [days since 1970] of every row's event. A row is of the next date at most: a broken clock ages nothing."""
-        time, known = self._schema.time, _date(day)
+        time, known = self._schema.time, day_number(day)
         if time is None:
             if known is None:
                 raise BadInput(
@@ -354,17 +353,19 @@ class Collate:
         whole, _ = lists_of(columns[leader.column])
         expected = f"one value for every event of {leader.column!r}"
         refuse(lengths != whole, "the list", column, expected, measure="values")
-        if len(events.elements) < len(elements):
+        assert events.places is not None, "kept for events that carry something"
+        if not np.array_equal(events.places, np.arange(len(elements))):
             elements = elements.take(pa.array(events.places))
         return Lists(events.lengths, elements, events.places)
 
     def _own_list(self, field: IdsField | SequenceField, columns: Columns) -> Lists:
-        """The ids of every row that count: not null, of the past, and not too many."""
+        """The ids of every row that count: not null, of the past, oldest first where events have times, and not too many."""
         lengths, elements = lists_of(columns[field.column])
         carries = field.name in self.features.payloads or field.name in self._leaders
         lists = Lists(lengths, elements, np.arange(len(elements)) if carries else None)
         if isinstance(field, SequenceField) and field.time is not None:
-            lists = lists.keep(self._is_past(field, lists, columns))
+            past, times = self._is_past(field, lists, columns)
+            lists = lists.keep(past).ascending(times[past])
         if lists.elements.null_count:
             lists = lists.keep(~nulls(lists.elements))
         if field.length is None or lists.lengths.max(initial=0) <= field.length:
@@ -397,8 +398,8 @@ class Collate:
         times = seconds(columns[time.column], time.unit)
         return torch.from_numpy(times)
 
-    def _is_past(self, field: SequenceField, events: Lists, columns: Columns) -> Mask:
-        """True for the events that happened before their row; an event without a time is not known to."""
+    def _is_past(self, field: SequenceField, events: Lists, columns: Columns) -> tuple[Mask, Ints]:
+        """True for the events that happened before their row; an event without a time is not known to. And their times."""
         time = self._schema.time
         assert time is not None, "checked when the schema was read"
         assert field.time is not None
@@ -412,7 +413,7 @@ class Collate:
         if unlike.any():
             what = f"timestamps, or integers in {time.unit} as the schema's time says, in {time.column!r} and here"
             refuse(segment_sums(unlike, lengths) > 0, "the list of times", field.time, what, hint=UNIT_HINT)
-        return (then < now) & known
+        return (then < now) & known, then
 
 
 def _origin(columns: Columns) -> torch.Tensor:
@@ -439,11 +440,3 @@ def _present_numbers(column: pa.Array) -> tuple[NDArray[np.float64], Mask | None
     missing = nulls(column)
     values[missing] = 0
     return values, missing
-
-
-def _date(day: str) -> int | None:
-    """[days since 1970] of a day that is named as a date, its late files' too; else None."""
-    try:
-        return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
-    except ValueError:
-        return None

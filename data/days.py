@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from data.arrays import workable
+from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError
 from data.paths import below, cannot_open, filesystem, list_data
 from data.readers import BATCH_ROWS, Reader
@@ -185,6 +185,7 @@ class Days:
         accept: Callable[[pa.Schema, str], None] | None = None,
         check: Literal["footer", "full"] = "footer",
         known: Collection[str] = (),
+        ids: Collection[str] = (),
     ) -> Day:
         """Look into every file of a day.
 
@@ -195,6 +196,7 @@ class Days:
             check: "footer" believes what a file says of itself. "full" reads its columns through, so that a bad page is
                 found before one row of the day is trained.
             known: files that were trained before, by name below the root: of two with the same content the other one is bad.
+            ids: the columns that hold ids: in these, integers of 64 bits with and without a sign are the same bits.
 
         Raises:
             BadInput: the day is not there, not complete or empty; a file is bad, or is there twice.
@@ -225,7 +227,7 @@ class Days:
                 file=self._root,
                 hint="write the day again, or take it out of data.days",
             )
-        return Day(day, files, _common_schema(files), {path: str(error) for path, error in bad.items()})
+        return Day(day, files, _common_schema(files, ids), {path: str(error) for path, error in bad.items()})
 
     def _found(self) -> dict[str, pyarrow.fs.FileInfo]:
         files, inner = filesystem(self._root)
@@ -384,15 +386,18 @@ def _date(text: str) -> date:
         raise GenctrError(f"{text!r} is not a date: {error}\n  expected: a day such as 2026-11-20") from error
 
 
-def _common_schema(files: Sequence[DayFile]) -> pa.Schema:
+def _common_schema(files: Sequence[DayFile], ids: Collection[str]) -> pa.Schema:
     """The types that hold the values of all files. If there are none, nobody knows which file is wrong: no quarantine."""
     schema = files[0].schema
     for file in files[1:]:
         try:
-            schema = pa.unify_schemas([schema, file.schema], promote_options="permissive")
+            pairs = {name: alike(schema.field(name).type, file.schema.field(name).type, name in ids) for name in schema.names}
+            both = [pa.schema({name: pair[at] for name, pair in pairs.items()}) for at in (0, 1)]
+            schema = pa.unify_schemas(both, promote_options="permissive")
         except pa.ArrowException as error:
             raise BadInput(f"other types than in the files before: {error}", file=file.path,
-                           hint="write the day again with the same types in every file") from error  # fmt: skip
+                           hint="write the day again with the same types in every file; for CSV name the type of an id "
+                           "in data.reader_options, such as types: {user_id: string}") from error  # fmt: skip
     return schema
 
 

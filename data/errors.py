@@ -1,5 +1,28 @@
 """The errors a user can fix: what is wrong, where, what was expected, what to do next."""
 
+import unicodedata
+
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of what moves, colours or hides other text: control characters, marks of direction, lone surrogates,
+line breaks of other kinds."""
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""The text with every character that a terminal would obey, or not show, as an escape such as \x1b.
+
+    >>> visible("day\x1b[31m")
+    'day\\x1b[31m'
+
+    Args:
+        text: anything.
+        keep: characters that stay, such as line breaks of our own.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter if letter in keep or unicodedata.category(letter) not in UNSEEN else ascii(letter)[1:-1] for letter in text
+    )
+
 
 class GenctrError(ValueError):
     """Anything a user can fix. The command prints it without a traceback and ends with `exit_code`."""
@@ -39,7 +62,7 @@ class BadInput(GenctrError):
         self.what, self.file, self.row_group, self.row, self.column = what, file, row_group, row, column
         self.expected, self.hint = expected, hint
         place = {"file": file, "row group": row_group, "row": row, "column": column}
-        where = ", ".join(f"{name} {value}" for name, value in place.items() if value is not None)
+        where = ", ".join(f"{name} {visible(str(value))}" for name, value in place.items() if value is not None)
         lines = [what, f"  where: {where}" if where else "", f"  expected: {expected}" if expected else ""]
         lines.append(f"  next: {hint}" if hint else "")
         super().__init__("\n".join(line for line in lines if line))

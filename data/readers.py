@@ -3,14 +3,16 @@
 A reader of your own log is a class with the three methods of `Reader`, named in the entry point group `genctr.readers`.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.fs
 import pyarrow.parquet
@@ -69,6 +71,14 @@ class CountsRows(Protocol):
 
     def rows(self, path: str) -> int | None:
         """[rows] of the file; None if they cannot be counted without parsing it."""
+
+
+@runtime_checkable
+class GuessesTypes(Protocol):
+    """A reader whose files do not say what type a column has."""
+
+    def with_strings(self, columns: Collection[str]) -> Reader:
+        """The same reader, but these columns are strings whatever a file suggests: digits alone may be one day's ids."""
 
 
 class ParquetReader:
@@ -145,7 +155,8 @@ class CsvReader:
         delimiter: one character; a tab for TSV.
         names: the columns of a file without a header line. None: the first line names them.
         types: Arrow type by column, such as {"user_id": "string"}. Other columns get the type that the file's first block
-            suggests, always the first one, so a row means the same wherever reading begins.
+            suggests, always the first one, so a row means the same wherever reading begins. Digits after a leading zero are a
+            string: 007 and 7 are two ids.
         nulls: what stands for a missing value.
         quote: the character around values that hold a delimiter or a line break; None: no value is quoted. auto: a double quote
             in CSV, None where the delimiter is a tab, for a tab-separated log has inch signs more often than quoted values.
@@ -173,6 +184,13 @@ class CsvReader:
         self._names = names
         self._types = {column: _type(column, name) for column, name in types.items()}
         self._nulls = list(nulls)
+        self._strings: frozenset[str] = frozenset()
+
+    def with_strings(self, columns: Collection[str]) -> "CsvReader":
+        """The same reader, but these columns are strings, unless `types` says otherwise."""
+        other = copy(self)
+        other._strings = frozenset(columns)
+        return other
 
     def units(self, path: str) -> tuple[int, ...]:
         """One unit; its rows are counted by reading the file once."""
@@ -202,11 +220,24 @@ class CsvReader:
         """The stated types, and for the rest what the first block suggests."""
         with _told(path), self._open(path) as batches:
             schema = batches.schema
+        strings = self._strings | self._with_leading_zeros(path, schema)
         for column in self._types:
             if column not in schema.names:
                 raise BadInput("reader option types: no such column", file=path, column=column,
                                hint=nearest(column, schema.names))  # fmt: skip
-        return pa.schema([(column.name, self._types.get(column.name, column.type)) for column in schema])
+        suggested = {column.name: pa.string() if column.name in strings else column.type for column in schema}
+        return pa.schema([(name, (suggested | self._types)[name]) for name in schema.names])
+
+    def _with_leading_zeros(self, path: str, schema: pa.Schema) -> set[str]:
+        """The columns that seem to hold integers, and have one with a leading zero in the first block."""
+        integers = [column.name for column in schema if column.type == pa.int64() and column.name not in self._types]
+        integers = [name for name in integers if schema.names.count(name) == 1 and name not in self._strings]
+        if not integers:
+            return set()
+        with _told(path), self._open(path, types=dict.fromkeys(integers, pa.string()), columns=integers) as batches:
+            first = next(iter(batches), None)
+        found = {} if first is None else dict(zip(integers, first.columns, strict=True))
+        return {name for name, own in found.items() if pc.any(pc.match_substring_regex(own, r"^\s*[+-]?0\d")).as_py()}
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The file from row `start`; what is before it is parsed and dropped."""

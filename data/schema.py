@@ -231,7 +231,8 @@ class SequenceField(_Ids):
     time: str | None = None
     """The list column with the time of every event, as `Time` says of the row's own. Events that are not before the row's own
     time are dropped: they would reveal the future. So are events without a time, and those that cannot be told from the row's
-    time in the schema's unit. A row without a time is a bad row."""
+    time in the schema's unit. The others are read oldest first, in whatever order they are stored. A row without a time is a
+    bad row."""
 
     payload: Payload | None = None
     """What the events carry besides their ids. Left out: nothing."""

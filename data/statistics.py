@@ -84,6 +84,11 @@ class Statistics:
         vocabulary = self.vocabularies.get(table)
         return id_kind(vocabulary.type) if vocabulary else self.kinds.get(table)
 
+    def string_columns(self, schema: Schema) -> set[str]:
+        """The columns whose ids were strings when the run began."""
+        ids = [own for own in schema.fields if isinstance(own, AnyIds)]
+        return {own.column for own in ids if self.kind(schema.owner(own).name) == "strings"}
+
     def log_odds(self, target: str) -> float:
         """The logit of a target's base rate, ln((n1 + 1/2) / (n0 + 1/2)): finite without a click, and without a row 0."""
         ones, rows = self.labels.get(target, (0.0, 0.0))

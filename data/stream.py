@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+from data.arrays import element_type
 from data.batch import Batch
 from data.cursor import Cursor
 from data.days import Day
@@ -224,8 +225,10 @@ class DayStream:
 
     def _cast(self, values: pa.Array, column: str, unit: _Unit) -> pa.Array:
         """To the type that all files of the day share: mostly it has that type."""
+        kind = self._schema.field(column).type
         try:
-            return values.cast(self._schema.field(column).type)
+            # Only ids with and without a sign share unsigned integers, see `Days.open`: they keep their bits.
+            return values.cast(kind, safe=element_type(kind) != pa.uint64())
         except pa.ArrowInvalid as error:
             raise BadInput(f"a value does not fit the type of the day: {error}", file=self._day.files[unit.file].path,
                            row_group=unit.unit, column=column) from error  # fmt: skip

@@ -1,5 +1,7 @@
 """Times as integers in one unit, so that two of them can be compared; and which unit integers are likely to count in."""
 
+from datetime import date
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -58,3 +60,11 @@ def _likely_unit(times: Ints, unit: str) -> Ints:
         first, last = (end * PER_SECOND[name] for end in CENTURY)
         likely[(times >= first) & (times < last)] = list(PER_SECOND).index(name)
     return likely
+
+
+def day_number(day: str) -> int | None:
+    """[days since 1970] of a day that is named as a date, its late files' too; else None."""
+    try:
+        return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
+    except ValueError:
+        return None

@@ -1,6 +1,7 @@
 """The commands about published models: `approve`, `rollback` and `score`."""
 
 import argparse
+import sys
 
 from launch.arguments import add_run_folder, folder
 
@@ -53,6 +54,9 @@ def _score(arguments: argparse.Namespace) -> int:
     from pipeline.serving.bundle import Bundle
     from pipeline.serving.scorer import Scorer, score_folder
 
-    rows = score_folder(Scorer(Bundle(arguments.bundle)), arguments.data, arguments.out)
-    print(f"{rows:,} rows scored into {arguments.out}")
+    scorer = Scorer(Bundle(arguments.bundle))
+    rows, bad = score_folder(scorer, arguments.data, arguments.out), scorer.lenient.reasons
+    for reason, count in bad.items():
+        print(f"genctr: {count:,} rows have no score: {reason}", file=sys.stderr)
+    print(f"{rows - bad.total():,} rows scored into {arguments.out}")
     return 0

@@ -25,7 +25,8 @@ from pipeline.run_folder.claim import STATISTICS, bucketed, frequencies_file, st
 def _fit(config: RunConfig, schema: Schema, names: Sequence[str]) -> Statistics:
     """What has to be known of the log before training, from these days; what kind of ids a table has, from the first."""
     days = build_days(config.data)
-    kinds = id_kinds(schema, days.open(names[0], id_columns(schema), accept=schema.check).schema)
+    ids = id_columns(schema)
+    kinds = id_kinds(schema, days.open(names[0], ids, accept=schema.check, ids=ids).schema)
     return replace(fit(schema, _batches(days, days.reader, names, schema), seed=config.seed), kinds=kinds)
 
 
@@ -34,7 +35,7 @@ def _batches(days: Days, reader: Reader, names: Sequence[str], schema: Schema) -
     if not columns:
         return
     for name in names:
-        for file in days.open(name, columns, accept=schema.check).files:
+        for file in days.open(name, columns, accept=schema.check, ids=id_columns(schema)).files:
             for unit in range(len(file.units)):
                 yield from reader.read(file.path, unit, columns, 0)
 

@@ -8,7 +8,7 @@ from data.days import Day, Days, parse_days
 from data.features import Features
 from data.readers import Reader
 from data.schema import Schema
-from data.statistics import Statistics
+from data.statistics import Statistics, id_columns
 from data.stream import DayStream
 from pipeline.builders.days import build_days
 from pipeline.builders.models import build_features
@@ -46,7 +46,8 @@ class Source:
     def open(self, day: str, *, known: Collection[str] = ()) -> Day:
         """One day's files, checked as far as the config says; `known`: those that were trained before, see `Days.open`."""
         columns, check = self.schema.columns(), self.config.data.check
-        return self.days.open(day, columns, accept=self.schema.check, check=check, known=known)
+        ids = id_columns(self.schema)
+        return self.days.open(day, columns, accept=self.schema.check, check=check, known=known, ids=ids)
 
     def stream(self, day: Day, *, epoch: int = 0, shuffle: bool = False) -> DayStream:
         """One day's batches for this rank.
@@ -74,7 +75,8 @@ class Source:
 
 def build_source(config: RunConfig, schema: Schema, folder: str, rank: int = 0, ranks: int = 1) -> Source:
     """The log, with the vocabularies and statistics stored in the run folder."""
-    days = build_days(config.data)
-    features = build_features(config.model, schema, Statistics.load(f"{folder}/statistics"))
+    statistics = Statistics.load(f"{folder}/statistics")
+    days = build_days(config.data, statistics.string_columns(schema))
+    features = build_features(config.model, schema, statistics)
     collate = Collate(features, bad_rows=config.data.bad_rows)
     return Source(config, schema, days, days.reader, features, collate, rank, ranks)

@@ -27,7 +27,7 @@ from pipeline.jobs.day_run import train_rows
 from pipeline.jobs.evaluate import evaluate
 from pipeline.run_folder.claim import digest
 from pipeline.run_folder.lease import Lease
-from pipeline.serving.bundle import Bundle, BundleError
+from pipeline.serving.bundle import Bundle, BundleError, bundle_name
 from pipeline.serving.export import export, open_alike
 from pipeline.serving.parity import parity_bound
 from pipeline.serving.publish import publish_folder, switch
@@ -194,7 +194,7 @@ class DayWork:
         rewound = self._world.from_rank_zero(
             lambda: sum(entry["event"] == "rewound" for entry in self._ledger.own.entries), int
         )
-        name = f"{day.name}-{state.step:07d}" + (f"-{rewound}" if rewound else "")
+        name = bundle_name(day.name, state.step, rewound)
         record = history.days[day.name]
         facts = {
             "name": job.stages[-1].config.name,

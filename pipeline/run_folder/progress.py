@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from data.errors import visible
+
 LINE_SECONDS = 10.0
 
 
@@ -29,15 +31,17 @@ class Progress:
     """
 
     def __init__(self, total_rows: int, label: str, *, shown: bool, plain: bool, unit: str = "rows") -> None:
-        self.total_rows, self.label, self._unit = total_rows, label, unit
+        self.total_rows, self.label, self._unit = total_rows, visible(label), unit
         self._done = self._skipped = 0
         self._note = ""
         self._is_shown = shown
-        console = Console(stderr=True)
+        console = Console(file=getattr(sys.stderr, "raw", sys.stderr))
         self._bar: RichProgress | None = None
         if console.is_terminal and shown and not plain:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-            self._bar = RichProgress(*columns, TextColumn("{task.fields[shown]}"), console=console, transient=True)
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            self._bar = RichProgress(
+                *columns, TextColumn("{task.fields[shown]}", markup=False), console=console, transient=True
+            )
 
     def __enter__(self) -> "Progress":
         self._since = self._last = time.monotonic()
@@ -63,7 +67,7 @@ class Progress:
             rows: [rows] over all ranks.
             note: shown from now on; an empty one leaves the last.
         """
-        self._note = note or self._note
+        self._note = visible(note) or self._note
         self._move(rows)
 
     def _move(self, rows: int) -> None:

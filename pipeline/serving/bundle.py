@@ -217,6 +217,17 @@ class Bundle:
             raise BundleError(f"this is not a safetensors file: {_line(error)}", f"{self.path}/{name}") from error
 
 
+def bundle_name(day: str, step: int, rewound: int = 0) -> str:
+    """What the bundle of a day's model is called: days have any name, bundles one that every reader takes.
+
+    Args:
+        step: [steps] trained: two days that are spelt alike then differ. rewound: how often the run went back.
+    """
+    spelt = re.sub(r"[^A-Za-z0-9_.+-]", "_", day)
+    spelt = spelt if spelt[:1].isalnum() else f"_{spelt}"
+    return f"{spelt}-{step:07d}" + (f"-{rewound}" if rewound else "")
+
+
 def read_current(folder: str) -> Mapping[str, str] | None:
     """What `current.json` says: {bundle, sha256}; None where nothing was published.
 

@@ -201,7 +201,8 @@ def _first_rows(job: Job, day: Day) -> pa.Table:
     for batch in (batch for path, unit in units for batch in reader.read(path, unit, columns, 0)):
         for start in range(0, batch.num_rows, SAMPLE_ROWS):
             table = pa.Table.from_batches([batch.select(columns).slice(start, SAMPLE_ROWS)])
-            table = table.cast(pa.schema([day.schema.field(column) for column in columns]))
+            # The day's types hold every value, ids with and without a sign by their bits: see `Days.open`.
+            table = table.cast(pa.schema([day.schema.field(column) for column in columns]), safe=False)
             if _collated(job, day, table)[1].num_rows:
                 return table
     assert table is not None, "an opened day has rows"

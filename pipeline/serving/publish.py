@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, plain, remove_folder, write_whole
-from pipeline.serving.bundle import CURRENT, MANIFEST, Bundle, BundleError, bundles, read_current
+from pipeline.serving.bundle import BUNDLE_NAME, CURRENT, MANIFEST, Bundle, BundleError, bundles, read_current
 
 
 def publish_folder(publish: str | None, run: str) -> str:
@@ -19,6 +19,7 @@ def switch(folder: str, name: str) -> None:
     Raises:
         BundleError: it is not whole, or one of its files is not what was written.
     """
+    assert BUNDLE_NAME.fullmatch(name), f"no reader of {CURRENT} would take the name {name!r}"
     bundle = Bundle(f"{folder}/{name}")
     bundle.verify()
     current = {"bundle": name, "sha256": bundle.sha256}

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +64,8 @@ class Scorer:
         admitted = {field.name: _admitted(bundle, field) for field in bundle.schema.managed}
         features = build_features(bundle.model, bundle.schema, statistics, admitted=admitted)
         self.collate = Collate(features, bad_rows="stop")
+        self.lenient = Collate(features, bad_rows="skip")
+        self.lenient.origins = True
         self.model = build_model(bundle.model, features, bundle.targets, device=torch.device("cpu"))
         state = self.model.state_dict()
         dense = bundle.dense()
@@ -94,13 +96,33 @@ class Scorer:
         Raises:
             BadInput: a row is not what the schema says.
         """
-        return self.batch(self._collated(rows, file, first))
+        try:
+            batch = self._collated(rows, file, first)
+        except BadInput as error:
+            if error.row is None:
+                raise
+            raise BadInput(error.what, file=error.file, row=error.row, column=error.column, expected=error.expected,
+                           hint="fix the row, or take it out of the request") from error  # fmt: skip
+        return self.batch(batch) if rows.num_rows else {target: torch.empty(0) for target in self.bundle.targets}
 
-    def _collated(self, rows: pa.RecordBatch, file: str, first: int) -> Batch:
+    def good_rows(self, rows: pa.RecordBatch, *, file: str, first: int) -> dict[str, Tensor]:
+        """{target: (B,) logits} as `rows` has them, nan for a row that is not what the schema says: `lenient.reasons` counts
+        them."""
+        batch = self._collated(rows, file, first, self.lenient)
+        assert batch.origin is not None, "asked for"
+        places = batch.origin[:, 1] - first
+        found = self.batch(batch) if len(places) else {}
+        logits = {target: torch.full((rows.num_rows,), math.nan) for target in self.bundle.targets}
+        for target, own in found.items():
+            logits[target][places] = own
+        return logits
+
+    def _collated(self, rows: pa.RecordBatch, file: str, first: int, collate: Collate | None = None) -> Batch:
         read, columns = _columns_of_scores(self.bundle.schema), self.bundle.schema.columns()
         missing = [name for name in read if name not in rows.schema.names]
         if missing:
             raise BadInput("a column is missing", file=file, column=missing[0], expected="the columns the model was trained on")
+        refuse_twins(rows.schema, read, file)
         rows = rows.select(read)
         rates = {label.sampling_rate for label in self.bundle.schema.targets}
         for name in columns:
@@ -108,7 +130,7 @@ class Scorer:
                 rows = rows.append_column(name, pa.array(np.full(rows.num_rows, int(name in rates), dtype=np.int64)))
         rows = rows.append_column(FILE_COLUMN, pa.array(np.zeros(rows.num_rows, dtype=np.int32)))
         rows = rows.append_column(ROW, pa.array(np.arange(first, first + rows.num_rows, dtype=np.int64)))
-        return self.collate(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))
+        return (collate or self.collate)(rows, files=[file], rows=rows.num_rows, cursor=Cursor(0, "", 0, 1))
 
     def parity(self) -> float:
         """The largest difference between what the sample's rows score and what the trainer said they do.
@@ -130,6 +152,14 @@ class Scorer:
         """The rows that travel with the bundle; None if there is none, all of its day being bad."""
         batches = pq.read_table(io.BytesIO(self.bundle.read(SAMPLE))).combine_chunks().to_batches()
         return self._collated(batches[0], SAMPLE, 0) if batches else None
+
+
+def refuse_twins(schema: pa.Schema, columns: Sequence[str], file: str) -> None:
+    """Raises BadInput if one of these columns is there twice: nobody knows which one is meant."""
+    for name in columns:
+        if schema.names.count(name) > 1:
+            raise BadInput(f"column {name!r} is there twice", file=file, column=name, expected="every column once",
+                           hint="write the file again with one column of that name")  # fmt: skip
 
 
 def _columns_of_scores(schema: Schema) -> list[str]:
@@ -160,7 +190,8 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
         [rows] scored.
     """
     settings = scorer.bundle.manifest["reader"]
-    reader = build_reader(settings["format"], settings["options"])
+    strings = scorer.collate.features.statistics.string_columns(scorer.bundle.schema)
+    reader = build_reader(settings["format"], settings["options"], strings)
     files, inner = filesystem(data.rstrip("/"))
     info = files.get_file_info(inner)
     paths = {info.base_name: data}
@@ -185,15 +216,19 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
 
 
 def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
-    """Every row of a file, in its order: `row`, and per target `<target>`, a probability or an amount, and `<target>_logit`."""
+    """Every row of a file, in its order: `row`, and per target `<target>`, a probability or an amount, and `<target>_logit`.
+
+    A row that is not what the schema says has null for them.
+    """
     there = reader.schema(path)
     wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
+    refuse_twins(there, wanted, path)
     first = 0
     for unit in range(len(reader.units(path))):
         for read in reader.read(path, unit, wanted, 0):
             for start in range(0, read.num_rows, BATCH_ROWS):
                 rows = read.select(wanted).slice(start, BATCH_ROWS)
-                yield _told(scorer.rows(rows, file=path, first=first), scorer.bundle, first)
+                yield _told(scorer.good_rows(rows, file=path, first=first), scorer.bundle, first)
                 first += rows.num_rows
 
 
@@ -201,6 +236,7 @@ def _told(logits: dict[str, Tensor], bundle: Bundle, first: int) -> pa.Table:
     columns = {"row": pa.array(np.arange(first, first + len(logits[bundle.targets[0]])))}
     for target in bundle.targets:
         predicted = LINKS[bundle.manifest.get("links", {}).get(target, "sigmoid")]
-        columns[target] = pa.array(predicted(logits[target].double()).numpy())
-        columns[f"{target}_logit"] = pa.array(logits[target].numpy())
+        numbers, none = logits[target], logits[target].isnan().numpy()
+        columns[target] = pa.array(predicted(numbers.double()).numpy(), mask=none)
+        columns[f"{target}_logit"] = pa.array(numbers.numpy(), mask=none)
     return pa.table(columns)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.arrays import integers_of, is_text, lists_of, nulls, values_of
+from data.arrays import alike, integers_of, is_text, lists_of, nulls, values_of
 
 
 def test_integers_stay_integers_beside_a_null() -> None:
@@ -48,3 +48,26 @@ def test_text_is_text_in_every_encoding(kind: pa.DataType) -> None:
 
 def test_a_dictionary_of_integers_is_not_text() -> None:
     assert not is_text(pa.dictionary(pa.int8(), pa.int64()))
+
+
+WORDS = pa.dictionary(pa.int32(), pa.string())
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ids", "same"),
+    [
+        (WORDS, pa.string(), False, pa.string()),
+        (pa.list_(WORDS), pa.list_(pa.string()), False, pa.list_(pa.string())),
+        (pa.bool_(), pa.int8(), False, pa.int8()),
+        (pa.uint64(), pa.int64(), True, pa.uint64()),
+        (pa.list_(pa.int32()), pa.list_(pa.uint64()), True, pa.list_(pa.uint64())),
+        (WORDS, WORDS, False, WORDS),
+    ],
+)
+def test_types_that_only_writers_chose_become_one(one: pa.DataType, other: pa.DataType, ids: bool, same: pa.DataType) -> None:
+    assert alike(one, other, ids) == alike(other, one, ids) == (same, same)
+
+
+@pytest.mark.parametrize(("one", "other"), [(pa.int64(), pa.string()), (pa.uint64(), pa.int64()), (pa.int32(), pa.float64())])
+def test_types_that_mean_something_stay(one: pa.DataType, other: pa.DataType) -> None:
+    assert alike(one, other) == (one, other)

@@ -150,6 +150,30 @@ def test_the_future_is_dropped_before_the_past_is_cut() -> None:
     assert past_of(collate(columns, {**SEQUENCE, "time": "t"}, time={"column": "now", "unit": "s"})) == [[1, 2]]
 
 
+@pytest.mark.parametrize(("longer", "kept"), [("keep_last", [[2, 3], [5]]), ("keep_first", [[1, 2], [5]])])
+def test_a_history_stored_newest_first_is_cut_at_its_old_end(longer: str, kept: list[list[int]]) -> None:
+    field = {**SEQUENCE, "time": "t", "on_overflow": longer}
+    columns = {"past": [[4, 3, 2, 1], [5]], "t": [[90, 30, 20, 10], [40]], "now": [50, 50]}
+
+    assert past_of(collate(columns, field, time={"column": "now", "unit": "s"})) == kept
+
+
+def test_events_at_one_time_stay_in_the_order_they_are_stored_in() -> None:
+    columns = {"past": [[4, 3, 2, 1]], "t": [[20, 10, 10, 10]], "now": [50]}
+
+    assert past_of(collate(columns, EVENTS, time={"column": "now", "unit": "s"})) == [[3, 2, 1, 4]]
+
+
+def test_what_events_carry_follows_them_into_the_order_of_time() -> None:
+    log = {"past": [[3, 2, 1]], "past_time": [[3000, 2000, 1000]], "past_action": [[30, 20, 10]], "t": [9000]}
+    payload = {"time": "past_time", "action": "past_action"}
+    batch = collate(log, {**SEQUENCE, "length": 9, "time": "past_time", "payload": payload}, time={"column": "t", "unit": "ms"})
+
+    assert past_of(batch) == [[1, 2, 3]]
+    assert batch.payloads["past"]["action"].tolist() == [10, 20, 30]
+    assert batch.payloads["past"]["time"].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_timestamps_are_compared_in_the_unit_of_the_schema() -> None:
     columns = {
         "past": [[1, 2]],
@@ -173,7 +197,7 @@ def test_the_year_9999_is_in_the_future_in_every_unit(unit: str, stored: str, mo
 
     batch = collate({"past": [[1, 2, 3, 4]], "t": times, "now": now}, EVENTS, time={"column": "now", "unit": unit})
 
-    assert past_of(batch) == [[1, 3]]
+    assert past_of(batch) == [[3, 1]]
 
 
 def test_a_row_of_the_year_9999_has_a_past() -> None:

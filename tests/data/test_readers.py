@@ -338,6 +338,23 @@ def test_times_as_int96_are_read_beyond_2262(tmp_path: Path) -> None:
     assert batch.to_pylist() == [{"t": never, "l": [never]}]
 
 
+def test_digits_with_leading_zeros_are_strings(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("code,count\n123456,7\n00123456,0\n")
+
+    assert read_csv(CsvReader(), path, "code", "count") == {"code": ["123456", "00123456"], "count": [7, 0]}
+
+
+@pytest.mark.parametrize("value", ["12345678", "00123456", "5e746384", ""])
+def test_what_were_strings_when_a_run_began_are_strings_in_every_file(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"code,user\n{value},1\n")
+
+    reader = CsvReader().with_strings({"code", "not in this file"})
+
+    assert read_csv(reader, path, "code", "user") == {"code": [value or None], "user": [1]}
+
+
 def test_an_unknown_type_is_told() -> None:
     with pytest.raises(GenctrError, match=r"reader option types\.zip: no type 'text'\n  expected: an Arrow type"):
         CsvReader(types={"zip": "text"})

@@ -287,3 +287,11 @@ def test_labels_above_a_threshold_are_counted_as_training_reads_them() -> None:
 def test_the_base_rates_logit_is_finite_without_clicks_and_without_rows(counted: tuple[float, float], logit: float) -> None:
     assert Statistics(labels={"y": counted}).log_odds("y") == pytest.approx(logit)
     assert Statistics.nothing().log_odds("y") == 0
+
+
+def test_columns_of_strings_are_those_whose_tables_began_with_strings() -> None:
+    fields = [{"name": name, "kind": "id", "ids": "vocab", "column": f"c_{name}"} for name in ("word", "count", "empty")]
+    schema = Schema.model_validate({"name": "log", "label": {"column": "y"}, "fields": fields})
+    known = Statistics(vocabularies={"word": pa.array(["0a"]), "count": pa.array([1])}, kinds={"empty": None})
+
+    assert known.string_columns(schema) == {"c_word"}

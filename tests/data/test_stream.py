@@ -492,3 +492,31 @@ def test_peak_memory_does_not_grow_with_the_day(tmp_path: Path, row_group_rows: 
         peaks.append(int((tmp_path / "peak").read_text()) / 1024)
 
     assert peaks[1] - peaks[0] < 25, f"[MiB] {peaks}"
+
+
+def test_files_that_store_the_same_ids_in_other_types_are_one_day(tmp_path: Path) -> None:
+    folder = tmp_path / f"day={DAY}"
+    folder.mkdir()
+    big = 2**63 + 5
+    words = pa.array(["a", "b"])
+    pq.write_table(pa.table({"id": pa.array([big, 1], pa.uint64()), "click": [True, False], "w": words}), folder / "1.parquet")
+    signed = pa.array([big - 2**64, -1], pa.int64())
+    stored = {"id": signed, "click": pa.array([0, 1], pa.int8()), "w": words.dictionary_encode()}
+    pq.write_table(pa.table(stored), folder / "2.parquet")
+    (folder / "_SUCCESS").touch()
+    columns = ["id", "click", "w"]
+    day = Days(str(tmp_path), reader=READER).open(DAY, columns, ids=["id", "w"])
+    read: list[pa.RecordBatch] = []
+
+    def keep(batch: pa.RecordBatch, **_: object) -> Step:
+        read.append(batch)
+        return Step([], [], 0, Cursor(0, DAY, 0, 1))
+
+    made = DayStream(day, READER, columns=columns, collate=keep, batch_rows=4, lanes=1)  # type: ignore[arg-type]
+    list(made.batches(made.start()))
+
+    assert read[0].select(columns).to_pydict() == {
+        "id": [big, 1, big, 2**64 - 1],
+        "click": [1, 0, 0, 1],
+        "w": ["a", "b", "a", "b"],
+    }

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from data.errors import BadInput
 from data.seal import sealed
 from pipeline.serving.bundle import Bundle, BundleError, pieces
 from pipeline.serving.int8 import dequantised, quantised
@@ -65,6 +66,11 @@ def trained(config: Path, out: Path, *overrides: str, ranks: int = 1) -> Path:
 @pytest.fixture(scope="module")
 def bundle(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(config, tmp_path_factory.mktemp("once") / "run")
+
+
+def some_rows(config: Path) -> pa.Table:
+    """The first rows of a day."""
+    return pq.read_table(next((config.parent / "log" / f"day={DAY}").glob("*.parquet")), partitioning=None).slice(0, 5)
 
 
 @pytest.fixture
@@ -321,14 +327,57 @@ def test_the_scores_of_a_file_are_there_when_all_of_its_rows_are_scored(bundle: 
     assert (len(scores), scores.column_names) == (0, ["row", "is_click", "is_click_logit"])
 
     table = pa.concat_tables([table] * (BATCH_ROWS // len(table) + 2))
-    tabs = [*table["tab"].to_pylist()[:-1], 77]
-    table = table.set_column(table.column_names.index("tab"), "tab", pa.array(tabs, table.schema.field("tab").type))
-    pq.write_table(table, tmp_path / "bad.parquet")
+    pq.write_table(table, tmp_path / "bad.parquet", row_group_size=BATCH_ROWS, write_page_checksum=True)
+    content = bytearray((tmp_path / "bad.parquet").read_bytes())
+    last = pq.read_metadata(tmp_path / "bad.parquet").row_group(1).column(0)
+    content[last.data_page_offset + last.total_compressed_size // 2] ^= 1
+    (tmp_path / "bad.parquet").write_bytes(content)
     done = genctr("score", bundle, "--data", tmp_path / "bad.parquet", "--out", tmp_path / "out")
     assert done.code == 2
-    assert "the id is 77" in done.err
+    assert "row group 1" in done.err
     assert "Traceback" not in done.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["nothing.parquet.scores.parquet"]
+
+
+def test_a_bad_row_of_a_file_has_no_score_and_the_others_have_theirs(bundle: Path, config: Path, tmp_path: Path) -> None:
+    table = some_rows(config)
+    prices = table["price"].to_pylist()
+    bad = table.set_column(table.schema.get_field_index("price"), "price", pa.array([prices[0], math.nan, *prices[2:]]))
+    for name, rows in {"good": table, "bad": bad}.items():
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+    done = genctr("score", bundle, "--data", tmp_path / "bad.parquet", "--out", tmp_path / "scores")
+    assert genctr("score", bundle, "--data", tmp_path / "good.parquet", "--out", tmp_path / "scores").code == 0
+
+    found, right = (
+        pq.read_table(tmp_path / "scores" / f"{name}.parquet.scores.parquet").to_pydict() for name in ("bad", "good")
+    )
+    assert done.code == 0
+    assert "1 rows have no score: the number, column 'price'" in done.err
+    for name in ("is_click", "is_click_logit"):
+        assert found[name] == [right[name][0], None, *right[name][2:]]
+    assert found["row"] == right["row"]
+
+
+def test_a_request_of_no_rows_has_no_scores(bundle: Path, config: Path) -> None:
+    rows = some_rows(config).to_batches()[0]
+
+    assert Scorer(Bundle(str(bundle))).rows(rows.slice(0, 0))["is_click"].tolist() == []
+
+
+def test_a_bad_row_of_a_request_says_what_its_sender_can_do(bundle: Path, config: Path) -> None:
+    rows = some_rows(config).to_batches()[0]
+    rows = rows.set_column(rows.schema.get_field_index("price"), "price", pa.array([math.inf] * rows.num_rows))
+
+    with pytest.raises(BadInput, match="take it out of the request"):
+        Scorer(Bundle(str(bundle))).rows(rows)
+
+
+def test_a_column_that_is_there_twice_is_told(bundle: Path, config: Path, tmp_path: Path) -> None:
+    table = some_rows(config)
+    pq.write_table(table.append_column("user_id", table["user_id"]), tmp_path / "twice.parquet")
+    done = genctr("score", bundle, "--data", tmp_path / "twice.parquet", "--out", tmp_path / "scores")
+
+    assert (done.code, "column 'user_id' is there twice" in done.err) == (2, True)
 
 
 def test_a_missing_column_is_told(bundle: Path, config: Path, tmp_path: Path) -> None:

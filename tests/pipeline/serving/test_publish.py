@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import GenctrError
-from pipeline.serving.bundle import FORMAT, Bundle, BundleError, bundles, read_current
+from pipeline.serving.bundle import BUNDLE_NAME, FORMAT, Bundle, BundleError, bundle_name, bundles, read_current
 from pipeline.serving.publish import before, prune, switch
 from tests.helpers import SERVER
 
@@ -114,3 +114,13 @@ def test_the_way_back(tmp_path: Path) -> None:
     assert before(str(tmp_path), ["a", "b", "c", "b", "d"], ["c"]) == "b"
     with pytest.raises(GenctrError, match="no earlier bundle"):
         before(str(tmp_path), ["a"], [])
+
+
+@pytest.mark.parametrize("day", ["2026-11-01", "2026-11-01+1", "week 1", "2026周一", "-1", "a/b", "a\nb", "ä"])
+def test_a_bundle_of_any_day_has_a_name_that_readers_take(day: str) -> None:
+    assert BUNDLE_NAME.fullmatch(bundle_name(day, 7))
+    assert BUNDLE_NAME.fullmatch(bundle_name(day, 7, 2))
+
+
+def test_a_bundle_of_a_date_is_called_by_it() -> None:
+    assert bundle_name("2026-11-01+1", 14, 2) == "2026-11-01+1-0000014-2"

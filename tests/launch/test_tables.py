@@ -1,0 +1,88 @@
+"""Names and values of a log are anybody's: nothing of them commands a terminal.
+
+Run: pytest tests/launch/test_tables.py
+"""
+
+import io
+import unicodedata
+
+import pytest
+from rich.console import Console
+
+from data.errors import UNSEEN, BadInput
+from launch.tables import Visible, table
+from pipeline.run_folder.progress import Progress
+
+HOSTILE = {
+    "colour": "\x1b[31mred",
+    "title": "\x1b]0;owned\x07",
+    "clear": "\x1b[2J\x1b[H",
+    "c1": "\x9b31mred",
+    "carriage return": "published\rheld     ",
+    "backspace": "held\b\b\b\bgood",
+    "bell": "\a",
+    "nul": "a\0b",
+    "delete": "a\x7fb",
+    "right to left": "\u202egpj.exe",
+    "isolate": "\u2066x\u2069",
+    "zero width": "user\u200b_id",
+    "byte order": "\ufeffuser",
+    "line separator": "a\u2028genctr: fine",
+    "surrogate": "a\udcffb",
+    "form feed": "a\fb",
+}
+
+
+def is_clean(text: str) -> bool:
+    return not any(unicodedata.category(letter) in UNSEEN for letter in text.replace("\n", ""))
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_text_is_shown_as_escapes(text: str) -> None:
+    raw = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    stream = Visible(raw)
+    stream.write(f"day {text} is done\n")
+    stream.writelines([text])
+    raw.flush()
+    shown = raw.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+    assert is_clean(shown)
+    assert shown.startswith("day ")
+    assert "\\x" in shown or "\\u" in shown or "\\r" in shown
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_cells_and_headings_are_shown_as_escapes(text: str) -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(table([f"{text}>", "[bold]b[/bold]"], [[text, "[red]not a colour[/red]"]]))
+
+    assert is_clean(out.getvalue())
+    assert "[red]not a colour[/red]" in out.getvalue()
+
+
+def test_a_file_called_like_a_message_stays_in_its_line() -> None:
+    error = BadInput("a bad row", file="a\ngenctr: all is well\x1b[0m")
+
+    assert str(error).splitlines() == ["a bad row", "  where: file a\\ngenctr: all is well\\x1b[0m"]
+
+
+def test_a_day_called_like_a_command_does_not_command_the_progress_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(2, "train \x1b[2J", shown=True, plain=True) as progress:
+        progress.advance(2, "loss \x1b[31m")
+
+    assert is_clean(capsys.readouterr().err)
+
+
+def test_letters_that_a_stream_has_not_are_escaped() -> None:
+    raw = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Visible(raw).write("周一\n")
+    raw.flush()
+
+    assert raw.buffer.getvalue() == b"\\u5468\\u4e00\n"  # type: ignore[attr-defined]
+
+
+def test_letters_of_any_language_stay() -> None:
+    out = io.StringIO()
+    Visible(out).write("2026周一 ä é 🙂\n")
+
+    assert out.getvalue() == "2026周一 ä é 🙂\n"
