@@ -38,7 +38,7 @@ class Resources:
 def cron(
     *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
 ) -> str:
-    """A crontab: every half hour from `at` on, so that a late day is taken up when it comes. Cron mails what goes wrong only."""
+    """A crontab: every half hour from `at` on, so that a late day is taken up when it comes. Cron mails errors only."""
     variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
     command = f"cd {shlex.quote(here)} && {_command(config, out, program)}".replace("%", r"\%")
     return f"# genctr {name}: crontab -e\n{variables}\n{_half_hours(at)} {command} --quiet > /dev/null\n"
