@@ -1,5 +1,6 @@
 """The errors a user can fix: what is wrong, where, what was expected, what to do next."""
 
+import re
 import unicodedata
 
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -22,6 +23,23 @@ def visible(text: str, *, keep: str = "") -> str:
     return "".join(
         letter if letter in keep or unicodedata.category(letter) not in UNSEEN else ascii(letter)[1:-1] for letter in text
     )
+
+
+_SECRETS = (
+    (re.compile(r"(\w://)[^/\s:@]+:[^/\s@]+@"), r"\1***@"),
+    (re.compile(r"(?i)((?:secret|token|password|signature|sig|access)[\w-]*=)(?!\$\{)[^&\s\"']+"), r"\1***"),
+)
+
+
+def masked(text: str) -> str:
+    """The text without the keys and passwords of the URIs in it.
+
+    >>> masked("cannot open s3://key:secret@logs/feed?access_token=abc&region=eu")
+    'cannot open s3://***@logs/feed?access_token=***&region=eu'
+    """
+    for pattern, instead in _SECRETS if "://" in text else ():
+        text = pattern.sub(instead, text)
+    return text
 
 
 class GenctrError(ValueError):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import stat
 import time
@@ -30,21 +31,38 @@ def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The Arrow filesystem that holds `uri`, and the path inside it.
 
     Credentials, region and endpoint of an object store come from its usual environment variables
-    (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or from the query part of the URI.
+    (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …) or from the query part of the URI, where `${NAME}` is that variable of the
+    environment: what is written down has the name, and not the key.
 
     Raises:
-        GenctrError: the URI names a store that Arrow does not know. OSError: the store does not answer; S3 is asked for the
-            region of the bucket.
+        GenctrError: the URI names a store that Arrow does not know, or a variable that is not set.
+        OSError: the store does not answer; S3 is asked for the region of the bucket.
     """
     if "://" not in uri:
         return pyarrow.fs.LocalFileSystem(), uri
+    whole = with_variables(uri)
     try:
-        return cast(tuple[pyarrow.fs.FileSystem, str], pyarrow.fs.FileSystem.from_uri(uri))
+        return cast(tuple[pyarrow.fs.FileSystem, str], pyarrow.fs.FileSystem.from_uri(whole))
     except OSError as error:
-        raise OSError(f"cannot open {uri}: {error}") from error
+        raise OSError(f"cannot open {uri}: {str(error).replace(whole, uri)}") from None
     except pa.ArrowException as error:
-        known = ", ".join(PREFIXES)
-        raise GenctrError(f"cannot open {uri}: {error}\n  expected: a local path, or one of {known}") from error
+        known, why = ", ".join(PREFIXES), str(error).replace(whole, uri)
+        raise GenctrError(f"cannot open {uri}: {why}\n  expected: a local path, or one of {known}") from None
+
+
+def with_variables(address: str) -> str:
+    """An address with the variables of the environment that it names as `${NAME}`.
+
+    Raises:
+        GenctrError: one of them is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise GenctrError(f"{address}: the environment has no variable {match[1]}\n  next: set it where the job starts")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, address)
 
 
 def plain(path: str) -> str:
@@ -237,10 +255,11 @@ PATHS = _paths()
 """Opens configs, schemas and run folders. A company's own store: `PATHS.register_handler(TheirHandler())`."""
 
 
-def write_whole(path: str, content: str | bytes) -> None:
+def write_whole(path: str, content: str | bytes, *, private: bool = False) -> None:
     """Write a file so that a reader sees the old one or the new one, never a half.
 
-    On disk: a temporary file, then a rename. Behind a scheme the store puts the object whole when it is closed.
+    On disk: a temporary file, then a rename; with `private` nobody else may read it. Behind a scheme the store puts the object
+    whole when it is closed.
     """
     mode, path = "w" if isinstance(content, str) else "wb", plain(path)
     if "://" in path:
@@ -250,6 +269,8 @@ def write_whole(path: str, content: str | bytes) -> None:
     temporary = f"{path}.{token}.tmp" if token else f"{path}.tmp"
     try:
         with PATHS.open(temporary, mode) as stream:
+            if private:
+                os.fchmod(stream.fileno(), 0o600)
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

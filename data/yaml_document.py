@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from data.errors import BadDocument, OldKeys
+from data.errors import BadDocument, OldKeys, masked
 from data.paths import PATHS, write_whole
 
 Place: TypeAlias = tuple[str | int, ...]
@@ -136,11 +136,13 @@ def read_value(text: str, what: str) -> Any:
 def write_document(path: str, section: Section) -> None:
     """Write a document with every default filled in, whole or not at all; `read_document` gives back an equal object.
 
-    Its first line is a comment with the SHA-256 of the rest, which `read_document` checks.
+    Its first line is a comment with the SHA-256 of the rest, which `read_document` checks. A file that holds a password of a
+    URI, or the address of a web hook, is this user's alone.
     """
     values = section.model_dump(mode="json", by_alias=True)
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
-    write_whole(path, f"# sha256: {hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    private = masked(text) != text or re.search(r"^ *webhook: .*://", text, re.MULTILINE) is not None
+    write_whole(path, f"# sha256: {hashlib.sha256(text.encode()).hexdigest()}\n{text}", private=private)
 
 
 def finite(value: Any) -> Any:

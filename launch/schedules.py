@@ -3,32 +3,54 @@
 Each runs `genctr daily`, starts at `at`, and knows the exit codes: 75 is nothing to do yet, 3 a held model, neither of which is
 a failure; one job at a time, and a restart resumes. What runs on this machine runs in the folder it was asked for in, `here`,
 by the file of the `genctr` that was asked, `program`: schedulers know neither relative paths nor a PATH of ours.
+
+`at` is a time of UTC for Kubernetes and Airflow, of the machine's own time zone elsewhere. No text that is asked for can
+add a line or a key: control characters are refused, the rest is quoted for each target.
 """
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from textwrap import dedent
+from typing import Any
 
 import yaml
 
-from data.errors import GenctrError
+from data.errors import GenctrError, visible
+
+RUNS = "/runs"
+"""Where a pod has the volume of a local run folder."""
 
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def cron(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
-    """A crontab: every half hour from `at` on, so that a late day is taken up when it comes."""
+@dataclass(frozen=True)
+class Resources:
+    """What Kubernetes and Slurm are asked for: processors, memory [GiB], GPUs."""
+
+    cpu: int = 2
+    memory: int = 8
+    gpu: int = 0
+
+
+def cron(
+    *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+) -> str:
+    """A crontab: every half hour from `at` on, so that a late day is taken up when it comes. Cron mails errors only."""
     variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
     command = f"cd {shlex.quote(here)} && {_command(config, out, program)}".replace("%", r"\%")
-    return f"# genctr {name}: crontab -e\n{variables}\n{_half_hours(at)} {command} --quiet\n"
+    return f"# genctr {name}: crontab -e\n{variables}\n{_half_hours(at)} {command} --quiet > /dev/null\n"
 
 
-def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
+def systemd(
+    *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+) -> str:
     """A service and its timer, in one text; the comments say where to cut."""
     minutes, hours, *_ = _half_hours(at).split()
     variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
-    command = _command(config, out, program).replace("%", "%%")
+    command = _command(config, out, program).replace("%", "%%").replace("$", "$$")
     return (
         dedent("""\
         # genctr-{name}.service
@@ -59,7 +81,7 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
         WantedBy=timers.target
     """)
         .format(
-            name=name,
+            name=name.replace("%", "%%"),
             here=here.replace("%", "%%"),
             variables=variables,
             command=command,
@@ -72,24 +94,35 @@ def systemd(*, config: str, out: str, name: str, at: str, image: str, here: str,
     )
 
 
-def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
+def kubernetes(
+    *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+) -> str:
     """A CronJob; a pod that failed is started again and resumes: three times, and as often as the cluster took it away."""
-    container = {
+    remote, memory = "://" in out, f"{ask.memory}Gi"
+    gpus = {"nvidia.com/gpu": f"{ask.gpu}"} if ask.gpu else {}
+    container: dict[str, Any] = {
         "name": "daily",
         "image": image,
         # Kubernetes takes every code but 0 for a failure.
         "command": ["sh", "-c", '"$@"; code=$?; case $code in 3|75) exit 0;; esac; exit $code', "sh"],
-        "args": ["genctr", "daily", config, "--out", out, "--quiet"],
+        "args": ["genctr", "daily", config, "--out", out if remote else f"{RUNS}/{_plain(name)}", "--quiet"],
         "env": [{"name": key, "value": value} for key, value in THREADS.items()],
-        "resources": {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
+        "resources": {"requests": {"cpu": f"{ask.cpu}", "memory": memory}, "limits": {"memory": memory, **gpus}},
     }
+    pod: dict[str, Any] = {"restartPolicy": "Never", "containers": [container]}
+    needs = f"the image {image}"
+    if not remote:  # what a pod writes into itself is gone with it
+        claim = f"genctr-{_plain(name)}"
+        container["volumeMounts"] = [{"name": "runs", "mountPath": RUNS}]
+        pod["volumes"] = [{"name": "runs", "persistentVolumeClaim": {"claimName": claim}}]
+        needs += f", and a PersistentVolumeClaim {claim} for the run folder, which is local"
     # Not by exit code: 137 is also what a job leaves that needs more memory than its limit, tonight and every time.
     moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
     job = {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [moved, asks]},
-        "template": {"spec": {"restartPolicy": "Never", "containers": [container]}},
+        "template": {"spec": pod},
     }
     document = {
         "apiVersion": "batch/v1",
@@ -97,23 +130,28 @@ def kubernetes(*, config: str, out: str, name: str, at: str, image: str, here: s
         "metadata": {"name": f"genctr-{_plain(name)}"},
         "spec": {
             "schedule": _half_hours(at),
+            "timeZone": "Etc/UTC",
             "concurrencyPolicy": "Forbid",
             "jobTemplate": {"spec": job},
         },
     }
-    return yaml.safe_dump(document, sort_keys=False)
+    return f"# needs {needs}\n{yaml.safe_dump(document, sort_keys=False)}"
 
 
-def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
+def slurm(
+    *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+) -> str:
     """A batch script that puts itself into the queue again for the next night."""
+    if '"' in here:
+        raise GenctrError(f"Slurm cannot be told of a folder with a quote in its name: {here}\n  next: ask from another folder")
     hour, minute = _time(at)
     variables = "\n".join(f"export {key}={value}" for key, value in THREADS.items())
     return dedent("""\
         #!/bin/bash
         #SBATCH --job-name=genctr-{name}
         #SBATCH --chdir="{here}"
-        #SBATCH --cpus-per-task=2
-        #SBATCH --mem=8G
+        #SBATCH --cpus-per-task={cpu}
+        #SBATCH --mem={memory}G{gpus}
         #SBATCH --requeue
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
@@ -122,26 +160,40 @@ def slurm(*, config: str, out: str, name: str, at: str, image: str, here: str, p
         # the date: date(1) refuses an hour that today has not, where clocks go forward, and Slurm takes one for the hour after.
         night="$(date -d tomorrow +%Y-%m-%dT{hour:02}:{minute:02})"
         [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ] || sbatch --begin="$night" "$0"
-        srun --ntasks=1 --cpus-per-task=2 {command} --quiet  # srun does not take it from above
+        srun --ntasks=1 --cpus-per-task={cpu} {command} --quiet  # srun does not take it from above
         code=$?
         # 3: a model was held back, 75: nothing to do yet. Neither is a failure of the job.
         if [ "$code" -eq 3 ] || [ "$code" -eq 75 ]; then exit 0; fi
         exit "$code"
     """).format(
-        name=_plain(name), here=here, variables=variables, hour=hour, minute=minute, command=_command(config, out, program)
+        name=_plain(name),
+        here=here,
+        variables=variables,
+        hour=hour,
+        minute=minute,
+        command=_command(config, out, program),
+        cpu=ask.cpu,
+        memory=ask.memory,
+        gpus=f"\n#SBATCH --gres=gpu:{ask.gpu}" if ask.gpu else "",
     )
 
 
-def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str, program: str) -> str:
+def airflow(
+    *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+) -> str:
     """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
     # The job itself reports a held model; a task that fails would be tried again in vain.
-    command = f"{_command(config, out, 'genctr')} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
-    return dedent('''\
-        """genctr daily: {name}"""
+    command = f"{_command(config, out, program)} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
+    return dedent("""\
+        # genctr daily: {name}; times are UTC
 
         import pendulum
         from airflow import DAG
-        from airflow.operators.bash import BashOperator
+
+        try:
+            from airflow.providers.standard.operators.bash import BashOperator
+        except ImportError:  # before Airflow 3
+            from airflow.operators.bash import BashOperator
 
         with DAG(
             dag_id={dag},
@@ -160,7 +212,7 @@ def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str,
                 retries=3,
                 retry_delay=pendulum.duration(minutes=5),
             )
-    ''').format(
+    """).format(
         name=name,
         dag=json.dumps(f"genctr_{_plain(name)}"),
         schedule=json.dumps(_half_hours(at)),
@@ -170,12 +222,24 @@ def airflow(*, config: str, out: str, name: str, at: str, image: str, here: str,
     )
 
 
-SCHEDULES: dict[str, Callable[..., str]] = {
-    "cron": cron,
-    "systemd": systemd,
-    "kubernetes": kubernetes,
-    "slurm": slurm,
-    "airflow": airflow,
+def _on_one_line(made: Callable[..., str]) -> Callable[..., str]:
+    """The same schedule, of texts that cannot be anything else than their own line."""
+
+    @wraps(made)
+    def checked(**asked: Any) -> str:
+        for name, text in asked.items():
+            if isinstance(text, str) and visible(text) != text:
+                raise GenctrError(
+                    f"{name}: {visible(text)} has a line break or another control character, which a schedule could take for "
+                    "a line of its own\n  next: rename it"
+                )
+        return made(**asked)
+
+    return checked
+
+
+SCHEDULES: Mapping[str, Callable[..., str]] = {
+    own.__name__: _on_one_line(own) for own in (cron, systemd, kubernetes, slurm, airflow)
 }
 
 

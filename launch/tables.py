@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data.errors import visible
+from data.errors import masked, visible
 
 WIDTH = 200
 """[columns] of what is printed where there is no terminal."""
 
 
 class Visible:
-    """A standard stream to which nothing is written that a terminal obeys or does not show: names and values of logs hold
-    anything.
+    """A standard stream to which nothing is written that a terminal obeys or does not show, and no password of a URI: names and
+    values of logs hold anything.
 
     What writes colours and bars of our own takes `raw`, and shows names by `data.errors.visible`.
     """
@@ -27,7 +27,7 @@ class Visible:
     def write(self, text: str) -> int:
         """Write text, with escapes for what is not visible, or not of the stream's encoding."""
         encoding = self.raw.encoding or "utf-8"
-        self.raw.write(visible(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding))
+        self.raw.write(visible(masked(text), keep="\n\t").encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:

@@ -49,9 +49,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     schedule.add_argument("--as", dest="kind", required=True, choices=["cron", "systemd", "kubernetes", "slurm", "airflow"])
     schedule.add_argument("--out", metavar="DIR", help="run folder; default runs/NAME")
     schedule.add_argument(
-        "--at", default="02:00", metavar="HH:MM", help="when it starts; where it can, it tries again every half hour"
+        "--at",
+        default="02:00",
+        metavar="HH:MM",
+        help="start, then every half hour; UTC for kubernetes, airflow",
     )
     schedule.add_argument("--image", default="genctr", help="container image, for kubernetes")
+    schedule.add_argument("--cpu", type=int, default=2, help="processors, for kubernetes and slurm")
+    schedule.add_argument("--memory", type=int, default=8, metavar="GIB", help="memory, for kubernetes and slurm")
+    schedule.add_argument("--gpu", type=int, help="GPUs; default: one a rank where train.device is cuda")
     schedule.set_defaults(command=_schedule)
 
 
@@ -173,12 +179,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _schedule(arguments: argparse.Namespace) -> int:
-    from launch.schedules import SCHEDULES
+    from launch.schedules import SCHEDULES, Resources
     from pipeline.config.run import load
 
     config, _ = load(arguments.config)
     out = arguments.out or f"runs/{config.name}"
     own = {"config": arguments.config, "out": out, "name": config.name, "at": arguments.at, "image": arguments.image}
     program = os.path.join(os.path.dirname(sys.executable), "genctr")
-    print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program))
+    gpu = config.train.ranks if config.train.device == "cuda" else 0
+    ask = Resources(arguments.cpu, arguments.memory, gpu if arguments.gpu is None else arguments.gpu)
+    print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program, ask=ask))
     return 0

@@ -15,7 +15,8 @@ class HooksConfig(Section):
     """What to notify of."""
 
     webhook: str | None = None
-    """URL that gets the news as JSON: {event, run, day, text}."""
+    """URL that gets the news as JSON: {event, run, day, text}. `${NAME}` in it is that variable of the environment, of
+    which the run folder has the name only."""
 
     command: str | None = None
     """Command that gets the same JSON on standard input; words as a shell splits them, but no shell."""

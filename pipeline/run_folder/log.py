@@ -37,6 +37,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from data.errors import masked
 from data.paths import PATHS, plain, write_whole
 from data.yaml_document import finite
 from pipeline.run_folder.lease import Lease, LeaseHeld
@@ -96,7 +97,7 @@ class RunLog:
             PATHS.mkdirs(f"{self._folder}/")
             whole = _repaired(self._path)
             self._text = "" if self._local else whole
-        line = json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False) + "\n"
+        line = masked(json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False)) + "\n"
         if self._local:
             with PATHS.open(self._path, "a") as stream:
                 stream.write(line)

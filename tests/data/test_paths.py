@@ -4,6 +4,7 @@ Run: pytest tests/data/test_paths.py
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 import pyarrow.fs
 import pytest
 
-from data.errors import GenctrError
+from data.errors import GenctrError, masked
 from data.paths import PATHS, TRIES, filesystem, plain, write_whole
+from data.yaml_document import write_document
+from pipeline.config.data import DataConfig
 
 moto = pytest.importorskip("moto.server")
 
@@ -127,3 +130,47 @@ def test_a_file_on_disk_is_written_whole_whatever_it_is_called(tmp_path: Path, m
 
 def test_a_uri_of_a_file_is_its_path() -> None:
     assert [plain(path) for path in ("file:///a/b/", "a/b", "s3://a/b/")] == ["/a/b", "a/b", "s3://a/b"]
+
+
+def test_a_variable_in_a_uri_is_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOGS_HERE", str(tmp_path))
+
+    assert filesystem("file://${LOGS_HERE}/a")[1] == f"{tmp_path}/a"
+    with pytest.raises(GenctrError, match="no variable LOGS_NOWHERE"):
+        filesystem("file:///${LOGS_NOWHERE}/a")
+
+
+def test_the_key_in_a_uri_is_not_in_the_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGS_KEY", "abc123")
+    with pytest.raises(GenctrError) as caught:
+        filesystem("gopher://${LOGS_KEY}@x")
+
+    assert "abc123" not in str(caught.value)
+    assert "${LOGS_KEY}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://AKIA:se/cret@b/x", "s3://AKIA:se/cret@b/x"),  # a slash ends the host: it is no password
+        ("s3://AKIA:secret@b/x", "s3://***@b/x"),
+        ("s3://b/x?secret_key=abc&region=eu", "s3://b/x?secret_key=***&region=eu"),
+        ("s3://b/x?secret_key=${KEY}", "s3://b/x?secret_key=${KEY}"),
+        ("https://h/x?sig=abc", "https://h/x?sig=***"),
+        ("token=abc of a log", "token=abc of a log"),
+    ],
+)
+def test_passwords_of_uris_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("root", "mode"), [("s3://key:secret@logs", 0o600), ("s3://logs", 0o644), ("s3://logs?secret_key=${K}", 0o644)]
+)
+def test_a_document_with_a_password_is_its_users_alone(tmp_path: Path, root: str, mode: int) -> None:
+    config = DataConfig.model_validate({"root": root, "days": "2026-11-01"})
+    old = os.umask(0o022)
+    write_document(str(tmp_path / "config.yaml"), config)
+    os.umask(old)
+
+    assert (tmp_path / "config.yaml").stat().st_mode & 0o777 == mode

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from kubernetes import client
 
-from launch.schedules import SCHEDULES
+from data.errors import GenctrError
+from launch.schedules import SCHEDULES, Resources
 from tests.tiny import genctr
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,10 @@ def test_cron() -> None:
     (job,) = [line for line in lines if re.match(r"[\d*]", line)]
     minutes, hours, *rest, command = job.split(None, 5)
     assert (minutes, hours, rest) == ("15,45", "2-23", ["*", "*", "*"])
-    assert command == "cd '/srv/feed ads' && /opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet"
+    assert (
+        command
+        == "cd '/srv/feed ads' && /opt/genctr/bin/genctr daily 'conf/my run.yaml' --out s3://runs/feed --quiet > /dev/null"
+    )
     assert all(re.fullmatch(r"#.*|\w+=\S+", line) for line in lines if line != job)
 
 
@@ -192,7 +196,7 @@ def test_airflow_compiles_and_says_what_it_runs() -> None:
     assert dag["schedule"].value == "15,45 2-23 * * *"
     assert dag["max_active_runs"].value == 1
     assert task["skip_on_exit_code"].value == 75
-    assert task["bash_command"].value.startswith("genctr daily 'conf/my run.yaml'")
+    assert task["bash_command"].value.startswith("/opt/genctr/bin/genctr daily 'conf/my run.yaml'")
     assert task["cwd"].value == "/srv/feed ads"
 
 
@@ -200,7 +204,45 @@ def test_airflow_compiles_and_says_what_it_runs() -> None:
 def test_airflow_sees_the_exit_codes(tmp_path: Path, code: int, expected: int) -> None:
     (tmp_path / "genctr").write_text(f"#!/bin/bash\nexit {code}\n")
     (tmp_path / "genctr").chmod(0o755)
-    command = re.search(r'bash_command=(".*")', SCHEDULES["airflow"](**ASKED))
+    command = re.search(r'bash_command=(".*")', SCHEDULES["airflow"](**ASKED | {"program": "genctr"}))
     assert command is not None
     done = subprocess.run(["bash", "-c", ast.literal_eval(command[1])], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
     assert done.returncode == expected
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("key", ["config", "out", "name", "image", "here", "program"])
+@pytest.mark.parametrize("ending", ["\n* * * * * rm", "\r\nExecStartPre=/bin/rm", "\x0bx", "\u2028x"])
+def test_no_text_adds_a_line_to_a_schedule(kind: str, key: str, ending: str) -> None:
+    with pytest.raises(GenctrError, match=f"{key}: .* control character"):
+        SCHEDULES[kind](**ASKED | {key: ASKED[key] + ending})
+
+
+def test_no_name_adds_code_to_a_dag() -> None:
+    tree = ast.parse(SCHEDULES["airflow"](**ASKED | {"name": '"""; import os; os.abort() #'}))
+
+    assert {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names} == {"pendulum"}
+
+
+def test_systemd_expands_nothing_in_a_command() -> None:
+    text = SCHEDULES["systemd"](**ASKED | {"out": "runs/$HOME-%h"})
+
+    assert "--out 'runs/$$HOME-%%h' --quiet" in text
+
+
+def test_a_local_run_folder_outlives_its_pod() -> None:
+    text = SCHEDULES["kubernetes"](**ASKED | {"out": "runs/feed"})
+    pod = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+    assert pod["volumes"] == [{"name": "runs", "persistentVolumeClaim": {"claimName": "genctr-feed-100"}}]
+    assert pod["containers"][0]["args"][3:5] == ["--out", "/runs/feed-100"]
+    assert "PersistentVolumeClaim genctr-feed-100" in text.splitlines()[0]
+
+
+def test_resources_are_what_was_asked_for() -> None:
+    ask = Resources(cpu=16, memory=120, gpu=2)
+    pod = yaml.safe_load(SCHEDULES["kubernetes"](**ASKED, ask=ask))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    batch = SCHEDULES["slurm"](**ASKED, ask=ask)
+
+    assert pod["containers"][0]["resources"]["limits"] == {"memory": "120Gi", "nvidia.com/gpu": "2"}
+    assert "#SBATCH --cpus-per-task=16\n#SBATCH --mem=120G\n#SBATCH --gres=gpu:2\n" in batch

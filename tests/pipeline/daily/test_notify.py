@@ -1,12 +1,14 @@
 import json
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.daily import HooksConfig
+from pipeline.daily import notify
 from pipeline.daily.notify import tell
 
 
@@ -84,3 +86,24 @@ def test_a_command_is_no_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     known = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
     assert known["HOOKS_TOKEN"] == "a secret"
     assert not {"RANK", "MASTER_PORT"} & known.keys()
+
+
+def test_what_a_hook_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "SECONDS", 0.5)
+    script = tmp_path / "hook"
+    script.write_text(f"#!/bin/sh\n(sleep 2; touch {tmp_path}/late) &\nwait\n")
+    script.chmod(0o755)
+    tell(HooksConfig(command=str(script)), "failed", run="r", day="d", text="t")
+    time.sleep(2.5)
+
+    assert not (tmp_path / "late").exists()
+
+
+def test_the_key_in_an_address_is_not_in_the_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOOK_KEY", "abc123")
+    tell(HooksConfig(webhook="gopher://${HOOK_KEY}.example"), "failed", run="r", day="d", text="t")
+    tell(HooksConfig(command="/no/such/${HOOK_KEY}"), "failed", run="r", day="d", text="t")
+
+    assert "abc123" not in capsys.readouterr().err
