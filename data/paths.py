@@ -335,6 +335,9 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
     with os.scandir(folder) as entries:
         for entry in entries:
             name = inside + entry.name
+            if not is_utf8(name):  # Arrow cannot be given it
+                yield name, -1
+                continue
             try:
                 status = entry.stat()
             except OSError:
@@ -348,10 +351,16 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
                 yield name, status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file on disk is text: Python has surrogates for other bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def cannot_open(path: str) -> BadInput:
     """The error for what `list_data` lists without a size."""
     return BadInput(
-        "it is listed and cannot be opened: a link whose target is not there, a link to a folder around it, or not a file",
+        "it is listed and cannot be opened: a link whose target is not there, a link to a folder around it, not a file, or its "
+        "name is not UTF-8",
         file=path,
         expected="a file",
         hint="bring its target back, or delete it; data.bad_files: quarantine trains without it",
