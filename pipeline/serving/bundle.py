@@ -219,10 +219,12 @@ class Bundle:
 
         content = io.BytesIO(self.read(name))
         try:
-            found = pq.read_table(content, columns=list(columns), schema=pa.schema([(own, pa.int64()) for own in columns]))
-        except (pa.ArrowException, KeyError) as error:
+            found = pq.read_table(content, columns=list(columns))
+            if not {found[own].type for own in columns} <= {pa.int64(), pa.uint64()}:
+                raise ValueError(f"their types are {found.schema.types}")
+        except (pa.ArrowException, KeyError, ValueError) as error:
             raise BundleError(f"these are not ids and rows: {_line(error)}", f"{self.path}/{name}") from error
-        return [torch.from_numpy(found[own].to_numpy().copy()) for own in columns]
+        return [torch.from_numpy(found[own].to_numpy().view("int64").copy()) for own in columns]
 
     def _tensors(self, name: str) -> dict[str, "Tensor"]:
         import safetensors.torch
