@@ -23,6 +23,7 @@ from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError, visible
 from data.paths import below, cannot_open, filesystem, is_utf8, list_data
 from data.readers import BATCH_ROWS, Reader
+from data.times import named_like
 from data.yaml_document import nearest
 
 TAIL_BYTES = 65_536
@@ -317,7 +318,8 @@ def open_end(days: str | Sequence[str]) -> bool:
 
 def goes_on_to(days: str | Sequence[str], day: str) -> bool:
     """Whether days without an end come to a later one."""
-    return open_end(days) and re.fullmatch(DATE, day) is not None and day > parse_days(days)[-1]
+    last = parse_days(days)[-1]
+    return open_end(days) and re.fullmatch(rf"{DATE}|\d{{8}}", day) is not None and len(day) == len(last) and day > last
 
 
 def parse_days(days: str | Sequence[str]) -> list[str]:
@@ -340,7 +342,7 @@ def parse_days(days: str | Sequence[str]) -> list[str]:
             raise GenctrError(f"days {days!r}: the range ends before it begins\n  expected: '{last}..{first}'")
         if (count := (end - begin).days + 1) > MOST_DAYS:
             raise GenctrError(f"days {days!r} are {count:,}\n  expected: at most {MOST_DAYS:,}; '{first}..' has no end")
-        return [str(begin + timedelta(days=n)) for n in range(count)]
+        return [named_like(first, begin + timedelta(days=n)) for n in range(count)]
     if endless := [part for part in days[:-1] if part.endswith("..")]:
         raise GenctrError(
             f"days {endless[0]!r} have no end, so no others can follow them\n  next: put them last, or name an end"

@@ -276,10 +276,21 @@ def write_whole(path: str, content: str | bytes, *, private: bool = False) -> No
             os.fsync(stream.fileno())
         with turn(path):
             os.replace(temporary, path)
+            _keep_names(os.path.dirname(path) or ".")
     except BaseException:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def _keep_names(folder: str) -> None:
+    """Have the disk keep the names in a folder, which it may write later than a file's content."""
+    with suppress(OSError):  # some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _put(path: str, mode: str, content: str | bytes) -> None:
