@@ -34,7 +34,9 @@ def element_type(kind: pa.DataType) -> pa.DataType:
 
 def workable(kind: pa.DataType) -> pa.DataType:
     """The type that Arrow can take from, filter and join: large_string or large_binary for a view, and in a dictionary room for
-    the words of several batches; in lists too."""
+    the words of several batches; in lists too. Of an extension type, such as a UUID, what it is stored as."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return workable(kind.storage_type)
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.large_string() if kind == pa.string_view() else pa.large_binary()
     if pa.types.is_dictionary(kind):

@@ -3,7 +3,9 @@
 import base64
 import fnmatch
 import hashlib
+import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +20,10 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from data.arrays import alike, workable
-from data.errors import BadInput, GenctrError
-from data.paths import below, cannot_open, filesystem, list_data
+from data.errors import BadInput, GenctrError, visible
+from data.paths import below, cannot_open, filesystem, is_utf8, list_data
 from data.readers import BATCH_ROWS, Reader
+from data.times import named_like
 from data.yaml_document import nearest
 
 TAIL_BYTES = 65_536
@@ -31,6 +34,9 @@ FILES_AT_ONCE = 16
 
 READ_AT_ONCE = 2
 """[files] read through at the same time: each holds decoded rows in memory."""
+
+MOST_DAYS = 36_525
+"""[days] of the longest range: a century."""
 
 DATE = r"\d{4}-\d{2}-\d{2}"
 
@@ -233,7 +239,7 @@ class Days:
         files, inner = filesystem(self._root)
         if files.get_file_info(inner).type == pyarrow.fs.FileType.NotFound:
             raise BadInput("there is no such folder", file=self._root, hint="check data.root and data.layout")
-        infos = files.get_file_info(pyarrow.fs.FileSelector(inner))
+        infos = _infos(files, inner)
         matches = ((self._name.fullmatch(info.base_name), info) for info in infos)
         return {match["day"]: info for match, info in matches if match}
 
@@ -312,7 +318,8 @@ def open_end(days: str | Sequence[str]) -> bool:
 
 def goes_on_to(days: str | Sequence[str], day: str) -> bool:
     """Whether days without an end come to a later one."""
-    return open_end(days) and re.fullmatch(DATE, day) is not None and day > parse_days(days)[-1]
+    last = parse_days(days)[-1]
+    return open_end(days) and re.fullmatch(rf"{DATE}|\d{{8}}", day) is not None and len(day) == len(last) and day > last
 
 
 def parse_days(days: str | Sequence[str]) -> list[str]:
@@ -333,7 +340,9 @@ def parse_days(days: str | Sequence[str]) -> list[str]:
         end = _date(last) if last else begin
         if end < begin:
             raise GenctrError(f"days {days!r}: the range ends before it begins\n  expected: '{last}..{first}'")
-        return [str(begin + timedelta(days=n)) for n in range((end - begin).days + 1)]
+        if (count := (end - begin).days + 1) > MOST_DAYS:
+            raise GenctrError(f"days {days!r} are {count:,}\n  expected: at most {MOST_DAYS:,}; '{first}..' has no end")
+        return [named_like(first, begin + timedelta(days=n)) for n in range(count)]
     if endless := [part for part in days[:-1] if part.endswith("..")]:
         raise GenctrError(
             f"days {endless[0]!r} have no end, so no others can follow them\n  next: put them last, or name an end"
@@ -384,6 +393,17 @@ def _date(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError as error:
         raise GenctrError(f"{text!r} is not a date: {error}\n  expected: a day such as 2026-11-20") from error
+
+
+def _infos(files: pyarrow.fs.FileSystem, folder: str) -> list[pyarrow.fs.FileInfo]:
+    """What is in a folder. Arrow reads names as UTF-8, and one that is not would keep it from listing any."""
+    if not isinstance(files, pyarrow.fs.LocalFileSystem):
+        return list(files.get_file_info(pyarrow.fs.FileSelector(folder)))
+    names = sorted(os.listdir(folder))
+    for name in names:
+        if not is_utf8(name):
+            sys.stderr.write(f"genctr: {folder}/{visible(name)} is not read: its name is not UTF-8\n")
+    return list(files.get_file_info([f"{folder.rstrip('/')}/{name}" for name in names if is_utf8(name)]))
 
 
 def _common_schema(files: Sequence[DayFile], ids: Collection[str]) -> pa.Schema:

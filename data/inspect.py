@@ -207,6 +207,9 @@ def _find(path: str, problems: list[str]) -> tuple[str, dict[str, tuple[list[str
     """The layout, and by day its files and whether it is marked; what is there and not read is among the problems."""
     store, inner = filesystem(path)
     info = store.get_file_info(inner)
+    if info.type == pyarrow.fs.FileType.File and not _format(path):
+        known = f"a name that ends with {', '.join(ENDINGS)}"
+        raise BadInput("its name says no format that is known", file=path, expected=known)
     if info.type == pyarrow.fs.FileType.File:
         return "", {info.base_name: ([path], None)}
     if info.type == pyarrow.fs.FileType.NotFound:

@@ -276,10 +276,21 @@ def write_whole(path: str, content: str | bytes, *, private: bool = False) -> No
             os.fsync(stream.fileno())
         with turn(path):
             os.replace(temporary, path)
+            _keep_names(os.path.dirname(path) or ".")
     except BaseException:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def _keep_names(folder: str) -> None:
+    """Have the disk keep the names in a folder, which it may write later than a file's content."""
+    with suppress(OSError):  # some network file systems cannot
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _put(path: str, mode: str, content: str | bytes) -> None:
@@ -335,6 +346,9 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
     with os.scandir(folder) as entries:
         for entry in entries:
             name = inside + entry.name
+            if not is_utf8(name):  # Arrow cannot be given it
+                yield name, -1
+                continue
             try:
                 status = entry.stat()
             except OSError:
@@ -348,10 +362,16 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
                 yield name, status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file on disk is text: Python has surrogates for other bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def cannot_open(path: str) -> BadInput:
     """The error for what `list_data` lists without a size."""
     return BadInput(
-        "it is listed and cannot be opened: a link whose target is not there, a link to a folder around it, or not a file",
+        "it is listed and cannot be opened: a link whose target is not there, a link to a folder around it, not a file, or its "
+        "name is not UTF-8",
         file=path,
         expected="a file",
         hint="bring its target back, or delete it; data.bad_files: quarantine trains without it",

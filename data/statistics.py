@@ -44,6 +44,7 @@ class Statistics:
         kinds: table -> what its ids are, "integers" or "strings", because 7 and "7" are two ids; None: nothing but nulls yet.
         labels: target -> the weight of its rows times their labels, and the weight of all its rows; of the whole log if rows of
             label 0 were left out.
+        unsigned: the tables whose ids are integers of 64 bits without a sign: what is exported says them so.
     """
 
     vocabularies: dict[str, pa.Array] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Statistics:
     edges: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     kinds: dict[str, str | None] = field(default_factory=dict)
     labels: dict[str, tuple[float, float]] = field(default_factory=dict)
+    unsigned: frozenset[str] = frozenset()
 
     @classmethod
     def nothing(cls) -> "Statistics":
@@ -116,7 +118,7 @@ class Statistics:
                 content = stored.getvalue()
                 write_whole(path, content)
             digests[name] = hashlib.sha256(content).hexdigest()
-        document = {
+        document: dict[str, Any] = {
             "vocabularies": {name: len(values) for name, values in self.vocabularies.items()},
             "moments": {name: [own.mean, own.deviation] for name, own in self.moments.items()},
             "edges": {name: own.tolist() for name, own in self.edges.items()},
@@ -124,6 +126,8 @@ class Statistics:
             "labels": self.labels,
             "digests": digests,
         }
+        if self.unsigned:
+            document["unsigned"] = sorted(self.unsigned)
         write_whole(f"{folder}/{FILE}", sealed(document, indent=1))
 
     @classmethod
@@ -170,7 +174,12 @@ class Statistics:
             edges={name: np.asarray(values, dtype=np.float64) for name, values in document["edges"].items()},
             kinds=document.get("kinds", {}),
             labels={name: (ones, rows) for name, (ones, rows) in document.get("labels", {}).items()},
+            unsigned=frozenset(document.get("unsigned", ())),
         )
+
+    def as_logged(self, table: str, ids: pa.Array) -> pa.Array:
+        """Integer ids of a table, as the log has them: with a sign or without."""
+        return ids.view(pa.uint64()) if table in self.unsigned and ids.type == pa.int64() else ids
 
 
 def id_columns(schema: Schema) -> list[str]:
@@ -186,6 +195,17 @@ def id_kinds(schema: Schema, columns: pa.Schema) -> dict[str, str | None]:
             table = schema.owner(own).name
             kinds[table] = kinds.get(table) or id_kind(element_type(columns.field(own.column).type))
     return kinds
+
+
+def unsigned_tables(schema: Schema, columns: pa.Schema) -> frozenset[str]:
+    """The tables whose ids are integers of 64 bits without a sign in these columns."""
+    ids = [own for own in schema.fields if isinstance(own, AnyIds)]
+    return frozenset(schema.owner(own).name for own in ids if _is_unsigned(columns.field(own.column).type))
+
+
+def _is_unsigned(kind: pa.DataType) -> bool:
+    element = element_type(kind)
+    return bool((element.value_type if pa.types.is_dictionary(element) else element) == pa.uint64())
 
 
 def fit(schema: Schema, batches: Iterable[pa.RecordBatch], sample_rows: int = SAMPLE_ROWS, seed: int = 0) -> Statistics:

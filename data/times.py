@@ -1,5 +1,6 @@
 """Times as integers in one unit, so that two of them can be compared; and which unit integers are likely to count in."""
 
+import re
 from datetime import date
 
 import numpy as np
@@ -68,3 +69,8 @@ def day_number(day: str) -> int | None:
         return (date.fromisoformat(day.partition("+")[0]) - date(1970, 1, 1)).days
     except ValueError:
         return None
+
+
+def named_like(name: str, day: date) -> str:
+    """A date, written as `name` is: 2026-11-20 or 20261120."""
+    return f"{day:%Y%m%d}" if re.fullmatch(r"\d{8}", name) else str(day)

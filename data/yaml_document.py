@@ -20,6 +20,9 @@ Place: TypeAlias = tuple[str | int, ...]
 """A key path: ("fields", 3, "rows")."""
 
 
+MOST_VALUES = 1_000_000
+"""Of a document, aliases written out."""
+
 _SEAL = re.compile(r"# sha256: ([0-9a-f]{64})\n")
 
 
@@ -71,7 +74,11 @@ def read_document(path: str, model: type[AnySection], overrides: Sequence[str] =
     try:
         root = _parsed(yaml.compose, text)
         lines = dict(_lines(path, root, (), set())) if root is not None else {}
+        if root is not None and _size(root, {}) > MOST_VALUES:
+            raise BadDocument(f"{path}: aliases make more than {MOST_VALUES:,} values of it\n  next: write out what is meant")
         values = _parsed(yaml.load, text)
+    except RecursionError as error:
+        raise BadDocument(f"{path}: it is nested too deeply, or an alias holds itself") from error
     except yaml.YAMLError as error:
         raise BadDocument(_yaml_mistake(path, error)) from error
     if values is None:
@@ -219,6 +226,16 @@ def _read(path: str) -> str:
         raise BadDocument(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadDocument(f"{path}: cannot be read as text: {error}") from error
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """The values below a node, aliases written out."""
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES  # until it is counted: an alias that holds itself has no end
+        inside = [own for pair in node.value for own in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = inside if isinstance(node, yaml.CollectionNode) else ()
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _yaml_mistake(path: str, error: yaml.YAMLError) -> str:

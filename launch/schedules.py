@@ -226,14 +226,17 @@ def _on_one_line(made: Callable[..., str]) -> Callable[..., str]:
     """The same schedule, of texts that cannot be anything else than their own line."""
 
     @wraps(made)
-    def checked(**asked: Any) -> str:
-        for name, text in asked.items():
-            if isinstance(text, str) and visible(text) != text:
+    def checked(
+        *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
+    ) -> str:
+        texts = {"config": config, "out": out, "name": name, "at": at, "image": image, "here": here, "program": program}
+        for key, text in texts.items():
+            if visible(text) != text:
                 raise GenctrError(
-                    f"{name}: {visible(text)} has a line break or another control character, which a schedule could take for "
+                    f"{key}: {visible(text)} has a line break or another control character, which a schedule could take for "
                     "a line of its own\n  next: rename it"
                 )
-        return made(**asked)
+        return made(config=config, out=out, name=name, at=at, image=image, here=here, program=program, ask=ask)
 
     return checked
 

@@ -12,7 +12,7 @@ from data.frequencies import Frequencies
 from data.paths import PATHS
 from data.readers import Reader
 from data.schema import Schema
-from data.statistics import Statistics, fit, id_columns, id_kinds
+from data.statistics import Statistics, fit, id_columns, id_kinds, unsigned_tables
 from pipeline.builders.days import build_days
 from pipeline.builders.objectives import build_objective
 from pipeline.builders.source import Source, build_source
@@ -26,8 +26,10 @@ def _fit(config: RunConfig, schema: Schema, names: Sequence[str]) -> Statistics:
     """What has to be known of the log before training, from these days; what kind of ids a table has, from the first."""
     days = build_days(config.data)
     ids = id_columns(schema)
-    kinds = id_kinds(schema, days.open(names[0], ids, accept=schema.check, ids=ids).schema)
-    return replace(fit(schema, _batches(days, days.reader, names, schema), seed=config.seed), kinds=kinds)
+    first = days.open(names[0], ids, accept=schema.check, ids=ids).schema
+    fitted = fit(schema, _batches(days, days.reader, names, schema), seed=config.seed)
+    fitted = replace(fitted, kinds=id_kinds(schema, first), unsigned=unsigned_tables(schema, first))
+    return replace(fitted, vocabularies={name: fitted.as_logged(name, own) for name, own in fitted.vocabularies.items()})
 
 
 def _batches(days: Days, reader: Reader, names: Sequence[str], schema: Schema) -> Iterator[pa.RecordBatch]:
@@ -88,6 +90,7 @@ def _fit_what_is_new(folder: str, config: RunConfig, schema: Schema) -> None:
         new.moments | known.moments,
         new.edges | known.edges,
         new.kinds | known.kinds,
-        known.labels,  # the newest day is scored before it is trained: its labels are not counted before
+        unsigned=new.unsigned | known.unsigned,
+        labels=known.labels,  # the newest day is scored before it is trained: its labels are not counted before
     )
     merged.save(f"{folder}/statistics")

@@ -371,7 +371,8 @@ def _raw_ids(run: RunFolder, pieces: CheckpointReader, table: str) -> Callable[[
     owner = _owner(run, table)
     kind = next((own.ids for own in run.schema.fields if isinstance(own, AnyIds) and own.name in (table, owner)), None)
     if kind == "managed":
-        return _managed_ids(pieces, owner)
+        held, statistics = _managed_ids(pieces, owner), Statistics.load(f"{run.folder}/statistics")
+        return lambda first, last: statistics.as_logged(owner, held(first, last))
     if kind == "identity":
         reserved, known = MISSING + 1, None
     elif kind == "vocab":

@@ -262,6 +262,7 @@ class DayWork:
         job = self._job
         begun = state.cursor.day == name and state.cursor.row > 0
         half = [file for file, _, _ in restored["files"]] if begun and "files" in restored else []
+        had = {file: size for file, size, _ in restored["files"]} if half else {}
         opened = job.open(base_of(name), state.step, known={*self._ledger.history.files(base_of(name)), *half})
         names = {job.source.days.below_root(file.path): file.path for file in opened.files}
         if record.trained is not None:
@@ -280,6 +281,12 @@ class DayWork:
             raise OperatorRequired(f"day {name} was begun, and its files cannot be read any more\n  next: bring them back")
         if missing := [own for own in wanted if own not in names]:
             raise OperatorRequired(f"day {name} was begun with {missing[0]}, which is gone\n  next: bring it back")
+        sizes = {job.source.days.below_root(file.path): file.size for file in opened.files}
+        if changed := [own for own in wanted if own in had and sizes[own] != had[own]]:
+            raise OperatorRequired(
+                f"day {name} is half trained, and {changed[0]} has {sizes[changed[0]]:,} bytes, had {had[changed[0]]:,}\n"
+                "  next: bring the file back as it was"
+            )
         return opened.only(name, [names[own] for own in wanted])
 
     def _quarantined(self, day: Day) -> dict[str, dict[str, Any]]:

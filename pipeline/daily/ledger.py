@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from data.errors import GenctrError
 from data.paths import PATHS, write_whole
 from data.seal import is_sealed, sealed, unsealed
+from data.times import named_like
 from data.yaml_document import finite
 
 if TYPE_CHECKING:
@@ -405,10 +406,10 @@ def base_of(name: str) -> str:
 
 
 def next_date(day: str) -> str | None:
-    """The day after, or None for days that are not dates, such as `2026-11-05` is one, and for 9999-12-31, which has none after
-    it: logs call what never ends so."""
+    """The day after, or None for days that are not dates, such as 2026-11-05 or 20261105 is one, and for 9999-12-31, which has
+    none after it: logs call what never ends so."""
     try:
         own = date.fromisoformat(day)
     except ValueError:
         return None
-    return str(own + timedelta(days=1)) if str(own) == day and own < date.max else None
+    return named_like(day, own + timedelta(days=1)) if named_like(day, own) == day and own < date.max else None

@@ -64,8 +64,13 @@ def decide(
             return action
     wanted = _wanted(history, first, until, asked)
     dates = wanted is not None  # a folder that is not a date is then no day of this log
-    coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or next_date(day) is not None)]
+    coming = [day for day in sorted(found) if day >= first and asked(day) and (not dates or _is_date_like(first, day))]
     return _next(history, coming, config, wanted, until, now)
+
+
+def _is_date_like(first: str, day: str) -> bool:
+    """Whether a day is a date, and written as the first one is: 2026-11-05 and 20261105 sort in two places."""
+    return next_date(day) is not None and len(day) == len(first)
 
 
 def _compared(
@@ -135,9 +140,10 @@ def last_day(config: RunConfig, until: str | None) -> str | None:
     Raises:
         GenctrError: `until` is not a date, and the days are: it would be compared letter by letter.
     """
-    dates = next_date(parse_days(config.data.days)[0]) is not None
-    if until is not None and dates and next_date(until) is None and until != str(date.max):
-        raise GenctrError(f"--until {until!r} is not a date\n  expected: a day such as 2026-11-05")
+    first = parse_days(config.data.days)[0]
+    dates = next_date(first) is not None
+    if until is not None and dates and not _is_date_like(first, until) and until != str(date.max):
+        raise GenctrError(f"--until {until!r} is not a date\n  expected: a day such as {first}")
     return until or (None if open_end(config.data.days) else parse_days(config.data.days)[-1])
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -21,6 +21,7 @@ from pydantic_core import to_jsonable_python
 from torch._C._distributed_c10d import FileStore, HashStore
 
 from data.errors import GenctrError
+from pipeline.run_folder.heartbeat import heartbeat
 from pipeline.run_folder.launcher import STORE, launched
 from pipeline.run_folder.lease import Lease
 
@@ -93,8 +94,10 @@ def _meeting(backend: str) -> Iterator[None]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     else:
         dist.init_process_group(backend, timeout=PATIENCE)
+    path = os.environ.get(STORE)
     try:
-        yield
+        with heartbeat(path, rank, ranks) if path and launched() and ranks > 1 else nullcontext():
+            yield
     finally:
         dist.destroy_process_group()
 

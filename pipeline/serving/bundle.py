@@ -20,6 +20,7 @@ torch is imported by what makes tensors of them: who switches, lists or verifies
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -110,7 +111,10 @@ class Bundle:
             )
         self.name, self.day, self.step = str(manifest["bundle"]), str(manifest["day"]), int(manifest["step"])
         self.targets: tuple[str, ...] = tuple(manifest["targets"])
-        self.files: dict[str, dict[str, Any]] = manifest["files"]
+        if not self.targets or not all(isinstance(own, str) for own in self.targets):
+            raise ValueError("it names no targets")
+        self.links = dict(manifest.get("links", {}))
+        self.files: dict[str, dict[str, Any]] = dict(manifest["files"])
         for name in self.files:
             if not FILE_NAME.fullmatch(name):
                 raise BundleError(f"the manifest names a file {name!r}, which no bundle has", self.path)
@@ -137,6 +141,18 @@ class Bundle:
         named |= {name for files in (*self.ids.values(), *self.gone.values()) for name in files}
         if unknown := sorted(named - self.files.keys()):
             raise BundleError(f"the manifest speaks of {unknown[0]} and does not list it", self.path)
+
+    @property
+    def reader(self) -> tuple[str, dict[str, Any]]:
+        """The name and the options of the reader of the log.
+
+        Raises:
+            BundleError: it names none.
+        """
+        try:
+            return str(self.manifest["reader"]["format"]), dict(self.manifest["reader"]["options"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the manifest names no reader: {_line(error)}", f"{self.path}/{MANIFEST}") from error
 
     def read(self, name: str) -> bytes:
         """The content of one of its files.
@@ -203,10 +219,12 @@ class Bundle:
 
         content = io.BytesIO(self.read(name))
         try:
-            found = pq.read_table(content, columns=list(columns), schema=pa.schema([(own, pa.int64()) for own in columns]))
-        except (pa.ArrowException, KeyError) as error:
+            found = pq.read_table(content, columns=list(columns))
+            if not {found[own].type for own in columns} <= {pa.int64(), pa.uint64()}:
+                raise ValueError(f"their types are {found.schema.types}")
+        except (pa.ArrowException, KeyError, ValueError) as error:
             raise BundleError(f"these are not ids and rows: {_line(error)}", f"{self.path}/{name}") from error
-        return [torch.from_numpy(found[own].to_numpy().copy()) for own in columns]
+        return [torch.from_numpy(found[own].to_numpy().view("int64").copy()) for own in columns]
 
     def _tensors(self, name: str) -> dict[str, "Tensor"]:
         import safetensors.torch
@@ -265,6 +283,8 @@ def described(content: bytes) -> dict[str, Any]:
 def _bytes(path: str) -> bytes:
     """The content of a file. That a store does not answer is no fault of the bundle: who only leaves a bad one out must not
     leave this one out."""
+    if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
+        raise BundleError("it is not a file: a folder, or a pipe that would be waited for", path)
     try:
         with PATHS.open(path, "rb") as file:
             return bytes(file.read())

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -147,12 +148,13 @@ def _write_maps(job: Job, path: str, parent: str | None) -> dict[str, Any]:
     files: dict[str, Any] = {}
     for table in job.ids.tables if job.ids is not None else ():
         ids, rows = (values.cpu() for values in table.map.held())
-        told = {"ids": pa.table({"id": ids.numpy(), "row": rows.numpy()})}
+        as_logged = partial(job.source.features.statistics.as_logged, table.name)
+        told = {"ids": pa.table({"id": as_logged(pa.array(ids.numpy())), "row": rows.numpy()})}
         known = _held_before(parent, table.name)
         if known is not None:
             bucket = table.policy.bucket_of(known)
             mine = known[(bucket >= table.map.begin) & (bucket < table.map.end)]
-            told["gone"] = pa.table({"id": mine[~torch.isin(mine, ids)].numpy()})
+            told["gone"] = pa.table({"id": as_logged(pa.array(mine[~torch.isin(mine, ids)].numpy()))})
         for kind, content in told.items():
             buffer = io.BytesIO()
             pq.write_table(content, buffer)

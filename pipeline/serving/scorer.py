@@ -189,9 +189,8 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
     Returns:
         [rows] scored.
     """
-    settings = scorer.bundle.manifest["reader"]
     strings = scorer.collate.features.statistics.string_columns(scorer.bundle.schema)
-    reader = build_reader(settings["format"], settings["options"], strings)
+    reader = build_reader(*scorer.bundle.reader, strings)
     files, inner = filesystem(data.rstrip("/"))
     info = files.get_file_info(inner)
     paths = {info.base_name: data}
@@ -235,7 +234,7 @@ def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
 def _told(logits: dict[str, Tensor], bundle: Bundle, first: int) -> pa.Table:
     columns = {"row": pa.array(np.arange(first, first + len(logits[bundle.targets[0]])))}
     for target in bundle.targets:
-        predicted = LINKS[bundle.manifest.get("links", {}).get(target, "sigmoid")]
+        predicted = LINKS[bundle.links.get(target, "sigmoid")]
         numbers, none = logits[target], logits[target].isnan().numpy()
         columns[target] = pa.array(predicted(numbers.double()).numpy(), mask=none)
         columns[f"{target}_logit"] = pa.array(numbers.numpy(), mask=none)

@@ -2,13 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import torch
+from torch import nn
+from torchrec.distributed.types import ShardedModule
 
 from pipeline.config.train import ScheduleConfig
 from pipeline.distributed.shard import Sharded
 from pipeline.training.loop import Callback, TrainState
+from pipeline.training.objective import StepOutput
 
 
 def factor(config: ScheduleConfig, step: int) -> float:
@@ -29,7 +32,11 @@ def factor(config: ScheduleConfig, step: int) -> float:
 
 
 class Schedule(Callback):
-    """Sets every learning rate before each step (0 for what the stage freezes), and seeds dropout from (seed, step, rank)."""
+    """Sets every learning rate before each step (0 for what the stage freezes), and seeds dropout from (seed, step, rank).
+
+    What a frozen network keeps that is no parameter, such as the running statistics of a batch norm or the difficulties of a
+    balance, is after each step what it was before.
+    """
 
     def __init__(
         self,
@@ -44,12 +51,32 @@ class Schedule(Callback):
     ) -> None:
         self._config, self._sharded, self._dense, self._dense_lr = config, sharded, dense, dense_lr
         self._seed, self._rank, self._freeze = seed, rank, freeze
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def on_step_begin(self, state: TrainState) -> None:
         """Set the step's learning rates and seed."""
         scale = factor(self._config, state.step - state.began) * state.lr_factor
         for group in self._dense.param_groups:
             group["lr"] = 0.0 if "network" in self._freeze else self._dense_lr * scale
+        if "network" in self._freeze:
+            self._kept = [(own, own.clone()) for own in _buffers(self._sharded.model)]
         self._sharded.set_lr(0.0 if "tables" in self._freeze else scale)
         digest = hashlib.blake2b(f"{self._seed}/{state.step}/{self._rank}".encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+    @torch.no_grad()
+    def on_step_end(self, state: TrainState, output: StepOutput) -> None:
+        """Take back what the step made of a frozen network's state."""
+        for own, before in self._kept:
+            own.copy_(before)
+        self._kept = []
+
+
+def _buffers(module: nn.Module) -> Iterator[torch.Tensor]:
+    """The state of the network: every buffer that is saved, but those of the tables and their optimizers."""
+    if isinstance(module, ShardedModule):
+        return
+    own = dict(module.named_buffers(recurse=False))
+    yield from (buffer for name, buffer in own.items() if name not in module._non_persistent_buffers_set)
+    for child in module.children():
+        yield from _buffers(child)

@@ -4,6 +4,7 @@ Run: pytest tests/data/test_days.py
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import readers
-from data.days import Days, open_end, parse_days, write_day
+from data.days import Days, goes_on_to, open_end, parse_days, write_day
 from data.errors import BadInput, GenctrError
 from data.readers import CsvReader, ParquetReader
 
@@ -540,3 +541,32 @@ def test_a_day_of_another_folder_is_no_day(folder: Path) -> None:
     (log / "day=a").mkdir()
     with pytest.raises(BadInput, match="there is no day"):
         days(log).sizes(f"a/../day={DAY}")
+
+
+def test_a_day_whose_name_is_not_utf8_keeps_no_other_day_from_being_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkdir(os.fsencode(folder.parent) + b"/day=2026-\xff")
+
+    assert list(days(folder.parent).list()) == [DAY]
+    assert "day=2026-\\udcff is not read: its name is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_not_utf8_is_a_bad_file(folder: Path) -> None:
+    shutil.copy(folder / "2.parquet", os.fsencode(folder) + b"/3\xff.parquet")
+
+    with pytest.raises(BadInput, match="not UTF-8"):
+        days(folder.parent).open(DAY, ["id"])
+
+
+def test_a_range_of_all_days_is_refused_at_once() -> None:
+    with pytest.raises(GenctrError, match="3,652,059"):
+        parse_days("0001-01-01..9999-12-31")
+
+
+def test_days_named_without_dashes_have_ranges() -> None:
+    assert parse_days("20261130..20261202") == ["20261130", "20261201", "20261202"]
+    assert parse_days("20261130..") == ["20261130"]
+    assert goes_on_to("20261130..", "20261201")
+    assert not goes_on_to("2026-11-30..", "20261201"), "it sorts elsewhere"
+    assert parse_days("12345678") == ["12345678"], "a name need not be a date"

@@ -524,3 +524,11 @@ def test_the_guess_for_kuairand_reads_no_feedback(tmp_path: Path) -> None:
     assert schema.group == "user_id"
     feedback = ("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "is_profile_enter")
     assert not {*feedback, "profile_stay_time", "comment_stay_time"} & set(schema.columns())
+
+
+@pytest.mark.parametrize("name", ["log.orc", "log.jsonl", "log.txt", "log"])
+def test_a_file_of_another_format_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+
+    with pytest.raises(BadInput, match=r"no format that is known\n.*\n  expected: a name that ends with \.parquet"):
+        inspect(str(tmp_path / name))

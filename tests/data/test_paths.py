@@ -5,6 +5,7 @@ Run: pytest tests/data/test_paths.py
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,3 +175,12 @@ def test_a_document_with_a_password_is_its_users_alone(tmp_path: Path, root: str
     os.umask(old)
 
     assert (tmp_path / "config.yaml").stat().st_mode & 0o777 == mode
+
+
+def test_the_name_of_a_file_is_on_the_disk_as_its_content_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[bool, bool]] = []
+    whole = tmp_path / "a.json"
+    monkeypatch.setattr(os, "fsync", lambda own: synced.append((stat.S_ISDIR(os.fstat(own).st_mode), whole.exists())))
+    write_whole(str(whole), "{}")
+
+    assert synced == [(False, False), (True, True)]

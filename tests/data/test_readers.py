@@ -167,6 +167,25 @@ def read_csv(reader: CsvReader, path: Path, *columns: str, start: int = 0) -> di
     return {name: [value for batch in batches for value in batch.column(name).to_pylist()] for name in columns}
 
 
+@pytest.mark.parametrize("store_schema", [True, False], ids=["with Arrow's schema", "without"])
+def test_extension_types_are_read_as_what_they_are_stored_as(tmp_path: Path, store_schema: bool) -> None:
+    ids = pa.array([bytes([n] * 16) for n in range(3)], pa.uuid())
+    tensors = pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float32(), [2]), pa.array([[1, 2]] * 3, pa.list_(pa.float32(), 2))
+    )
+    written = {"u": ids, "j": pa.array(['{"a": 1}'] * 3, pa.json_()), "t": tensors}
+    pq.write_table(pa.table(written), tmp_path / "a.parquet", store_schema=store_schema)
+    reader, path = ParquetReader(), str(tmp_path / "a.parquet")
+
+    said = reader.schema(path)
+    (batch,) = reader.read(path, 0, list(written), 0)
+
+    assert batch.schema.remove_metadata().types == said.types
+    assert not any(isinstance(kind, pa.BaseExtensionType) for kind in said.types)
+    assert batch.column("u").to_pylist() == [bytes([n] * 16) for n in range(3)]
+    assert batch.column("t").to_pylist() == [[1, 2]] * 3
+
+
 def test_a_headerless_tsv_is_csv_with_two_options(tmp_path: Path) -> None:
     path = tmp_path / "day_0.tsv"
     path.write_text("1\t5\tab,c\n0\t\t68fd1e64\n")

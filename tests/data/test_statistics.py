@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import BadInput, GenctrError
+from data.ids import VocabIds
 from data.schema import Schema
 from data.seal import sealed
-from data.statistics import Statistics, fit, id_columns, id_kinds
+from data.statistics import Statistics, fit, id_columns, id_kinds, unsigned_tables
 
 
 def schema(*fields: dict[str, Any]) -> Schema:
@@ -295,3 +296,22 @@ def test_columns_of_strings_are_those_whose_tables_began_with_strings() -> None:
     known = Statistics(vocabularies={"word": pa.array(["0a"]), "count": pa.array([1])}, kinds={"empty": None})
 
     assert known.string_columns(schema) == {"c_word"}
+
+
+def test_ids_without_a_sign_leave_as_the_log_has_them(tmp_path: Path) -> None:
+    big = 2**63 + 5
+    fields = [
+        {"name": "u", "kind": "id"},
+        {"name": "h", "kind": "sequence", "table": "u", "length": 2},
+        {"name": "i", "kind": "id"},
+    ]
+    schema = Schema.model_validate({"name": "log", "label": {"column": "y"}, "fields": fields})
+    unsigned = unsigned_tables(schema, pa.schema({"u": pa.int64(), "h": pa.list_(pa.uint64()), "i": pa.int64()}))
+    Statistics(unsigned=unsigned).save(str(tmp_path))
+    known = Statistics.load(str(tmp_path))
+    stored = pa.array([big - 2**64, None, 7], pa.int64())
+
+    assert known.unsigned == {"u"}
+    assert known.as_logged("u", stored).to_pylist() == [big, None, 7]
+    assert known.as_logged("i", stored) is stored
+    assert VocabIds(values=known.as_logged("u", stored.drop_null()))(pa.array([big], pa.uint64())).tolist() == [2]

@@ -3,6 +3,7 @@
 Run: pytest tests/data/test_yaml_document.py
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -289,3 +290,24 @@ def test_a_mistake_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> N
     path = written(tmp_path, "title: x\npaper:\n  color: white\n")
 
     assert refusal(path, "paper.scale=2").startswith(f"{path}, line 3: paper.color: unknown key")
+
+
+NINE_TIMES = (f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghij"))
+BOMB = "a: &a [x, x]\n" + "".join(NINE_TIMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BOMB, "aliases"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "nested too deeply"),
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        ("a: &a [*a]", "aliases"),
+    ],
+    ids=["bomb", "deep", "deep and not closed", "of itself"],
+)
+def test_a_document_that_grows_without_end_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+
+    with pytest.raises(BadDocument, match=told):
+        read_document(str(tmp_path / "x.yaml"), Section)

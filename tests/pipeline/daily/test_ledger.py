@@ -194,4 +194,11 @@ def test_names_of_days() -> None:
     assert next_date("2028-02-28") == "2028-02-29"
     assert next_date("9999-12-31") is None, "the calendar ends there"
     assert next_date("train") is None
-    assert next_date("20261130") is None, "it sorts elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("day", "after"),
+    [("2026-11-30", "2026-12-01"), ("20261130", "20261201"), ("20261301", None), ("week 1", None), ("9999-12-31", None)],
+)
+def test_the_day_after_is_named_as_the_day(day: str, after: str | None) -> None:
+    assert next_date(day) == after

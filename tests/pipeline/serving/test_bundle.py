@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -391,3 +392,24 @@ def test_a_missing_column_is_told(bundle: Path, config: Path, tmp_path: Path) ->
 def test_tables_are_cut_into_pieces_of_bounded_size() -> None:
     assert list(pieces(10, 4, numbers=12)) == [(0, 3), (3, 6), (6, 9), (9, 10)]
     assert list(pieces(0, 4)) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reader": {}}, {"reader": []}, {"targets": []}, {"targets": [1]}, {"links": [1]}, {"files": [1]}, {"tables": []}],
+    ids=str,
+)
+def test_a_manifest_of_other_shapes_is_refused(copy: Path, tmp_path: Path, change: dict, config: Path) -> None:
+    name_in_manifest(lambda manifest: manifest.update(change))(copy)
+    pq.write_table(some_rows(config), tmp_path / "rows.parquet")
+    done = genctr("score", copy, "--data", tmp_path / "rows.parquet", "--out", tmp_path / "scores")
+
+    assert (done.code, "manifest" in done.err) == (2, True)
+
+
+def test_a_pipe_in_a_bundle_is_not_waited_for(copy: Path) -> None:
+    (copy / "sample.parquet").unlink()
+    os.mkfifo(copy / "sample.parquet")
+
+    with pytest.raises(BundleError, match="pipe"):
+        Bundle(str(copy)).verify()

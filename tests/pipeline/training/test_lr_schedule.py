@@ -2,15 +2,18 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from data.cursor import Cursor
 from pipeline.builders.job import Job
 from pipeline.config.train import ScheduleConfig
 from pipeline.training.loop import TrainState
-from pipeline.training.lr_schedule import Schedule, factor
+from pipeline.training.lr_schedule import Schedule, _buffers, factor
 from tests.tiny import DAYS, built, write_log
 
 WARM = "train.schedule={warmup_steps: 4, decay: linear, decay_steps: 10, min_factor: 0.2}"
@@ -104,3 +107,30 @@ def test_the_inverse_square_root_falls_for_ever_and_not_below_the_floor() -> Non
     assert factor(config, 10) == 1.0
     assert factor(config, 310) == pytest.approx(0.5)
     assert factor(config, 10**9) == 0.1
+
+
+@pytest.mark.parametrize(("freeze", "moves"), [(("network",), False), (("tables",), True)])
+def test_the_running_statistics_of_a_frozen_network_stay(freeze: tuple[str, ...], moves: bool) -> None:
+    network: Any = nn.Sequential(nn.BatchNorm1d(2))
+    dense = torch.optim.SGD(network.parameters())
+    tables: Any = SimpleNamespace(model=network, set_lr=lambda scale: None)
+    schedule = Schedule(ScheduleConfig(), sharded=tables, dense=dense, dense_lr=0.01, seed=7, rank=0, freeze=freeze)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    nothing: Any = None
+
+    schedule.on_step_begin(TrainState(0, 0, START))
+    network(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    schedule.on_step_end(TrainState(1, 2, START), nothing)
+
+    assert {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])} == (
+        {"0.running_mean", "0.running_var", "0.num_batches_tracked"} if moves else set()
+    )
+
+
+def test_the_state_of_tables_is_not_taken_back_with_the_network_frozen(config: Path, tmp_path: Path) -> None:
+    with built(config, tmp_path / "run", "model.encoder={kind: sfg, batch_norm: true}", "tables.optimizer=lazy_adam") as job:
+        names = {id(value): name for name, value in job.sharded.model.named_buffers()}
+
+        kept = {names[id(own)].rpartition(".")[2] for own in _buffers(job.sharded.model)}
+
+    assert kept == {"running_mean", "running_var", "num_batches_tracked"}
