@@ -13,4 +13,5 @@ ranks.py       Start a command once per rank on this machine: `python -m launch.
 schedules.py   What repeats the daily job: a crontab, systemd units, a Kubernetes CronJob, a Slurm script, an Airflow DAG.
 status.py      The table of `genctr status`: a line per day, from the ledger; times from the log.
 tables.py      Tables on standard output: as wide as the terminal, or wide enough for a file.
+terminal.py    Standard streams to which only visible text is written.
 """  # noqa: E501

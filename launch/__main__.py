@@ -14,7 +14,7 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     from launch import cli
-    from launch.tables import show_only_the_visible
+    from launch.terminal import show_only_the_visible
 
     show_only_the_visible()
     return cli.main()

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from data.errors import UNSEEN, BadInput
-from launch.tables import Visible, table
+from launch.tables import table
+from launch.terminal import Visible
 from pipeline.run_folder.progress import Progress
 
 HOSTILE = {
