@@ -35,7 +35,7 @@ def _line(
     serving = " (serves)" if judged and judged["bundle"] == history.serving else ""
     return [
         own.name,
-        own.state,
+        "rolled back" if own.bundle in history.withdrawn else own.state,
         f"{trained['rows']:,}" if trained else "",
         *(_number(scores.get(metric)) for metric in names),
         ", ".join(failed) or (own.skipped or ""),
@@ -50,9 +50,10 @@ def _show_gates(own: DayRecord) -> None:
     print(f"{own.name}: {own.state}")
     for answer in own.judged["answers"]:
         limits = " … ".join("" if answer[side] is None else f"{answer[side]:g}" for side in ("low", "high"))
+        word = "-" if answer["ok"] and answer["number"] is None else "yes" if answer["ok"] else "NO"
         missing = "not asked" if answer["ok"] else "no number"
         number = missing if answer["number"] is None else f"{answer['number']:.6g}"
-        print(f"  {'yes' if answer['ok'] else 'NO ':3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}")
+        print(f"  {word:3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}")
 
 
 def _number(value: float | None) -> str:

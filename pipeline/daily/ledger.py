@@ -166,6 +166,7 @@ class Ledger:
         self._path = f"{folder}/{FILE}"
         self.fixed: str | None = None
         self._fix = fix
+        self._entries: list[dict[str, Any]] = []
         self._lines = self._read()
 
     @property
@@ -175,8 +176,8 @@ class Ledger:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """All entries, in order."""
-        return [unsealed(line.encode()) for line in self._lines]
+        """All entries, in order; each is read once, and is not to be changed."""
+        return list(self._entries)
 
     def history(self) -> History:
         """The entries, folded."""
@@ -215,6 +216,7 @@ class Ledger:
             )
         entry = {"n": len(self._lines), "prev": _hash(self._lines), "event": event, **values}
         self._lines.append(sealed(finite(entry), sort_keys=True, allow_nan=False) + "\n")
+        self._entries.append(unsealed(self._lines[-1].encode()))
         PATHS.mkdirs(self._path.rpartition("/")[0] + "/")
         write_whole(self._path, "".join(self._lines))
 
@@ -251,7 +253,7 @@ class Ledger:
         lines = re.findall(r"[^\n]*\n|[^\n]+", self._text())  # splitlines would also split at what damage may make of a byte
         good: list[str] = []
         for number, line in enumerate(lines):
-            wrong = _damage(line, number, good)
+            entry, wrong = _verified(line, number, good)
             if wrong and number == len(lines) - 1:
                 self.fixed = f"the last line of {self._path} is damaged ({wrong})"
                 if self._fix:
@@ -261,6 +263,7 @@ class Ledger:
                 raise LedgerError(f"{self._path}, line {number + 1}: {wrong}\n  next: bring the file back from a copy")
             else:
                 good.append(line)
+                self._entries.append(entry)
         return good
 
 
@@ -351,20 +354,20 @@ def _disagreement(before: History, now: History, saved: Mapping[str, Any]) -> st
     return ""
 
 
-def _damage(line: str, number: int, before: Sequence[str]) -> str:
-    """What is wrong with a line after those before it, or nothing."""
+def _verified(line: str, number: int, before: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """A line after those before it as an entry, and what is wrong with it, or nothing."""
     try:
         entry = unsealed(line.encode())
         whole = line.endswith("}\n")
     except ValueError:
-        whole = False
+        entry, whole = {}, False
     if not whole:
-        return "it is cut short or altered"
+        return entry, "it is cut short or altered"
     if before and is_sealed(before[-1].encode()) and not is_sealed(line.encode()):
-        return "it has lost its SHA-256"
+        return entry, "it has lost its SHA-256"
     if entry.get("n") != number or entry.get("prev") != _hash(before):
-        return "it does not follow from the line before: lines are missing or altered"
-    return ""
+        return entry, "it does not follow from the line before: lines are missing or altered"
+    return entry, ""
 
 
 def _hash(lines: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
-from pipeline.daily.ledger import Ledger
+from launch.status import show
+from pipeline.daily.ledger import DayRecord, History, Ledger
 from tests.tiny import SCHEMA, genctr, write_log
 
 
@@ -27,3 +29,21 @@ def test_the_scores_of_a_day_are_those_of_the_target_that_gates_look_at(tmp_path
     assert done.code == 0, done.err
     assert "0.7111" in done.out
     assert "0.8222" not in done.out
+
+
+def test_a_gate_that_was_not_asked_says_neither_yes_nor_no(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"gate": "rows", "ok": True, "number": 1.0, "low": 0.5, "high": None, "note": ""}
+    answers = [asked, {**asked, "gate": "auc", "number": None}, {**asked, "gate": "gauc", "ok": False, "number": None}]
+    judged = {"answers": answers, "publish": False, "bundle": "b"}
+    show(History({"d": DayRecord("d", judged=judged)}), [], gates=True)
+
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert lines == [["yes", "rows"], ["-", "auc"], ["NO", "gauc"]]
+
+
+def test_a_day_that_was_rolled_back_is_not_shown_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    days = {name: DayRecord(name, bundle=f"b-{name}") for name in ("one", "two")}
+    show(History(days, served=["b-one", "b-two", "b-one"], withdrawn={"b-two"}), [], gates=False)
+
+    one, two = (line for line in capsys.readouterr().out.splitlines() if "one" in line or "two" in line)
+    assert ("published" in one, "rolled back" in two) == (True, True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from data.seal import unsealed
 from pipeline.daily.ledger import Ledger, LedgerError, base_of, fold, next_date
 
 
@@ -202,3 +203,17 @@ def test_names_of_days() -> None:
 )
 def test_the_day_after_is_named_as_the_day(day: str, after: str | None) -> None:
     assert next_date(day) == after
+
+
+def test_an_entry_is_parsed_once_however_often_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Ledger(str(tmp_path))
+    for day in range(3):
+        first.append("skipped", {"day": f"2026-11-0{day + 1}", "why": "it never came"})
+    parsed: list[bytes] = []
+    monkeypatch.setattr("pipeline.daily.ledger.unsealed", lambda line: parsed.append(line) or unsealed(line))
+    ledger = Ledger(str(tmp_path))
+    for _ in range(5):
+        assert [entry["day"] for entry in ledger.entries] == list(ledger.history().days)
+
+    assert len(parsed) == 3
+    assert ledger.entries == first.entries
