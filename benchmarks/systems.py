@@ -169,10 +169,10 @@ CHOSEN = dict.fromkeys(RELEASED, 1.0)
 
 
 def sfg(decoder: str, gamma: float, activation: str = "relu") -> tuple[str, ...]:
-    """A decoder with SFG as it was released: generated anew in every layer, and the raw vectors added."""
-    both, anew = RELEASED[decoder]
+    """A decoder with SFG as it was released: generated again in every layer, and the raw vectors added."""
+    both, own = RELEASED[decoder]
     encoder = f"{{kind: sfg, residual: true, activation: {activation}, gamma: {gamma}}}"
-    return f"model.decoder={decoder}", f"model.decoder_options={{{both}{anew}}}", f"model.encoder={encoder}"
+    return f"model.decoder={decoder}", f"model.decoder_options={{{both}{own}}}", f"model.encoder={encoder}"
 
 
 def released() -> dict[str, tuple[str, ...]]:

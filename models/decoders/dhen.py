@@ -162,7 +162,7 @@ class DHEN(Decoder):
     left side is generated; with the identity encoder, and in the layers above, it is what the layer reads.
 
     Args:
-        make_interaction: makes the modules; the project's own, unless it is told of others.
+        make_interaction: makes the modules; the project's own by default.
         layers: for every layer the names of its modules; a module with options is {name: options}.
         stack: ensemble, norm, shortcut.
 

@@ -139,7 +139,7 @@ class ContrastConfig(Section):
     """Whether candidates are corrected by how often they are candidates: all lowers each by ln of its share of the pairs."""
 
     symmetric: bool = False
-    """Whether a pair's user is told from other users too."""
+    """Whether a pair's user is classified against other users too."""
 
     project: Literal["none", "linear"] = "none"
     """What stands between the tables and the cosine; the tables alone are handed on."""

@@ -102,7 +102,7 @@ def test_a_kill_at_every_kind_of_write_leaves_the_same_bits(
 
 
 RANDOM_KILLS = 200
-"""A second of CPU each. `benchmarks/kills.py` kills the ranks of a launcher, as often as it is told."""
+"""A second of CPU each. `benchmarks/kills.py` kills the ranks of a launcher, as often as asked."""
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_kills_while_ids_come_and_go_leave_the_same_bits(
     for lines in kills:
         kill_after_lines(start(managed, out, 1), out, lines)
     finish(start(managed, out, 1))
-    assert events(out, "resumed"), "a kill may come when the work is done, but not every one"
+    assert len(events(out, "resumed")) >= min(len(kills), 3)
     assert_every_row_once(managed, out)
     assert_same_bits(unbroken, out)
     assert events(out, "trained")[-1]["ids"] == events(unbroken, "trained")[-1]["ids"]

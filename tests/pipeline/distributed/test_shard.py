@@ -455,8 +455,8 @@ def read_row(sharded: Sharded) -> float:
 
 
 def first_moves(rank: int, optimizer: str, precision: str) -> tuple[list[float], float]:
-    """How far the first look-up moves a row, by gradients of .002 and of 2, with a sum of 1 to begin with; and what is told
-    of moved rows."""
+    """How far the first look-up moves a row, by gradients of .002 and of 2, with a sum of 1 to begin with; and the
+    share of moved rows."""
     found = []
     for gradient in (0.002, 2.0):
         sharded = events_only(optimizer=optimizer, precision=precision, lr=0.5, initial_accumulator=1.0, eps=1e-12)
