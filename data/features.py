@@ -63,7 +63,6 @@ class Features:
         maps: for every field with ids the id map of its table.
         kinds, roles: of every field, what it is and whom it describes.
         payloads: for every sequence whose events carry more than ids, what they carry.
-        events_of: for every sequence of further ids of another one's events, that one.
 
     Raises:
         GenctrError: the schema needs statistics that are not there.
@@ -101,8 +100,6 @@ class Features:
         self.kinds = MappingProxyType({field.name: field.kind for field in schema.fields})
         self.roles = MappingProxyType({field.name: schema.role(field) for field in schema.fields})
         self.payloads = MappingProxyType(_payloads(schema))
-        further = [field for field in lists if isinstance(field, SequenceField) and field.events_of is not None]
-        self.events_of = MappingProxyType({field.name: field.events_of for field in further})
         with_ids = [field for field in schema.fields if isinstance(field, AnyIds)]
         tables = {field.name: self._map(field) for field in with_ids if field.table is None}
         self.maps = {field.name: tables[schema.owner(field).name] for field in with_ids}
