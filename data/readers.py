@@ -253,24 +253,24 @@ class CsvReader:
         self, path: str, *, types: Mapping[str, pa.DataType] = NOTHING, columns: Sequence[str] = ()
     ) -> Iterator[pyarrow.csv.CSVStreamingReader]:
         files, inner = filesystem(path)
-        with (
-            files.open_input_stream(inner) as source,
-            pyarrow.csv.open_csv(
-                source,
-                # One thread: Arrow then says in which row a mistake is.
-                read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names),
-                parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=self._delimiter,
-                    quote_char=self._quote or False,
-                    # Without a quote there is none; with one, also where none is expected: a line that a quote joins to others
-                    # is then found by its number of lines, wherever a block ends.
-                    newlines_in_values=self._quote is not None,
-                ),
-                convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=types, include_columns=columns, null_values=self._nulls, strings_can_be_null=True
-                ),
-            ) as batches,
-        ):
+        with pyarrow.csv.open_csv(
+            # Never closed here: Arrow reads ahead in a thread of its own. Were the file closed under that thread, its
+            # descriptor could be the next file's by then, and the thread would take bytes from that file's reader, silently.
+            # Arrow lets go of the stream when the reader and the thread are done.
+            files.open_input_stream(inner),
+            # One thread: Arrow then says in which row a mistake is.
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, column_names=self._names),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=self._delimiter,
+                quote_char=self._quote or False,
+                # Without a quote there is none; with one, also where none is expected: a line that a quote joins to others
+                # is then found by its number of lines, wherever a block ends.
+                newlines_in_values=self._quote is not None,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=types, include_columns=columns, null_values=self._nulls, strings_can_be_null=True
+            ),
+        ) as batches:
             yield batches
 
 

@@ -4,6 +4,9 @@ Run: pytest tests/data/test_readers.py
 """
 
 import gzip
+import io
+import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +89,37 @@ def test_a_file_that_is_gone_is_no_bad_file(tmp_path: Path, format_name: str) ->
         with pytest.raises(GenctrError, match=r"cannot read .*gone") as caught:
             ask(str(tmp_path / "gone"))
         assert not isinstance(caught.value, BadInput)
+
+
+def test_a_csv_file_is_not_closed_while_arrow_still_reads_ahead(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor would be the next file's, and that file would begin in the middle: rows lost, or a header not found."""
+    ahead, closed_while_read = threading.Event(), list[bool]()
+
+    class Slow(io.BytesIO):
+        reading = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reading += 1
+            if self.tell() > 1 << 20:  # the third block: the first batch is parsed when the second is there
+                ahead.set()
+                time.sleep(0.3)
+            piece = super().read(size)
+            self.reading -= 1
+            return piece
+
+        def close(self) -> None:
+            closed_while_read.append(self.reading > 0)
+            super().close()
+
+    class SlowStore:
+        def open_input_stream(self, path: str) -> pa.NativeFile:
+            return pa.PythonFile(Slow(Path(path).read_bytes()), mode="r")
+
+    monkeypatch.setattr("data.readers.filesystem", lambda path: (SlowStore(), path))
+    CsvReader(types={"id": "int64", "name": "string"}).schema(files["csv"])
+
+    assert ahead.wait(10)
+    assert True not in closed_while_read
 
 
 @pytest.mark.parametrize("cut_to", [0, 3, 1000, -1])
