@@ -6,6 +6,8 @@
     python benchmarks/systems.py contrast-ml --seeds 3    the same on a tenth of MovieLens-1M, pre-trained on the other pairs
     python benchmarks/systems.py histories --seeds 3      sequence encoders, KuaiRand with histories, is_click
     python benchmarks/systems.py denoiser --seeds 3       width and read-out of a denoiser, KuaiRand's validation day
+    python benchmarks/systems.py steps --seeds 3          smaller batches and more passes for it, on that day
+    python benchmarks/systems.py hand-over --seeds 1      what of a pre-training it takes over, at which rate, on that day
     python benchmarks/systems.py sfg-gamma --seeds 1      the scale of what SFG generates, on KuaiRand's validation day
     python benchmarks/systems.py sfg --seeds 5            SFG in its released form with the scale chosen there, and its control
     python benchmarks/systems.py accumulator --seeds 3    what row-wise Adagrad begins with, KuaiRand's validation day
@@ -197,6 +199,30 @@ DENOISERS = {
     for hidden in (32, 64, 128)
     for name, readout in (("", "[]"), (" read out", "[128, 64]"))
 }
+SMALL = DENOISERS["denoiser 32"][:-1]
+STEPS = {
+    "denoiser": DENOISERS["denoiser 32"],
+    "batches of 128": (*DENOISERS["denoiser 32"], "train.global_batch_rows=128"),
+    **{f"{passes} passes": (*DENOISERS["denoiser 32"], f"train.epochs={passes}") for passes in (2, 4)},
+}
+
+
+def handed_over(parts: str, *, lr: float = 0.05, label_weight: float = 1.0) -> tuple[str, ...]:
+    """The small denoiser, pre-trained for two passes, ranks with parts of what that learnt and its own rate for rows."""
+    first = f"{PRETRAIN}, model: {{label_weight: {label_weight}}}}}"
+    start = "init: {kind: normal, scale: 0.05}"
+    rank = f"{{name: rank, load: {{stage: pretrain, parts: {parts}}}, tables: {{lr: {lr}, {start}}}}}"
+    alone = f"{{name: rank, tables: {{lr: {lr}, {start}}}}}"
+    return *SMALL, f"stages=[{alone}]" if parts == "none" else f"stages=[{first}, {rank}]"
+
+
+HANDED_OVER = {
+    **{parts: handed_over(parts) for parts in ("none", "tables", "network", "all")},
+    **{f"{parts}, rows at .005": handed_over(parts, lr=0.005) for parts in ("none", "all")},
+    **{f"all, labels x {weight}": handed_over("all", label_weight=weight) for weight in (10, 70)},
+}
+"""Of the 73 nats of a row's fields in pre-training two labels are 1.1: times 10 they are a seventh of all, times 70 half."""
+
 VALIDATION = KUAIRAND | {"test": "2022-05-07"}
 STUDIES = {
     "histories": Study(
@@ -225,6 +251,8 @@ STUDIES = {
     ),
     "sfg": Study(**KUAIRAND, arms=released(), bases={f"{own} {kind}": own for own in RELEASED for kind in ("sfg", "linear")}),
     "denoiser": Study(**VALIDATION, arms={"plain": ()} | DENOISERS),
+    "steps": Study(**VALIDATION, arms=STEPS, bases=dict.fromkeys(STEPS, "denoiser")),
+    "hand-over": Study(**VALIDATION, arms=HANDED_OVER, bases=dict.fromkeys(HANDED_OVER, "none")),
     "accumulator": Study(
         **VALIDATION,
         arms={
