@@ -233,6 +233,7 @@ STUDIES = {
             "mean": ("model.sequences={history: {encoder: mean}, history_author: {encoder: mean}}",),
             "attention": history("target_attention"),
             "din": history("din"),
+            "dien": history("dien"),
             "bst": history("bst"),
             "transact": history("transact", "{actions: 8}"),
             "hstu": history("hstu", "{actions: 8}"),

@@ -104,6 +104,7 @@ SEQUENCE_ENCODERS: "References[type[SequenceEncoder]]" = References(
         "sum": "models.sequences.pooling:Sum",
         "target_attention": "models.sequences.pooling:TargetAttention",
         "din": "models.sequences.din:DIN",
+        "dien": "models.sequences.dien:DIEN",
         "bst": "models.sequences.bst:BST",
         "transact": "models.sequences.transact:TransAct",
         "hstu": "models.sequences.hstu:HSTUEncoder",

@@ -12,6 +12,7 @@ from models.inputs import Payload
 from models.registries import SEQUENCE_ENCODERS
 from models.sequences import SequenceEncoder
 from models.sequences.base import Actions, newest, occupied
+from models.sequences.dien import Gates
 from models.sequences.next_action import NextAction
 from models.sequences.pooling import attend
 from models.sequences.time_aware import Clock, TimeAware, TimeLSTM, _log_minutes
@@ -21,7 +22,7 @@ D, L = 8, 6
 LENGTHS = [3, 0, 6, 1]
 NOON = 1_700_000_000.0 // 86_400 * 86_400 + 43_200
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"transact": {"actions": 3}, "hstu": {"actions": 3}}
-SORTED = {"bst", "transact", "hstu", "time_aware"}
+SORTED = {"dien", "bst", "transact", "hstu", "time_aware"}
 """Those for which the order of the events matters."""
 
 
@@ -235,6 +236,26 @@ def test_only_the_last_ten_events_are_of_the_short_interest() -> None:
     torch.testing.assert_close(encode(query, changed, payload, time_B), encode(query, events, payload, time_B))
     changed.values[2] += 1
     assert not torch.allclose(encode(query, changed, payload, time_B), encode(query, events, payload, time_B))
+
+
+# --- DIEN ---
+
+
+def test_gates_are_a_gru_whose_updates_are_multiplied() -> None:
+    torch.manual_seed(3)
+    gates, gru, events_BLD = Gates(D), torch.nn.GRU(D, D, batch_first=True), torch.randn(4, L, D)
+    there_BL = torch.ones(4, L, dtype=torch.bool)
+    with torch.no_grad():
+        for own, theirs in ((gates.read, gru.weight_ih_l0), (gates.state, gru.weight_hh_l0)):
+            r, z, new = theirs.chunk(3)  # torch's order, and its z keeps where ours moves
+            own.weight.copy_(torch.cat([-z, r, new]))
+        gates.read.bias.zero_()
+        gru.bias_ih_l0.zero_()
+        gru.bias_hh_l0.zero_()
+    torch.testing.assert_close(gates(events_BLD, there_BL), gru(events_BLD)[0])
+
+    held_BLD = gates(events_BLD, there_BL, torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0]).expand(4, L))
+    torch.testing.assert_close(held_BLD[:, -1], gru(events_BLD[:, [0, 3]])[0][:, -1])
 
 
 def test_no_part_at_all_is_refused() -> None:
