@@ -9,6 +9,7 @@
     python benchmarks/frappe.py pace               the decoders without a network by learning rate and decay, one seed
     python benchmarks/frappe.py paced              the same with those that were best on the validation rows, five seeds
     python benchmarks/frappe.py arms               encoders, sources and targets on dcnv2
+    python benchmarks/frappe.py accumulator        dcnv2 with row-wise Adagrad, by what its sums begin with
     python benchmarks/frappe.py twin               TF4CTR: selection by fusion, the best published setting first
 
 A grid goes on where it was stopped; `--seeds` and `--jobs` say how much of it to run.
@@ -175,7 +176,8 @@ BEST_TWIN, PUBLISHED_TWIN = "twin ser wsf", (0.9872, 0.1475)
 PLACE = (f"data.root={DATA / 'frappe'}", "data.layout='{day}.parquet'", "checkpoint.asynchronous=false")
 
 
-GRIDS = ("published", "decoders", "gamma", "sfg", "start", "fwfm", "pace", "paced", "arms", "twin")
+ADAGRAD = ("tables.optimizer=rowwise_adagrad", "tables.lr=0.05", "tables.weight_decay=0")
+GRIDS = ("published", "decoders", "gamma", "sfg", "start", "fwfm", "pace", "paced", "arms", "accumulator", "twin")
 ENCODER = {"plain": "{kind: none}", "sfg": "{kind: sfg}"}
 
 
@@ -258,6 +260,12 @@ def grid_of(name: str, seeds: int, lines: Sequence[dict], decoders: Sequence[str
     if name == "arms":
         known = [of("dcnv2", paradigm, seed) for seed in range(seeds) for paradigm in ("plain", "sfg")]
         return known + [of("dcnv2", "sfg", seed, f"dcnv2 {arm}", *more) for seed in range(seeds) for arm, more in ARMS.items()]
+    if name == "accumulator":
+        return [
+            of("dcnv2", "plain", seed, f"dcnv2 begins with {begin}", *ADAGRAD, f"tables.initial_accumulator={begin}")
+            for seed in range(seeds)
+            for begin in ("0", "1e-6", "1e-4")
+        ]
     twins = [
         Cell(
             f"twin {ssem} {dfm}",

@@ -259,7 +259,11 @@ STUDIES = {
         arms={
             "plain": (),
             **{f"begins with {begin}": (f"tables.initial_accumulator={begin}",) for begin in ("1e-6", "1e-4", "1e-2")},
+            "pre-trained": (DENOISED,),
+            "pre-trained, with 1e-6": (DENOISED, "tables.initial_accumulator=1e-6"),
+            "pre-trained, with 1e-4": (DENOISED, "tables.initial_accumulator=1e-4"),
         },
+        bases={f"pre-trained, with {begin}": "pre-trained" for begin in ("1e-6", "1e-4")},
     ),
     "apg": Study(
         **KUAIRAND,
