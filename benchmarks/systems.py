@@ -4,6 +4,7 @@
     python benchmarks/systems.py dhen --seeds 3           stacks of modules, KuaiRand's is_click
     python benchmarks/systems.py contrast --seeds 3       contrastive pre-training, KuaiRand's is_click
     python benchmarks/systems.py contrast-ml --seeds 3    the same on a tenth of MovieLens-1M, pre-trained on the other pairs
+    python benchmarks/systems.py pre-trained --seeds 3    tables that a denoiser learnt, KuaiRand's long_view
     python benchmarks/systems.py histories --seeds 3      sequence encoders, KuaiRand with histories, is_click
     python benchmarks/systems.py denoiser --seeds 3       width and read-out of a denoiser, KuaiRand's validation day
     python benchmarks/systems.py steps --seeds 3          smaller batches and more passes for it, on that day
@@ -49,6 +50,9 @@ DENOISED = (
     "{name: rank, load: {stage: pretrain, parts: tables, rescale: 0.05}}]"
 )
 
+NORMAL = ("tables.init={kind: normal, scale: 0.05}",)
+"""What pre-trained tables begin with, without pre-training."""
+
 
 def apg(condition: str) -> tuple[str, ...]:
     """DCN V2 whose network has generated weights."""
@@ -72,8 +76,7 @@ def contrast(item: str, passes: int, days: str = "") -> tuple[str, ...]:
 def contrast_arms(item: str, days: str = "") -> dict[str, tuple[str, ...]]:
     """One pass, five of them, and one pass after a pre-training of so many."""
     passes = {f"pairs x {count}": contrast(item, count, days) for count in (1, 5, 10)}
-    control = {"plain, normal start": ("tables.init={kind: normal, scale: 0.05}",)}  # what pre-trained tables begin with
-    return {"plain": (), **control, "five passes": ("train.epochs=5",), **passes, "denoised": (DENOISED,)}
+    return {"plain": (), "plain, normal start": NORMAL, "five passes": ("train.epochs=5",), **passes, "denoised": (DENOISED,)}
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,9 @@ STUDIES = {
         },
     ),
     "dhen": Study(**KUAIRAND, arms={"plain": (), "dhen": dhen("[[mlp, transformer], [mlp, masknet]]"), **STACKS}),
+    "pre-trained": Study(
+        **KUAIRAND | {"label": "long_view"}, arms={"plain": (), "plain, normal start": NORMAL, "denoised": (DENOISED,)}
+    ),
     "contrast": Study(**KUAIRAND, arms=contrast_arms("video_id")),
     "contrast-ml": Study(
         "benchmarks/configs/ml1m.yaml",
