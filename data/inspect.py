@@ -1,5 +1,6 @@
 """What is in a log: its days, its columns, how many values they have, and a schema to start from."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -13,12 +14,14 @@ import pyarrow.fs
 from numpy.typing import NDArray
 
 from data.arrays import is_list, is_text
+from data.column_facts import ColumnFacts
 from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
 from data.ids import fingerprints, mix
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
-from data.readers import CsvReader, ParquetReader, Reader
-from data.schema_suggestion import ColumnFacts, Guess, guess_columns, schema_text
+from data.reader_suggestion import suggest_reader
+from data.readers import Reader
+from data.schema_suggestion import Guess, guess_columns, schema_text
 
 SAMPLE_ROWS = 2_000_000
 SKETCH = 65_536
@@ -61,6 +64,7 @@ class Report:
         path: what was inspected.
         layout: how the days lie below `path`, as run.yaml says it; "" for a single day or file.
         format: parquet, csv or tsv.
+        reading: what run.yaml has to say in `data` so that the files are read as they were read here.
         days: all days.
         rows, rows_read: [rows] in all, and how many of them the columns' facts rest on.
         sample: how those were chosen.
@@ -71,6 +75,7 @@ class Report:
     path: str
     layout: str
     format: str
+    reading: dict[str, Any]
     days: tuple[DayState, ...]
     rows: int
     rows_read: int
@@ -86,12 +91,13 @@ class Report:
     def schema_yaml(self) -> str:
         """A schema to start from: valid, and every line says why it is there."""
         name = self.path.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
-        return schema_text(name, self.columns, f"{self._size()}; {self.sample}")
+        return schema_text(name, self.columns, f"{self._size()}; {self.sample}", self._reading())
 
     def text(self) -> str:
         """For a terminal."""
         head = f"{self.path}: {self.format}, {self._size()}; {self.sample}"
         layout = [f"layout: {self.layout}"] if self.layout else []
+        layout += [f"read with {self._reading()} in run.yaml"] if self.reading else []
         days = [
             [day.name, f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
             for day in self.days[:DAYS_SHOWN]
@@ -108,6 +114,9 @@ class Report:
             ]
         )
 
+    def _reading(self) -> str:
+        return f"data: {json.dumps(self.reading, ensure_ascii=False)}" if self.reading else ""  # JSON is YAML too
+
     def _size(self) -> str:
         days = f"{len(self.days)} days" if len(self.days) > 1 else "1 day"
         return f"{days}, {self.rows:,} rows"
@@ -119,6 +128,7 @@ class Report:
             "path": self.path,
             "layout": self.layout,
             "format": self.format,
+            "reading": self.reading,
             "days": [asdict(day) for day in self.days],
             "rows": self.rows,
             "rows_read": self.rows_read,
@@ -153,6 +163,7 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         path=path,
         layout=layout,
         format=" and ".join(sorted({_format(file) for file in log.schemas})),
+        reading=next(iter(log.reading.values()), {}),
         days=tuple(log.days),
         rows=total,
         rows_read=rows_read,
@@ -171,21 +182,24 @@ class _Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class _Log:
-    """What can be read: the days, their units with rows, and the columns of every file."""
+    """What can be read: the days, their units with rows, the columns of every file, and by format what run.yaml has to say."""
 
     days: list[DayState] = field(default_factory=list)
     units: list[_Unit] = field(default_factory=list)
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
+    reading: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _open(found: Mapping[str, tuple[list[str], bool | None]], problems: list[str]) -> _Log:
     """Read what all files say of themselves; those that cannot be read, and columns that are there twice, become problems."""
-    readers: dict[str, Reader] = {"parquet": ParquetReader(), "csv": CsvReader(), "tsv": CsvReader(delimiter="\t")}
+    readers: dict[str, Reader] = {}
     log = _Log()
     for day, (files, success) in found.items():
         rows = 0
         for file in files:
-            reader = readers[_format(file)]
+            if (form := _format(file)) not in readers:
+                readers[form], log.reading[form] = suggest_reader(form, file)
+            reader = readers[form]
             try:
                 schema, counts = reader.schema(file), reader.units(file)
             except GenctrError as error:
@@ -366,6 +380,7 @@ class _Tally:
         self._low: Any = None
         self._high: Any = None
         self._sum = 0.0
+        self._words = 0
         self._whole = True
         self._sketch = DistinctSketch()
         self._examples: list[str] = []
@@ -405,6 +420,8 @@ class _Tally:
         self._high = ends["max"] if self._high is None else max(self._high, ends["max"])
         if self._family == "number":
             self._sum += pc.sum(values.cast(pa.float64(), safe=False)).as_py()
+        elif self._family == "text":
+            self._words += pc.sum(pc.count_substring(values, " ")).as_py() + len(values)
         self._sketch.add(values)
         if len(self._examples) < 3:
             fresh = [str(value) for value in pc.unique(values.slice(0, 1000)).slice(0, 3).to_pylist()]
@@ -416,6 +433,7 @@ class _Tally:
         return ColumnFacts(
             name=self._name,
             type=kind,
+            rows=self._values,
             null_share=self._nulls / max(self._rows, 1),
             not_finite=self._nans,
             distinct=self._sketch.count,
@@ -424,6 +442,7 @@ class _Tally:
             high=self._high,
             mean=self._sum / max(self._values, 1),
             whole=self._whole,
+            words=self._words / max(self._values, 1),
             lengths=(int(self._shortest), self._elements / max(self._rows - self._nulls, 1), self._longest) if lists else None,
             examples=tuple(self._examples),
             hashes=self._sketch.hashes,
