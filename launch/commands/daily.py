@@ -52,7 +52,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--at",
         default="02:00",
         metavar="HH:MM",
-        help="start, then every half hour; UTC for kubernetes, airflow",
+        help="start, then every half hour (slurm: once): in UTC for kubernetes and airflow, in the time zone of the machine "
+        "that runs it for cron, systemd and slurm; default 02:00",
     )
     schedule.add_argument("--image", default="genctr", help="container image, for kubernetes")
     schedule.add_argument("--cpu", type=int, default=2, help="processors, for kubernetes and slurm")
@@ -188,5 +189,11 @@ def _schedule(arguments: argparse.Namespace) -> int:
     program = os.path.join(os.path.dirname(sys.executable), "genctr")
     gpu = config.train.ranks if config.train.device == "cuda" else 0
     ask = Resources(arguments.cpu, arguments.memory, gpu if arguments.gpu is None else arguments.gpu)
+    if arguments.kind == "kubernetes" and "://" not in config.data.root:
+        print(
+            f"genctr: data.root {config.data.root} is a folder of this machine\n"
+            "  next: mount a volume with the log there, or set data.root to a URI",
+            file=sys.stderr,
+        )
     print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program, ask=ask))
     return 0
