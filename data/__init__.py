@@ -6,6 +6,7 @@ batch.py              Rows to train together, and the cursor to resume from once
 collate.py            Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out.
 column_facts.py       What was counted of a column of an unknown log, and whether it holds times.
 column_names.py       What names of columns say: patterns of names in lower case, with _ between their words.
+column_tally.py       Counting a column of an unknown log batch by batch, in bounded memory.
 cursor.py             Where reading stands: four numbers that mean the same on every rank.
 days.py               Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen.
 errors.py             The errors a user can fix: what is wrong, where, what was expected, what to do next.

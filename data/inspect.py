@@ -1,7 +1,6 @@
 """What is in a log: its days, its columns, how many values they have, and a schema to start from."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -9,24 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
-from numpy.typing import NDArray
 
-from data.arrays import is_list, is_text
 from data.column_facts import ColumnFacts
+from data.column_tally import ColumnTally
 from data.days import SUCCESS
 from data.errors import BadInput, GenctrError
-from data.ids import fingerprints, mix
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
 from data.reader_suggestion import suggest_reader
 from data.readers import Reader
 from data.schema_suggestion import Guess, guess_columns, schema_text
 
 SAMPLE_ROWS = 2_000_000
-SKETCH = 65_536
-"""[hashes] kept per column: distinct counts are exact below, and within about 0.4 % (one standard error) above."""
-
 ENDINGS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "tsv", ".tsv.gz": "tsv"}
 """File formats by the ends of names."""
 
@@ -274,10 +267,10 @@ def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
     return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
 
 
-def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) -> "tuple[int, list[_Tally]]":
+def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) -> tuple[int, list[ColumnTally]]:
     """The rows read of these units, at most `each` of one, and what was counted of every column; what cannot be becomes a
     problem."""
-    columns = {name: _Tally(name) for schema in log.schemas.values() for name in schema.names}
+    columns = {name: ColumnTally(name) for schema in log.schemas.values() for name in schema.names}
     uncounted: dict[str, str] = {}
     rows_read = 0
     for reader, file, unit, _ in units:
@@ -291,7 +284,7 @@ def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) ->
     return rows_read, list(columns.values())
 
 
-def _add(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
+def _add(batch: pa.RecordBatch, columns: dict[str, ColumnTally], uncounted: dict[str, str], file: str) -> None:
     """Add a batch to the tallies; a column that cannot be counted is reported once and left."""
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if name in uncounted:
@@ -320,144 +313,6 @@ def _disagreements(schemas: dict[str, pa.Schema]) -> Iterator[str]:
             yield f"column {name!r} is in {len(holders)} of {len(schemas)} files; not in {without}"
         if len(kinds := {str(kind): file for file, kind in holders.items()}) > 1:
             yield f"column {name!r} changes its type: " + ", ".join(f"{kind} in {file}" for kind, file in kinds.items())
-
-
-# --- what is in a column ---
-
-
-class DistinctSketch:
-    """How many distinct values a stream has, in bounded memory: the `SKETCH` smallest of their hashes.
-
-    With fewer distinct values than that, all are there and the count is exact. Otherwise the k smallest of n uniform hashes
-    end near k / n of their range, so n is about (k - 1) / (the k-th smallest / 2^64).
-
-    Source: Bar-Yossef et al., Counting distinct elements in a data stream, 2002.
-    """
-
-    def __init__(self) -> None:
-        self.hashes: NDArray[np.uint64] = np.zeros(0, np.uint64)
-
-    def add(self, values: pa.Array) -> None:
-        """Count values without nulls: integers, floats, times, booleans or strings."""
-        if is_text(values.type):
-            values = pc.unique(values)
-        elif not pa.types.is_integer(values.type):
-            values = values.cast(pa.float64()).view(pa.int64()) if pa.types.is_floating(values.type) else _as_int64(values)
-        prints = fingerprints(values).view(np.uint64)
-        hashes, scratch = np.empty_like(prints), np.empty_like(prints)
-        mix(prints, np.uint64(0), hashes, scratch)
-        if self.full:
-            hashes = hashes[hashes < self.hashes[-1]]
-        self.hashes = np.unique(np.concatenate([self.hashes, hashes]))[:SKETCH]
-
-    @property
-    def full(self) -> bool:
-        """Were there too many values to count them exactly?"""
-        return len(self.hashes) >= SKETCH
-
-    @property
-    def count(self) -> int:
-        """[values] that are distinct: exact, or an estimate where `full`."""
-        return round((SKETCH - 1) / (float(self.hashes[-1]) / 2.0**64)) if self.full else len(self.hashes)
-
-
-def _as_int64(values: pa.Array) -> pa.Array:
-    kind = values.type
-    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
-        values = values.cast(pa.int32())
-    return values.cast(pa.int64())
-
-
-class _Tally:
-    """Counts one column, batch by batch."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._kind: pa.DataType | None = None
-        self._family = ""
-        self._rows = self._nulls = self._nans = self._values = 0
-        self._shortest, self._longest, self._elements = math.inf, 0, 0
-        self._low: Any = None
-        self._high: Any = None
-        self._sum = 0.0
-        self._words = 0
-        self._whole = True
-        self._sketch = DistinctSketch()
-        self._examples: list[str] = []
-
-    def add(self, array: pa.Array) -> None:
-        if self._kind is None or pa.types.is_null(self._kind):  # a file of nothing but nulls does not say what others hold
-            self._kind = array.type
-        self._rows += len(array)
-        self._nulls += array.null_count
-        if is_list(array.type):
-            lengths = pc.list_value_length(array).drop_null()
-            if len(lengths):
-                self._shortest = min(self._shortest, pc.min(lengths).as_py())
-                self._longest = max(self._longest, pc.max(lengths).as_py())
-                self._elements += pc.sum(lengths).as_py()
-            array = array.flatten()
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        values = array.drop_null()
-        if pa.types.is_floating(values.type):
-            finite = pc.is_finite(values)
-            self._nans += len(values) - pc.sum(finite, min_count=0).as_py()
-            values = values.filter(finite)
-            self._whole = self._whole and pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py()
-        family = _family(values.type)
-        self._family = self._family or family
-        # Files may disagree on the type, which is a problem told elsewhere: then the first ones count.
-        if len(values) and family and family == self._family:
-            self._measure(values)
-
-    def _measure(self, values: pa.Array) -> None:
-        if pa.types.is_timestamp(values.type):
-            values = values.cast(pa.timestamp("us", values.type.tz), safe=False)  # Python has no nanoseconds
-        self._values += len(values)
-        ends = pc.min_max(values).as_py()
-        self._low = ends["min"] if self._low is None else min(self._low, ends["min"])
-        self._high = ends["max"] if self._high is None else max(self._high, ends["max"])
-        if self._family == "number":
-            self._sum += pc.sum(values.cast(pa.float64(), safe=False)).as_py()
-        elif self._family == "text":
-            self._words += pc.sum(pc.count_substring(values, " ")).as_py() + len(values)
-        self._sketch.add(values)
-        if len(self._examples) < 3:
-            fresh = [str(value) for value in pc.unique(values.slice(0, 1000)).slice(0, 3).to_pylist()]
-            self._examples = list(dict.fromkeys(self._examples + fresh))[:3]
-
-    def facts(self) -> ColumnFacts:
-        kind = self._kind if self._kind is not None else pa.null()
-        lists = is_list(kind) and self._longest > 0
-        return ColumnFacts(
-            name=self._name,
-            type=kind,
-            rows=self._values,
-            null_share=self._nulls / max(self._rows, 1),
-            not_finite=self._nans,
-            distinct=self._sketch.count,
-            exact=not self._sketch.full,
-            low=self._low,
-            high=self._high,
-            mean=self._sum / max(self._values, 1),
-            whole=self._whole,
-            words=self._words / max(self._values, 1),
-            lengths=(int(self._shortest), self._elements / max(self._rows - self._nulls, 1), self._longest) if lists else None,
-            examples=tuple(self._examples),
-            hashes=self._sketch.hashes,
-        )
-
-
-def _family(kind: pa.DataType) -> str:
-    """Values of one family can be compared with each other; "" is not measured."""
-    if is_text(kind):
-        return "text"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
-        return str(kind)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        return "number"
-    return ""
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -167,6 +167,9 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from pipeline.run_folder.claim import load_run
+
+    load_run(arguments.run)  # a mistyped folder is reported before the libraries that read the log's rows are loaded
     from pipeline.daily.audit import verify_run
 
     proof = verify_run(arguments.run, say=print)

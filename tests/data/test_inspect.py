@@ -18,9 +18,10 @@ import pytest
 from torch import nn
 
 from data.column_facts import ColumnFacts
+from data.column_tally import DistinctSketch
 from data.days import write_day
 from data.errors import BadInput, GenctrError
-from data.inspect import DistinctSketch, Report, inspect
+from data.inspect import Report, inspect
 from data.readers import CsvReader
 from data.schema import IdField, Schema, SequenceField
 from data.schema_suggestion import TORCH, Guess

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from data.errors import UNSEEN, BadInput
-from launch.tables import table
+from launch.tables import print_table, table
 from launch.terminal import Visible
 from pipeline.run_folder.progress import Progress
 
@@ -87,3 +87,36 @@ def test_letters_of_any_language_stay() -> None:
     Visible(out).write("2026周一 ä é 🙂\n")
 
     assert out.getvalue() == "2026周一 ä é 🙂\n"
+
+
+def test_keys_are_whole_in_every_part_of_a_table_on_a_narrow_terminal() -> None:
+    out = io.StringIO()
+    days = ["2026-11-01", "2026-11-02+1"]
+    headings = ["day", "of", *(f"metric_{at}>" for at in range(9))]
+    lines = [[day, "long_view_after_click", *(f"{at}.{at}{at}{at}{at}" for at in range(9))] for day in days]
+    print_table(headings, lines, keys=2, here=Console(file=out, width=80))
+    shown = out.getvalue().splitlines()
+
+    assert max(map(len, shown)) <= 80
+    parts = out.getvalue().count("┏")
+    assert parts > 1
+    for word in (*days, "long_view_after_click"):
+        assert sum(word in line for line in shown) == parts * (1 if word in days else 2)
+    for at in range(9):
+        assert sum(f"{at}.{at}{at}{at}{at}" in line for line in shown) == 2
+        assert sum(f"metric_{at}" in line for line in shown) == 1
+
+
+def test_a_column_that_is_too_wide_is_folded_and_its_keys_are_not() -> None:
+    out = io.StringIO()
+    print_table(["day", "why"], [["2026-11-01", "x" * 100]], here=Console(file=out, width=60))
+
+    assert "2026-11-01" in out.getvalue()
+    assert out.getvalue().count("x") == 100
+
+
+def test_a_table_that_fits_is_one() -> None:
+    out = io.StringIO()
+    print_table(["day", "state"], [["2026-11-01", "held"]], here=Console(file=out, width=80))
+
+    assert out.getvalue().count("┏") == 1
