@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data.arrays import element_type
 from data.column_names import DATES, IDS, KEYS, MOMENTS, THINGS, TIMES, USERS, VISITS
+from data.errors import shortened, visible
 
 SECONDS = (940_000_000, 2_600_000_000)
 """[s] since 1970: 1999 to 2052. Integers in between, or a thousand times that, …, can be times."""
@@ -94,8 +95,8 @@ class ColumnFacts:
         length = f"{shortest}..{longest}, mean {mean:.1f}" if self.lengths else ""
         ends = ["" if end is None else _short(end) for end in (self.low, self.high)]
         return [
-            self.name,
-            str(self.type),
+            shortened(visible(self.name)),
+            visible(str(self.type)),
             f"{self.null_share:.1%}" if self.null_share else "",
             self.values,
             length,
@@ -143,5 +144,5 @@ def _written_as(text: str, form: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    text = f"{value:.6g}" if isinstance(value, float) else visible(str(value)[:25])
     return text if len(text) <= 24 else text[:23] + "…"

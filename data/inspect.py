@@ -13,7 +13,7 @@ import pyarrow.fs
 from data.column_facts import ColumnFacts
 from data.column_tally import ColumnTally
 from data.days import SUCCESS
-from data.errors import BadInput, GenctrError
+from data.errors import BadInput, GenctrError, shortened, visible
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
 from data.reader_suggestion import suggest_reader
 from data.readers import Reader
@@ -88,11 +88,11 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        head = f"{self.path}: {self.format}, {self._size()}; {self.sample}"
+        head = f"{visible(self.path)}: {self.format}, {self._size()}; {self.sample}"
         layout = [f"layout: {self.layout}"] if self.layout else []
         layout += [f"read with {self._reading()} in run.yaml"] if self.reading else []
         days = [
-            [day.name, f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
+            [visible(day.name), f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
             for day in self.days[:DAYS_SHOWN]
         ]
         hidden = [f"... and {len(self.days) - DAYS_SHOWN} more days"] if len(self.days) > DAYS_SHOWN else []
@@ -103,7 +103,7 @@ class Report:
                 *(head, *layout, "", _aligned(["day", "rows", "files", SUCCESS], days), *hidden, ""),
                 _aligned(["column", "type", "null", "distinct", "length", "from", "to", "examples", "guess"], columns),
                 *([""] if self.problems else []),
-                *(f"problem: {problem}" for problem in self.problems),
+                *(f"problem: {shortened(visible(problem))}" for problem in self.problems),
             ]
         )
 

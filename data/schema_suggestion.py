@@ -31,7 +31,7 @@ from data.column_names import (
     USERS,
     VISITS,
 )  # fmt: skip
-from data.errors import GenctrError
+from data.errors import GenctrError, visible
 
 VOCAB_VALUES = 100_000
 """[values] up to which a vocabulary is proposed; above, hashing."""
@@ -122,23 +122,23 @@ def schema_text(name: str, columns: Sequence[ColumnFacts], source: str, reading:
     group = next((column for column, guess in guesses.items() if guess.also_group), None)
     label = own["label"] or Guess("label", "no column was found that looks like one: name yours", {"column": "label"})
     lines = [
-        f"# Guessed from {source}. Read every line: only you know what the columns mean.",
-        *([f"# In run.yaml: {reading}"] if reading else []),
+        f"# Guessed from {visible(source)}. Read every line: only you know what the columns mean.",
+        *([f"# In run.yaml: {visible(reading)}"] if reading else []),
         f"name: {_identifier(name)}",
-        f"label: {_flow(label.entry)}  # {label.why}",
+        f"label: {_flow(label.entry)}  # {visible(label.why)}",
     ]
     if own["time"]:
-        lines.append(f"time: {_flow(own['time'].entry)}  # {own['time'].why}")
+        lines.append(f"time: {_flow(own['time'].entry)}  # {visible(own['time'].why)}")
     if group:
         lines.append(f"group: {_scalar_text(group)}  # GAUC compares the rows of one value")
     lines.append("fields:")
     fields = [guess for guess in guesses.values() if "kind" in guess.entry]
-    lines += [f"  - {_flow(guess.entry)}  # {guess.why}" for guess in fields]
+    lines += [f"  - {_flow(guess.entry)}  # {visible(guess.why)}" for guess in fields]
     if not fields:
         raise GenctrError(f"no column of {name} looks like a feature: {', '.join(guesses)}\n  next: write the schema yourself")
     left = {column: guess for column, guess in guesses.items() if guess.kind == "left out"}
     if left:
-        lines += ["# Left out:", *(f"#   {column}: {guess.why}" for column, guess in left.items())]
+        lines += ["# Left out:", *(f"#   {visible(column)}: {visible(guess.why)}" for column, guess in left.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -350,4 +350,5 @@ def _flow(entry: dict[str, Any]) -> str:
 def _scalar_text(value: Any) -> str:
     """YAML on one line; quoted unless it is a number or surely a plain word."""
     plain = isinstance(value, int) or (re.fullmatch(r"[A-Za-z_]\w*", value) and value.lower() not in YAML_WORDS)
-    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+    # What is not shown is escaped as YAML has it: some of it may not stand in a document at all.
+    return str(value) if plain else visible(json.dumps(value, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data.errors import visible
 from launch.tables import print_table
 from pipeline.daily.ledger import DayRecord, History
 
@@ -47,13 +48,13 @@ def _line(
 def _show_gates(own: DayRecord) -> None:
     if own.judged is None:
         return
-    print(f"{own.name}: {own.state}")
+    print(f"{visible(own.name)}: {own.state}")
     for answer in own.judged["answers"]:
         limits = _limits(answer["low"], answer["high"])
         word = "-" if answer["ok"] and answer["number"] is None else "yes" if answer["ok"] else "NO"
         missing = "not asked" if answer["ok"] else "no number"
         number = missing if answer["number"] is None else f"{answer['number']:.6g}"
-        print(f"  {word:3} {answer['gate']:15} {number:>12}  {limits:20}  {answer['note']}".rstrip())
+        print(f"  {word:3} {visible(answer['gate']):15} {number:>12}  {limits:20}  {visible(answer['note'])}".rstrip())
 
 
 def _limits(low: float | None, high: float | None) -> str:

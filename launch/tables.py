@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data.errors import visible
+from data.errors import shortened, visible
 
 WIDTH = 200
 """[columns] of what is printed where there is no terminal."""
@@ -31,21 +31,26 @@ def table(headings: Iterable[str], lines: Iterable[Iterable[str]] = (), *, keys:
     made = Table()
     for at, heading in enumerate(headings):
         made.add_column(
-            Text(visible(heading.rstrip(">"))),
+            Text(_cell(heading.rstrip(">"))),
             justify="right" if heading.endswith(">") else "left",
             overflow="fold",
             no_wrap=at < keys,
         )
     for line in lines:
-        made.add_row(*(Text(visible(cell, keep="\n")) for cell in line))
+        made.add_row(*(Text(_cell(cell)) for cell in line))
     return made
+
+
+def _cell(text: str) -> str:
+    """What a cell shows: a line break of a name could draw a row of its own."""
+    return shortened(visible(text))
 
 
 def tables(headings: Sequence[str], lines: Sequence[Sequence[str]], *, keys: int, width: int) -> Iterator[Table]:
     """One table, or where it is wider than `width` several one below the other, each with the first `keys` columns, so that a
     reader of any of them knows what its lines are about."""
     columns = [[heading.rstrip(">"), *(line[at] for line in lines)] for at, heading in enumerate(headings)]
-    sizes = [max(cell_len(part) for cell in own for part in visible(cell, keep="\n").split("\n")) + FRAME for own in columns]
+    sizes = [max(cell_len(_cell(cell)) for cell in own) + FRAME for own in columns]
     blocks: list[list[int]] = [[]]
     for at in range(keys, len(headings)):
         if blocks[-1] and 1 + sum(sizes[:keys]) + sum(sizes[own] for own in blocks[-1]) + sizes[at] > width:

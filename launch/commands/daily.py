@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from data.errors import GenctrError
+from data.errors import GenctrError, visible
 from launch.arguments import add_quiet, add_run_file, add_run_folder, days_named
 from launch.jobs import OURS, open_job, start_ranks
 
@@ -138,7 +138,7 @@ def _print_plan(
     days = build_days(last.data)
     actions = plan(folder, last, days, until, backfill=backfill)
     for action in actions:
-        print(f"{action.kind:6} {action.day:12} {action.why}")
+        print(f"{action.kind:6} {visible(action.day):12} {visible(action.why)}")
     return 0 if len(actions) > 1 else 4 if actions[-1].kind == "stop" else NOTHING
 
 
@@ -172,7 +172,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     load_run(arguments.run)  # a mistyped folder is reported before the libraries that read the log's rows are loaded
     from pipeline.daily.audit import verify_run
 
-    proof = verify_run(arguments.run, say=print)
+    proof = verify_run(arguments.run, say=lambda line: print(visible(line)))
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)
