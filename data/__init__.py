@@ -17,6 +17,7 @@ importers/            Turn the original files of public logs into day folders: o
 inspect.py            What is in a log: its days, its columns, how many values they have, and a schema to start from.
 paths.py              Where files live: a local path or an object store, read and written through one door.
 payloads.py           What events carry besides their ids: times, actions, sessions, vectors and further integers, one value for every event kept.
+reader_columns.py     Columns that a file has in another form: lists in strings with a separator, and values in its path.
 reader_suggestion.py  How files of an unknown log are best read: their delimiter, a header line that is missing, strings that are lists.
 readers.py            Readers: a file's rows as Arrow record batches, from any row of any of its units.
 row_hash.py           The evidence for exactly once: a hash of every row of a finished batch, summed by file.

@@ -146,7 +146,7 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
     where = path.rstrip("/")
     problems: list[str] = []
     layout, found = _find(where, problems)
-    log = _open(found, problems)
+    log = _open(found, _partitions(where, found), problems)
     total = sum(day.rows for day in log.days)
     if not total:
         raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
@@ -183,7 +183,7 @@ class _Log:
     reading: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _open(found: Mapping[str, tuple[list[str], bool | None]], problems: list[str]) -> _Log:
+def _open(found: Mapping[str, tuple[list[str], bool | None]], partitions: Sequence[str], problems: list[str]) -> _Log:
     """Read what all files say of themselves; those that cannot be read, and columns that are there twice, become problems."""
     readers: dict[str, Reader] = {}
     log = _Log()
@@ -191,7 +191,7 @@ def _open(found: Mapping[str, tuple[list[str], bool | None]], problems: list[str
         rows = 0
         for file in files:
             if (form := _format(file)) not in readers:
-                readers[form], log.reading[form] = suggest_reader(form, file)
+                readers[form], log.reading[form] = suggest_reader(form, file, partitions)
             reader = readers[form]
             try:
                 schema, counts = reader.schema(file), reader.units(file)
@@ -248,6 +248,15 @@ def _find(path: str, problems: list[str]) -> tuple[str, dict[str, tuple[list[str
         return "", {info.base_name: ([file for files, _ in days.values() for file in files], marked)}
     layout = f"{keys.pop()}={{day}}" if named else "{day}"
     return layout, {day.partition("=")[2] if named else day: state for day, state in days.items()}
+
+
+def _partitions(path: str, found: Mapping[str, tuple[list[str], bool | None]]) -> list[str]:
+    """The names of folders such as hour=07 that are above every file, but for the day's own."""
+    root = path.partition("?")[0]
+    files = [file.removeprefix(root).strip("/").split("/")[:-1] for files, _ in found.values() for file in files]
+    names = [{part.partition("=")[0] for part in folders if "=" in part} for folders in files]
+    days = {part.partition("=")[0] for folders in files for part in folders[:1] if part.partition("=")[2] in found}
+    return sorted(set.intersection(*names) - days) if names else []
 
 
 def _format(name: str) -> str:

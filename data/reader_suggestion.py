@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from types import MappingProxyType
 from typing import Any
@@ -39,14 +39,20 @@ SEPARATORS: Mapping[str, str] = MappingProxyType({"|": r"^[^|]*$", ";": r"^[\w.:
 FORMATS: Mapping[str, Callable[..., Reader]] = MappingProxyType({"parquet": ParquetReader, "csv": CsvReader})
 
 
-def suggest_reader(form: str, file: str) -> tuple[Reader, dict[str, Any]]:
+def suggest_reader(form: str, file: str, partitions: Sequence[str] = ()) -> tuple[Reader, dict[str, Any]]:
     """What reads files such as this one, and what run.yaml has to say of it in `data`; nothing for Parquet without lists.
 
     Args:
-        form: parquet, csv or tsv. file: one of the log.
+        form: parquet, csv or tsv. file: one of the log. partitions: the names of folders such as hour=07 in a day.
     """
     name = "parquet" if form == "parquet" else "csv"
     options = {} if name == "parquet" else _text_options(file, {"csv": ",", "tsv": "\t"}[form])
+    try:
+        there = FORMATS[name](**options).schema(file).names
+    except GenctrError:
+        there = [*partitions]  # whoever reads the file reports it
+    if partitions := [own for own in partitions if own not in there]:
+        options |= {"partitions": partitions}
     reader = FORMATS[name](**options)
     try:
         lists, types = _lists(reader, file)
@@ -96,8 +102,11 @@ def _lists(reader: Reader, file: str) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {}
     with closing(reader.read(file, unit, names, 0)) as batches:
         first = next(iter(batches), None)
+    if first is None:
+        return {}, {}
     lists: dict[str, tuple[str, bool]] = {}
-    for name, column in zip(names, first.slice(0, HEAD_ROWS).columns if first is not None else [], strict=False):
+    for name in names:
+        column = first.column(name).slice(0, HEAD_ROWS)
         values = (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).drop_null()
         found = None if is_bytes(values.type) else _separator(values)
         if found is not None:

@@ -20,6 +20,7 @@ import pyarrow.parquet
 from data.arrays import workable
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
+from data.reader_columns import check_lists, in_file, partitioned, split_lists, values_in_path, with_values
 from data.yaml_document import nearest
 
 BATCH_ROWS = 65_536
@@ -89,11 +90,12 @@ class ParquetReader:
 
     Args:
         lists: separator by column, for strings that are lists of strings, such as {"genres": "|"} for "drama|crime".
+        partitions: columns that are in the file's path, such as hour for `day=2026-11-20/hour=07/part.parquet`, as strings.
     """
 
-    def __init__(self, *, lists: Mapping[str, str] = NOTHING) -> None:
+    def __init__(self, *, lists: Mapping[str, str] = NOTHING, partitions: Sequence[str] = ()) -> None:
         self._footer = lru_cache(maxsize=FOOTERS)(_parquet_footer)
-        self._lists = dict(lists)
+        self._lists, self._partitions = dict(lists), tuple(partitions)
 
     def units(self, path: str) -> tuple[int, ...]:
         """The rows of every row group."""
@@ -124,11 +126,13 @@ class ParquetReader:
         """The columns as Arrow types, views as what they are read as."""
         with _told(path):
             schema = _workable(self._footer_of(path)[1])
-        _check_lists(self._lists, schema, path)
-        return pa.schema([own.with_type(pa.list_(pa.string())) if own.name in self._lists else own for own in schema])
+        check_lists(self._lists, schema, path)
+        split = pa.schema([own.with_type(pa.list_(pa.string())) if own.name in self._lists else own for own in schema])
+        return partitioned(split, self._partitions, path)
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
+        values = values_in_path(path, set(self._partitions) & set(columns))
         with _told(path, unit):
             files, inner = filesystem(path)
             local = isinstance(files, pyarrow.fs.LocalFileSystem)
@@ -143,9 +147,11 @@ class ParquetReader:
                     page_checksum_verification=True,
                 ) as parquet,
             ):
-                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
+                # Of no column Arrow does not say how many rows there are.
+                wanted = in_file(values, columns) or parquet.schema_arrow.names[:1]
+                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=wanted, use_threads=False)
                 for batch in _from_row(start, whole):
-                    yield _split(batch.cast(_workable(batch.schema)), self._lists)
+                    yield with_values(split_lists(batch.cast(_workable(batch.schema)), self._lists), values)
 
     def _footer_of(self, path: str) -> tuple[Any, pa.Schema]:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -166,6 +172,7 @@ class CsvReader:
             would be one.
         lists: separator by column, for values that are lists, such as {"genres": "|"} for drama|crime. Elements are strings
             unless `types` has another type for the column.
+        partitions: columns that are in the file's path, as `ParquetReader` has them.
         nulls: what stands for a missing value.
         quote: the character around values that hold a delimiter or a line break; None: no value is quoted. auto: a double quote
             in CSV, None where the delimiter is a tab, for a tab-separated log has inch signs more often than quoted values.
@@ -180,6 +187,7 @@ class CsvReader:
         names: Sequence[str] | None = None,
         types: Mapping[str, str] = NOTHING,
         lists: Mapping[str, str] = NOTHING,
+        partitions: Sequence[str] = (),
         nulls: Sequence[str] = ("",),
         quote: str | None = "auto",
         newlines_in_values: bool = False,
@@ -193,7 +201,7 @@ class CsvReader:
         self._delimiter = delimiter
         self._names = names
         self._types = {column: _type(column, name) for column, name in types.items()}
-        self._lists = dict(lists)
+        self._lists, self._partitions = dict(lists), tuple(partitions)
         self._nulls = list(nulls)
         self._strings: frozenset[str] = frozenset()
 
@@ -235,11 +243,11 @@ class CsvReader:
             if column not in schema.names:
                 raise BadInput("reader option types: no such column", file=path, column=column,
                                hint=nearest(column, schema.names))  # fmt: skip
-        _check_lists(self._lists, schema, path)
+        check_lists(self._lists, schema, path)
         types = {column.name: column.type for column in schema} | self._ids_of_digits(path, schema)
         types |= dict.fromkeys(self._strings & types.keys(), pa.string()) | self._types
         types |= {column: pa.list_(self._types.get(column, pa.string())) for column in self._lists}
-        return pa.schema([(name, types[name]) for name in schema.names])
+        return partitioned(pa.schema([(name, types[name]) for name in schema.names]), self._partitions, path)
 
     def _ids_of_digits(self, path: str, schema: pa.Schema) -> dict[str, pa.DataType]:
         """The types of columns of digits that would lose some as the numbers that Arrow suggests, by the first block: those
@@ -259,11 +267,13 @@ class CsvReader:
         """The file from row `start`; what is before it is parsed and dropped."""
         assert unit == 0, "a CSV file is one unit"
         schema = self.schema(path)
-        types = {column: pa.string() if column in self._lists else schema.field(column).type for column in columns}
-        with _told(path), self._open(path, types=types, columns=list(columns)) as batches:
+        values = values_in_path(path, set(self._partitions) & set(columns))
+        wanted = in_file(values, columns) or schema.names[:1]  # Arrow reads all where none is named
+        types = {column: pa.string() if column in self._lists else schema.field(column).type for column in wanted}
+        with _told(path), self._open(path, types=types, columns=wanted) as batches:
             # Arrow's own skip_rows_after_names counts blank lines, which are not rows.
             for batch in _from_row(start, batches):
-                yield _split(batch, self._lists, self._types)
+                yield with_values(split_lists(batch, self._lists, self._types), values)
 
     @contextmanager
     def _open(
@@ -311,24 +321,6 @@ def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         if start < batch.num_rows:
             yield batch.slice(start)
         start = max(0, start - batch.num_rows)
-
-
-def _check_lists(lists: Mapping[str, str], schema: pa.Schema, path: str) -> None:
-    for column, separator in lists.items():
-        if column not in schema.names:
-            raise BadInput("reader option lists: no such column", file=path, column=column, hint=nearest(column, schema.names))
-        if not separator:
-            raise GenctrError(f"reader option lists.{column}: an empty separator\n  expected: what is between two values")
-
-
-def _split(batch: pa.RecordBatch, lists: Mapping[str, str], types: Mapping[str, pa.DataType] = NOTHING) -> pa.RecordBatch:
-    """The batch, the strings of these columns as the lists that their separators say."""
-    for column in lists.keys() & set(batch.schema.names):
-        at, kind = batch.schema.get_field_index(column), pa.list_(types.get(column, pa.string()))
-        # An empty string is a list without values, not a list of one empty string.
-        texts = pc.if_else(pc.equal(texts := batch.column(at).cast(pa.string()), ""), None, texts)
-        batch = batch.set_column(at, pa.field(column, kind), pc.split_pattern(texts, lists[column]).cast(kind))
-    return batch
 
 
 def _type_of_digits(texts: pa.Array, suggested: pa.DataType) -> pa.DataType | None:

@@ -19,10 +19,10 @@ from torch import nn
 
 from data.column_facts import ColumnFacts
 from data.column_tally import DistinctSketch
-from data.days import write_day
+from data.days import Days, parse_days, write_day
 from data.errors import BadInput, GenctrError
 from data.inspect import Report, inspect
-from data.readers import CsvReader
+from data.readers import CsvReader, ParquetReader
 from data.schema import IdField, Schema, SequenceField
 from data.schema_suggestion import TORCH, Guess
 from data.synthetic import write
@@ -673,3 +673,19 @@ def test_the_report_says_how_a_text_file_is_read(name: str, text: str, reading: 
     assert len(report.columns) > 1
     columns = [facts.name for facts in report.columns]
     assert CsvReader(**reading.get("reader_options", {})).schema(str(tmp_path / name)).names == columns
+
+
+@pytest.mark.parametrize("day", ["2026-11-01", "20261101"])
+def test_folders_in_a_day_are_columns_and_the_day_is_none(day: str, tmp_path: Path) -> None:
+    for hour in ("00", "01"):
+        write_day(str(tmp_path / f"log/dt={day}/hour={hour}"), [pa.table({"click": [0, 1], "item": [int(hour), 7]})])
+
+    report = inspect(str(tmp_path / "log"))
+
+    assert report.layout == "dt={day}"
+    assert report.reading == {"reader_options": {"partitions": ["hour"]}}
+    assert [facts.name for facts in report.columns] == ["click", "item", "hour"]
+    assert report.guesses["hour"].kind == "id"
+    days = Days(str(tmp_path / "log"), reader=ParquetReader(partitions=["hour"]), layout="dt={day}", success=None)
+    assert list(days.open(day, ["click", "hour"]).schema.names) == ["click", "hour"]
+    assert parse_days(f"{day}..{day}") == [day]

@@ -465,3 +465,38 @@ def test_elements_of_a_list_in_csv_have_the_stated_type(tmp_path: Path) -> None:
 
     assert batch.column("items").to_pylist() == [[7, 8], [9]]
     assert reader.schema(f"{tmp_path}/a.csv").field("items").type == pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_folders_above_a_file_are_columns(format_name: str, tmp_path: Path) -> None:
+    file = tmp_path / "day=2026-11-20" / "hour=07" / "city=New%20York" / "part"
+    file.parent.mkdir(parents=True)
+    WRITERS[format_name](file, pa.table({"click": [1, 0, 1]}))
+    reader = READERS[format_name](partitions=["hour", "city"])  # type: ignore[call-arg]
+
+    (both,) = reader.read(str(file), 0, ["hour", "click", "city"], 1)
+    (alone,) = reader.read(str(file), 0, ["hour"], 0)
+
+    assert reader.schema(str(file)).names == ["click", "hour", "city"]
+    assert reader.schema(str(file)).field("hour").type == pa.string()
+    assert both.select(["click", "hour", "city"]).to_pydict() == {
+        "click": [0, 1], "hour": ["07"] * 2, "city": ["New York"] * 2
+    }  # fmt: skip
+    assert alone.column("hour").to_pylist() == ["07"] * 3
+    with pytest.raises(BadInput, match=r"no such folder above the file\n.*\n  expected: a folder such as minute=…"):
+        READERS[format_name](partitions=["minute"]).schema(str(file))  # type: ignore[call-arg]
+    other = tmp_path / "click=1" / "part"
+    other.parent.mkdir()
+    file.rename(other)
+    with pytest.raises(BadInput, match="the column is in the file, too"):
+        READERS[format_name](partitions=["click"]).schema(str(other))  # type: ignore[call-arg]
+
+
+def test_the_folder_of_rows_without_a_value_is_null(tmp_path: Path) -> None:
+    folder = tmp_path / "hour=__HIVE_DEFAULT_PARTITION__"
+    folder.mkdir()
+    write_parquet(folder / "part", pa.table({"click": [1]}))
+
+    (batch,) = ParquetReader(partitions=["hour"]).read(f"{folder}/part", 0, ["hour", "click"], 0)
+
+    assert batch.column("hour").to_pylist() == [None]
