@@ -96,7 +96,8 @@ def _lists(reader: Reader, file: str) -> tuple[dict[str, str], dict[str, str]]:
     """Separators by column, of the strings that are lists; and the types of the elements that are integers."""
     schema = reader.schema(file)
     names = [own.name for own in schema if is_text(own.type) and schema.names.count(own.name) == 1]
-    units = reader.units(file)
+    # A text file is one unit, whose rows are counted by parsing it whole.
+    units = [1] if isinstance(reader, CsvReader) else reader.units(file)
     unit = next((at for at, rows in enumerate(units) if rows), None)
     if not names or unit is None:
         return {}, {}
