@@ -13,8 +13,8 @@ from data.arrays import element_type
 from data.column_names import DATES, IDS, KEYS, MOMENTS, THINGS, TIMES, USERS, VISITS
 from data.errors import shortened, visible
 
-SECONDS = (940_000_000, 2_600_000_000)
-"""[s] since 1970: 1999 to 2052. Integers in between, or a thousand times that, …, can be times."""
+SECONDS = (788_918_400, 2_600_000_000)
+"""[s] since 1970: 1995 to 2052. Integers in between, or a thousand times that, …, can be times."""
 
 SCALES = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 

@@ -42,10 +42,8 @@ KEY_ROWS = 1000
 TEXT_WORDS = 3
 """[words] in the mean from which on strings are texts, which are not the names of anything."""
 
-HEAVY_TAIL = 0.05
-"""[1] mean over maximum below which a number is cut into buckets of equal counts: scaled, most rows would be alike."""
-
 BUCKETS = 64
+"""[buckets] proposed at most for counts and floats."""
 
 FEW_VALUES = 256
 """[values] up to which an integer is taken for an id whatever it is called."""
@@ -305,13 +303,8 @@ def _table(own: ColumnFacts) -> dict[str, Any]:
 
 
 def _number(own: ColumnFacts, why: str) -> Guess:
-    if own.low >= 0 and own.distinct > BUCKETS and own.mean < HEAVY_TAIL * own.high:
-        return Guess(
-            "number", f"{why}, most of them small", _entry(own, "number", {"transform": "buckets", "buckets": BUCKETS})
-        )
-    if own.low >= 0 and own.high > 100:
-        return Guess("number", why, _entry(own, "number", {"transform": "log1p"}))
-    return Guess("number", why, _entry(own, "number", {"transform": "standardise"}))
+    """Quantile buckets: `benchmarks/transforms.py` compares them with scaled numbers."""
+    return Guess("number", why, _entry(own, "number", {"transform": "buckets", "buckets": min(own.distinct, BUCKETS)}))
 
 
 def _entry(own: ColumnFacts, kind: str, keys: dict[str, Any]) -> dict[str, Any]:

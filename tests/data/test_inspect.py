@@ -368,8 +368,8 @@ def test_kinds_follow_from_type_name_and_number_of_values(tmp_path: Path) -> Non
     assert guesses["item_id"].entry == {"name": "item_id", "kind": "id", "ids": "hash", "rows": 524_288}
     assert guesses["slot"].entry == {"name": "slot", "kind": "id", "ids": "vocab"}
     assert guesses["age"].entry["kind"] == "number"
-    assert guesses["num_likes_shown"].entry["transform"] == "log1p"
-    assert guesses["delta"].entry["transform"] == "standardise"
+    assert guesses["num_likes_shown"].entry["transform"] == guesses["delta"].entry["transform"] == "buckets"
+    assert guesses["num_likes_shown"].entry["buckets"] == guesses["delta"].entry["buckets"] == 64
     assert guesses["code_with_gaps"].entry["buckets"] == 3
     assert guesses["city"].entry["ids"] == "vocab"
     assert {name for name, guess in guesses.items() if guess.kind == "left out"} == {"constant", "both"}
@@ -613,12 +613,12 @@ def test_numbers_of_rows_keys_of_rows_and_texts_are_no_ids(tmp_path: Path) -> No
     assert "texts of 6 words" in guesses["title"].why
 
 
-def test_numbers_of_which_most_are_small_are_cut_into_buckets(tmp_path: Path) -> None:
+def test_counts_and_floats_are_cut_into_as_many_buckets_as_they_have_values(tmp_path: Path) -> None:
     rows = np.arange(4000)
-    guesses = guess_of(tmp_path, views_count=(1.008**rows).astype(int), spread=rows + 0.5, click=rows % 2)
+    guesses = guess_of(tmp_path, views_count=(1.008**rows).astype(int), price=rows % 9 + 0.5, click=rows % 2)
 
     assert guesses["views_count"].entry == {"name": "views_count", "kind": "number", "transform": "buckets", "buckets": 64}
-    assert guesses["spread"].entry["transform"] == "log1p"
+    assert guesses["price"].entry == {"name": "price", "kind": "number", "transform": "buckets", "buckets": 9}
 
 
 def test_strings_with_separators_are_lists(tmp_path: Path) -> None:
