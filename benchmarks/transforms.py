@@ -2,8 +2,8 @@
 
     python benchmarks/transforms.py --seeds 3
 
-The suggested schema as it is, and with `transform: log1p` for each of its numbers; twelve days trained in order, scored on the
-last. Decoders fm and dcnv2, vectors of 8 numbers, nothing tuned.
+The suggested schema as it is, and with `transform: log1p` for each number that has more values than buckets; twelve days
+trained in order, scored on the last. Decoders fm and dcnv2, vectors of 8 numbers, nothing tuned.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from grid import DATA, ROOT, Cell, paired, run_grid, spread
 sys.path.insert(0, str(ROOT))
 
 from data.inspect import inspect
+from data.schema_suggestion import BUCKETS
 
 DECODERS = {"fm": "{}", "dcnv2": "{layers: 2, hidden: [64, 32]}"}
 ARMS = ("log1p", "buckets")
@@ -39,7 +40,7 @@ def write_run(folder: Path, log: str) -> tuple[Path, list[str]]:
     run = {"name": "transforms", "schema": "schema.yaml", "data": data, "model": {"dim": 8}, "train": train}
     run["tables"] = {"optimizer": "rowwise_adagrad", "lr": 0.05}
     (folder / "run.yaml").write_text(yaml.safe_dump(run))
-    return folder / "run.yaml", [own["name"] for own in schema["fields"] if own.get("buckets", 0) > 2]
+    return folder / "run.yaml", [own["name"] for own in schema["fields"] if own.get("buckets") == BUCKETS]
 
 
 def main() -> None:
