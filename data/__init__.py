@@ -4,6 +4,9 @@ arrays.py             Arrow arrays to numpy, without copies where the types allo
 bad_rows.py           Rows that are not what the schema says: which, why, and the message about them.
 batch.py              Rows to train together, and the cursor to resume from once they are trained.
 collate.py            Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out.
+column_facts.py       What was counted of a column of an unknown log, and whether it holds times.
+column_names.py       What names of columns say: patterns of names in lower case, with _ between their words.
+column_tally.py       Counting a column of an unknown log batch by batch, in bounded memory.
 cursor.py             Where reading stands: four numbers that mean the same on every rank.
 days.py               Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen.
 errors.py             The errors a user can fix: what is wrong, where, what was expected, what to do next.
@@ -14,6 +17,8 @@ importers/            Turn the original files of public logs into day folders: o
 inspect.py            What is in a log: its days, its columns, how many values they have, and a schema to start from.
 paths.py              Where files live: a local path or an object store, read and written through one door.
 payloads.py           What events carry besides their ids: times, actions, sessions, vectors and further integers, one value for every event kept.
+reader_columns.py     Columns that a file has in another form: lists in strings with a separator, and values in its path.
+reader_suggestion.py  How files of an unknown log are best read: their delimiter, a header line that is missing, strings that are lists.
 readers.py            Readers: a file's rows as Arrow record batches, from any row of any of its units.
 row_hash.py           The evidence for exactly once: a hash of every row of a finished batch, summed by file.
 schema.py             What a log means: which column is an id, a number, a list, a sequence, a vector, a label, a time.

@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError, visible
-from data.paths import below, cannot_open, filesystem, is_utf8, list_data
+from data.paths import below, cannot_open, filesystem, is_utf8, list_data, relative_to
 from data.readers import BATCH_ROWS, Reader
 from data.times import named_like
 from data.yaml_document import nearest
@@ -164,7 +164,6 @@ class Days:
 
     def rows(self, day: str) -> dict[str, int]:
         """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""
-
         paths = self._files(self._find(day))
 
         def count(path: str) -> int:
@@ -238,7 +237,8 @@ class Days:
     def _found(self) -> dict[str, pyarrow.fs.FileInfo]:
         files, inner = filesystem(self._root)
         if files.get_file_info(inner).type == pyarrow.fs.FileType.NotFound:
-            raise BadInput("there is no such folder", file=self._root, hint="check data.root and data.layout")
+            hint = f"check data.root and data.layout{relative_to(self._root)}"
+            raise BadInput("there is no such folder", file=self._root, hint=hint)
         infos = _infos(files, inner)
         matches = ((self._name.fullmatch(info.base_name), info) for info in infos)
         return {match["day"]: info for match, info in matches if match}

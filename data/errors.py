@@ -7,6 +7,12 @@ UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode's categories of what moves, colours or hides other text: control characters, marks of direction, lone surrogates,
 line breaks of other kinds."""
 
+FILLERS = "\u115f\u1160\u3164\uffa0\u2800\u034f"
+"""Letters and marks that show nothing: two names that differ in one of them look alike."""
+
+LONGEST = 1000
+"""[characters] of a word that are shown: longer than any path of a store, and no name of a column."""
+
 
 def visible(text: str, *, keep: str = "") -> str:
     r"""The text with every character that a terminal would obey, or not show, as an escape such as \x1b.
@@ -20,9 +26,25 @@ def visible(text: str, *, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        letter if letter in keep or unicodedata.category(letter) not in UNSEEN else ascii(letter)[1:-1] for letter in text
-    )
+    return "".join(letter if letter in keep or _is_seen(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_seen(letter: str) -> bool:
+    return unicodedata.category(letter) not in UNSEEN and letter not in FILLERS
+
+
+def shortened(text: str) -> str:
+    """The text without the middle of words that are too long for anyone to read.
+
+    >>> shortened("x" * 5000)[490:520]
+    'xxxxxxxxxx… (4,000 more)xxxxxx'
+    """
+    return re.sub(rf"\S{{{LONGEST + 1},}}", lambda word: _without_middle(word[0]), text)
+
+
+def _without_middle(word: str) -> str:
+    half = LONGEST // 2
+    return f"{word[:half]}… ({len(word) - 2 * half:,} more){word[-half:]}"
 
 
 _SECRETS = (
@@ -80,7 +102,7 @@ class BadInput(GenctrError):
         self.what, self.file, self.row_group, self.row, self.column = what, file, row_group, row, column
         self.expected, self.hint = expected, hint
         place = {"file": file, "row group": row_group, "row": row, "column": column}
-        where = ", ".join(f"{name} {visible(str(value))}" for name, value in place.items() if value is not None)
+        where = ", ".join(f"{name} {shortened(visible(str(value)))}" for name, value in place.items() if value is not None)
         lines = [what, f"  where: {where}" if where else "", f"  expected: {expected}" if expected else ""]
         lines.append(f"  next: {hint}" if hint else "")
-        super().__init__("\n".join(line for line in lines if line))
+        super().__init__("\n".join(shortened(line) for line in lines if line))

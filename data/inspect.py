@@ -1,6 +1,6 @@
 """What is in a log: its days, its columns, how many values they have, and a schema to start from."""
 
-import math
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -8,22 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
-from numpy.typing import NDArray
 
-from data.arrays import is_list, is_text
+from data.column_facts import ColumnFacts
+from data.column_tally import ColumnTally
 from data.days import SUCCESS
-from data.errors import BadInput, GenctrError
-from data.ids import fingerprints, mix
+from data.errors import BadInput, GenctrError, shortened, visible
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
-from data.readers import CsvReader, ParquetReader, Reader
-from data.schema_suggestion import ColumnFacts, Guess, guess_columns, schema_text
+from data.reader_suggestion import suggest_reader
+from data.readers import Reader
+from data.schema_suggestion import Guess, guess_columns, schema_text
 
 SAMPLE_ROWS = 2_000_000
-SKETCH = 65_536
-"""[hashes] kept per column: distinct counts are exact below, and within about 0.4 % (one standard error) above."""
-
 ENDINGS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "tsv", ".tsv.gz": "tsv"}
 """File formats by the ends of names."""
 
@@ -61,6 +57,7 @@ class Report:
         path: what was inspected.
         layout: how the days lie below `path`, as run.yaml says it; "" for a single day or file.
         format: parquet, csv or tsv.
+        reading: what run.yaml has to say in `data` so that the files are read as they were read here.
         days: all days.
         rows, rows_read: [rows] in all, and how many of them the columns' facts rest on.
         sample: how those were chosen.
@@ -71,6 +68,7 @@ class Report:
     path: str
     layout: str
     format: str
+    reading: dict[str, Any]
     days: tuple[DayState, ...]
     rows: int
     rows_read: int
@@ -86,14 +84,15 @@ class Report:
     def schema_yaml(self) -> str:
         """A schema to start from: valid, and every line says why it is there."""
         name = self.path.rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
-        return schema_text(name, self.columns, f"{self._size()}; {self.sample}")
+        return schema_text(name, self.columns, f"{self._size()}; {self.sample}", self._reading())
 
     def text(self) -> str:
         """For a terminal."""
-        head = f"{self.path}: {self.format}, {self._size()}; {self.sample}"
+        head = f"{visible(self.path)}: {self.format}, {self._size()}; {self.sample}"
         layout = [f"layout: {self.layout}"] if self.layout else []
+        layout += [f"read with {self._reading()} in run.yaml"] if self.reading else []
         days = [
-            [day.name, f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
+            [visible(day.name), f"{day.rows:,}", str(day.files), {True: "yes", False: "no", None: "-"}[day.success]]
             for day in self.days[:DAYS_SHOWN]
         ]
         hidden = [f"... and {len(self.days) - DAYS_SHOWN} more days"] if len(self.days) > DAYS_SHOWN else []
@@ -104,9 +103,12 @@ class Report:
                 *(head, *layout, "", _aligned(["day", "rows", "files", SUCCESS], days), *hidden, ""),
                 _aligned(["column", "type", "null", "distinct", "length", "from", "to", "examples", "guess"], columns),
                 *([""] if self.problems else []),
-                *(f"problem: {problem}" for problem in self.problems),
+                *(f"problem: {shortened(visible(problem))}" for problem in self.problems),
             ]
         )
+
+    def _reading(self) -> str:
+        return f"data: {json.dumps(self.reading, ensure_ascii=False)}" if self.reading else ""  # JSON is YAML too
 
     def _size(self) -> str:
         days = f"{len(self.days)} days" if len(self.days) > 1 else "1 day"
@@ -119,6 +121,7 @@ class Report:
             "path": self.path,
             "layout": self.layout,
             "format": self.format,
+            "reading": self.reading,
             "days": [asdict(day) for day in self.days],
             "rows": self.rows,
             "rows_read": self.rows_read,
@@ -143,7 +146,7 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
     where = path.rstrip("/")
     problems: list[str] = []
     layout, found = _find(where, problems)
-    log = _open(found, problems)
+    log = _open(found, _partitions(where, found), problems)
     total = sum(day.rows for day in log.days)
     if not total:
         raise BadInput("\n".join(["there are no rows", *problems]), file=path, expected="Parquet, CSV or TSV files with rows")
@@ -153,6 +156,7 @@ def inspect(path: str, *, sample_rows: int = SAMPLE_ROWS) -> Report:
         path=path,
         layout=layout,
         format=" and ".join(sorted({_format(file) for file in log.schemas})),
+        reading=next(iter(log.reading.values()), {}),
         days=tuple(log.days),
         rows=total,
         rows_read=rows_read,
@@ -171,21 +175,24 @@ class _Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class _Log:
-    """What can be read: the days, their units with rows, and the columns of every file."""
+    """What can be read: the days, their units with rows, the columns of every file, and by format what run.yaml has to say."""
 
     days: list[DayState] = field(default_factory=list)
     units: list[_Unit] = field(default_factory=list)
     schemas: dict[str, pa.Schema] = field(default_factory=dict)
+    reading: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _open(found: Mapping[str, tuple[list[str], bool | None]], problems: list[str]) -> _Log:
+def _open(found: Mapping[str, tuple[list[str], bool | None]], partitions: Sequence[str], problems: list[str]) -> _Log:
     """Read what all files say of themselves; those that cannot be read, and columns that are there twice, become problems."""
-    readers: dict[str, Reader] = {"parquet": ParquetReader(), "csv": CsvReader(), "tsv": CsvReader(delimiter="\t")}
+    readers: dict[str, Reader] = {}
     log = _Log()
     for day, (files, success) in found.items():
         rows = 0
         for file in files:
-            reader = readers[_format(file)]
+            if (form := _format(file)) not in readers:
+                readers[form], log.reading[form] = suggest_reader(form, file, partitions)
+            reader = readers[form]
             try:
                 schema, counts = reader.schema(file), reader.units(file)
             except GenctrError as error:
@@ -243,6 +250,15 @@ def _find(path: str, problems: list[str]) -> tuple[str, dict[str, tuple[list[str
     return layout, {day.partition("=")[2] if named else day: state for day, state in days.items()}
 
 
+def _partitions(path: str, found: Mapping[str, tuple[list[str], bool | None]]) -> list[str]:
+    """The names of folders such as hour=07 that are above every file, but for the day's own."""
+    root = path.partition("?")[0]
+    files = [file.removeprefix(root).strip("/").split("/")[:-1] for files, _ in found.values() for file in files]
+    names = [{part.partition("=")[0] for part in folders if "=" in part} for folders in files]
+    days = {part.partition("=")[0] for folders in files for part in folders[:1] if part.partition("=")[2] in found}
+    return sorted(set.intersection(*names) - days) if names else []
+
+
 def _format(name: str) -> str:
     name = name.partition("?")[0] if "://" in name else name
     return next((form for ending, form in ENDINGS.items() if name.endswith(ending)), "")
@@ -260,10 +276,10 @@ def _choose(rows: Sequence[int], limit: int) -> tuple[list[int], int, str]:
     return chosen, each, f"sampled: {read:,} rows, the first of {len(chosen)} row groups out of {len(rows)}"
 
 
-def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) -> "tuple[int, list[_Tally]]":
+def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) -> tuple[int, list[ColumnTally]]:
     """The rows read of these units, at most `each` of one, and what was counted of every column; what cannot be becomes a
     problem."""
-    columns = {name: _Tally(name) for schema in log.schemas.values() for name in schema.names}
+    columns = {name: ColumnTally(name) for schema in log.schemas.values() for name in schema.names}
     uncounted: dict[str, str] = {}
     rows_read = 0
     for reader, file, unit, _ in units:
@@ -277,7 +293,7 @@ def _count(log: _Log, units: Sequence[_Unit], each: int, problems: list[str]) ->
     return rows_read, list(columns.values())
 
 
-def _add(batch: pa.RecordBatch, columns: "dict[str, _Tally]", uncounted: dict[str, str], file: str) -> None:
+def _add(batch: pa.RecordBatch, columns: dict[str, ColumnTally], uncounted: dict[str, str], file: str) -> None:
     """Add a batch to the tallies; a column that cannot be counted is reported once and left."""
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if name in uncounted:
@@ -306,139 +322,6 @@ def _disagreements(schemas: dict[str, pa.Schema]) -> Iterator[str]:
             yield f"column {name!r} is in {len(holders)} of {len(schemas)} files; not in {without}"
         if len(kinds := {str(kind): file for file, kind in holders.items()}) > 1:
             yield f"column {name!r} changes its type: " + ", ".join(f"{kind} in {file}" for kind, file in kinds.items())
-
-
-# --- what is in a column ---
-
-
-class DistinctSketch:
-    """How many distinct values a stream has, in bounded memory: the `SKETCH` smallest of their hashes.
-
-    With fewer distinct values than that, all are there and the count is exact. Otherwise the k smallest of n uniform hashes
-    end near k / n of their range, so n is about (k - 1) / (the k-th smallest / 2^64).
-
-    Source: Bar-Yossef et al., Counting distinct elements in a data stream, 2002.
-    """
-
-    def __init__(self) -> None:
-        self.hashes: NDArray[np.uint64] = np.zeros(0, np.uint64)
-
-    def add(self, values: pa.Array) -> None:
-        """Count values without nulls: integers, floats, times, booleans or strings."""
-        if is_text(values.type):
-            values = pc.unique(values)
-        elif not pa.types.is_integer(values.type):
-            values = values.cast(pa.float64()).view(pa.int64()) if pa.types.is_floating(values.type) else _as_int64(values)
-        prints = fingerprints(values).view(np.uint64)
-        hashes, scratch = np.empty_like(prints), np.empty_like(prints)
-        mix(prints, np.uint64(0), hashes, scratch)
-        if self.full:
-            hashes = hashes[hashes < self.hashes[-1]]
-        self.hashes = np.unique(np.concatenate([self.hashes, hashes]))[:SKETCH]
-
-    @property
-    def full(self) -> bool:
-        """Were there too many values to count them exactly?"""
-        return len(self.hashes) >= SKETCH
-
-    @property
-    def count(self) -> int:
-        """[values] that are distinct: exact, or an estimate where `full`."""
-        return round((SKETCH - 1) / (float(self.hashes[-1]) / 2.0**64)) if self.full else len(self.hashes)
-
-
-def _as_int64(values: pa.Array) -> pa.Array:
-    kind = values.type
-    if pa.types.is_date32(kind) or pa.types.is_time32(kind):
-        values = values.cast(pa.int32())
-    return values.cast(pa.int64())
-
-
-class _Tally:
-    """Counts one column, batch by batch."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._kind: pa.DataType | None = None
-        self._family = ""
-        self._rows = self._nulls = self._nans = self._values = 0
-        self._shortest, self._longest, self._elements = math.inf, 0, 0
-        self._low: Any = None
-        self._high: Any = None
-        self._sum = 0.0
-        self._whole = True
-        self._sketch = DistinctSketch()
-        self._examples: list[str] = []
-
-    def add(self, array: pa.Array) -> None:
-        if self._kind is None or pa.types.is_null(self._kind):  # a file of nothing but nulls does not say what others hold
-            self._kind = array.type
-        self._rows += len(array)
-        self._nulls += array.null_count
-        if is_list(array.type):
-            lengths = pc.list_value_length(array).drop_null()
-            if len(lengths):
-                self._shortest = min(self._shortest, pc.min(lengths).as_py())
-                self._longest = max(self._longest, pc.max(lengths).as_py())
-                self._elements += pc.sum(lengths).as_py()
-            array = array.flatten()
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        values = array.drop_null()
-        if pa.types.is_floating(values.type):
-            finite = pc.is_finite(values)
-            self._nans += len(values) - pc.sum(finite, min_count=0).as_py()
-            values = values.filter(finite)
-            self._whole = self._whole and pc.all(pc.equal(pc.floor(values), values), min_count=0).as_py()
-        family = _family(values.type)
-        self._family = self._family or family
-        # Files may disagree on the type, which is a problem told elsewhere: then the first ones count.
-        if len(values) and family and family == self._family:
-            self._measure(values)
-
-    def _measure(self, values: pa.Array) -> None:
-        if pa.types.is_timestamp(values.type):
-            values = values.cast(pa.timestamp("us", values.type.tz), safe=False)  # Python has no nanoseconds
-        self._values += len(values)
-        ends = pc.min_max(values).as_py()
-        self._low = ends["min"] if self._low is None else min(self._low, ends["min"])
-        self._high = ends["max"] if self._high is None else max(self._high, ends["max"])
-        if self._family == "number":
-            self._sum += pc.sum(values.cast(pa.float64(), safe=False)).as_py()
-        self._sketch.add(values)
-        if len(self._examples) < 3:
-            fresh = [str(value) for value in pc.unique(values.slice(0, 1000)).slice(0, 3).to_pylist()]
-            self._examples = list(dict.fromkeys(self._examples + fresh))[:3]
-
-    def facts(self) -> ColumnFacts:
-        kind = self._kind if self._kind is not None else pa.null()
-        lists = is_list(kind) and self._longest > 0
-        return ColumnFacts(
-            name=self._name,
-            type=kind,
-            null_share=self._nulls / max(self._rows, 1),
-            not_finite=self._nans,
-            distinct=self._sketch.count,
-            exact=not self._sketch.full,
-            low=self._low,
-            high=self._high,
-            mean=self._sum / max(self._values, 1),
-            whole=self._whole,
-            lengths=(int(self._shortest), self._elements / max(self._rows - self._nulls, 1), self._longest) if lists else None,
-            examples=tuple(self._examples),
-            hashes=self._sketch.hashes,
-        )
-
-
-def _family(kind: pa.DataType) -> str:
-    """Values of one family can be compared with each other; "" is not measured."""
-    if is_text(kind):
-        return "text"
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
-        return str(kind)
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        return "number"
-    return ""
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -27,6 +27,11 @@ TRIES, WAIT = 5, 0.2
 PREFIXES = ("file://", "s3://", "gs://", "abfs://", "hdfs://")
 
 
+def relative_to(path: str) -> str:
+    """Where a relative local path begins, as the end of a hint; "" for any other."""
+    return "" if "://" in path or os.path.isabs(path) else f"; it is relative to {os.getcwd()}"
+
+
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """The Arrow filesystem that holds `uri`, and the path inside it.
 

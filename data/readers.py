@@ -20,6 +20,7 @@ import pyarrow.parquet
 from data.arrays import workable
 from data.errors import BadInput, GenctrError
 from data.paths import filesystem
+from data.reader_columns import check_lists, in_file, partitioned, split_lists, values_in_path, with_values
 from data.yaml_document import nearest
 
 BATCH_ROWS = 65_536
@@ -86,10 +87,15 @@ class ParquetReader:
 
     Files are read, not mapped: it costs nothing here, a file cut short is an error and not a SIGBUS, and memory does not grow.
     A row group in an object store is fetched in a few large requests and held compressed.
+
+    Args:
+        lists: separator by column, for strings that are lists of strings, such as {"genres": "|"} for "drama|crime".
+        partitions: columns that are in the file's path, such as hour for `day=2026-11-20/hour=07/part.parquet`, as strings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lists: Mapping[str, str] = NOTHING, partitions: Sequence[str] = ()) -> None:
         self._footer = lru_cache(maxsize=FOOTERS)(_parquet_footer)
+        self._lists, self._partitions = dict(lists), tuple(partitions)
 
     def units(self, path: str) -> tuple[int, ...]:
         """The rows of every row group."""
@@ -119,10 +125,14 @@ class ParquetReader:
     def schema(self, path: str) -> pa.Schema:
         """The columns as Arrow types, views as what they are read as."""
         with _told(path):
-            return _workable(self._footer_of(path)[1])
+            schema = _workable(self._footer_of(path)[1])
+        check_lists(self._lists, schema, path)
+        split = pa.schema([own.with_type(pa.list_(pa.string())) if own.name in self._lists else own for own in schema])
+        return partitioned(split, self._partitions, path)
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The row group from row `start`; what is before it is decoded and dropped."""
+        values = values_in_path(path, set(self._partitions) & set(columns))
         with _told(path, unit):
             files, inner = filesystem(path)
             local = isinstance(files, pyarrow.fs.LocalFileSystem)
@@ -137,9 +147,11 @@ class ParquetReader:
                     page_checksum_verification=True,
                 ) as parquet,
             ):
-                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=list(columns), use_threads=False)
+                # Of no column Arrow does not say how many rows there are.
+                wanted = in_file(values, columns) or parquet.schema_arrow.names[:1]
+                whole = parquet.iter_batches(BATCH_ROWS, row_groups=[unit], columns=wanted, use_threads=False)
                 for batch in _from_row(start, whole):
-                    yield batch.cast(_workable(batch.schema))
+                    yield with_values(split_lists(batch.cast(_workable(batch.schema)), self._lists), values)
 
     def _footer_of(self, path: str) -> tuple[Any, pa.Schema]:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
@@ -156,7 +168,11 @@ class CsvReader:
         names: the columns of a file without a header line. None: the first line names them.
         types: Arrow type by column, such as {"user_id": "string"}. Other columns get the type that the file's first block
             suggests, always the first one, so a row means the same wherever reading begins. Digits after a leading zero are a
-            string: 007 and 7 are two ids.
+            string: 007 and 7 are two ids. Integers beyond 64 bits with a sign are uint64, or else strings: as floats, many ids
+            would be one.
+        lists: separator by column, for values that are lists, such as {"genres": "|"} for drama|crime. Elements are strings
+            unless `types` has another type for the column.
+        partitions: columns that are in the file's path, as `ParquetReader` has them.
         nulls: what stands for a missing value.
         quote: the character around values that hold a delimiter or a line break; None: no value is quoted. auto: a double quote
             in CSV, None where the delimiter is a tab, for a tab-separated log has inch signs more often than quoted values.
@@ -170,6 +186,8 @@ class CsvReader:
         delimiter: str = ",",
         names: Sequence[str] | None = None,
         types: Mapping[str, str] = NOTHING,
+        lists: Mapping[str, str] = NOTHING,
+        partitions: Sequence[str] = (),
         nulls: Sequence[str] = ("",),
         quote: str | None = "auto",
         newlines_in_values: bool = False,
@@ -183,6 +201,7 @@ class CsvReader:
         self._delimiter = delimiter
         self._names = names
         self._types = {column: _type(column, name) for column, name in types.items()}
+        self._lists, self._partitions = dict(lists), tuple(partitions)
         self._nulls = list(nulls)
         self._strings: frozenset[str] = frozenset()
 
@@ -220,33 +239,41 @@ class CsvReader:
         """The stated types, and for the rest what the first block suggests."""
         with _told(path), self._open(path) as batches:
             schema = batches.schema
-        strings = self._strings | self._with_leading_zeros(path, schema)
         for column in self._types:
             if column not in schema.names:
                 raise BadInput("reader option types: no such column", file=path, column=column,
                                hint=nearest(column, schema.names))  # fmt: skip
-        suggested = {column.name: pa.string() if column.name in strings else column.type for column in schema}
-        return pa.schema([(name, (suggested | self._types)[name]) for name in schema.names])
+        check_lists(self._lists, schema, path)
+        types = {column.name: column.type for column in schema} | self._ids_of_digits(path, schema)
+        types |= dict.fromkeys(self._strings & types.keys(), pa.string()) | self._types
+        types |= {column: pa.list_(self._types.get(column, pa.string())) for column in self._lists}
+        return partitioned(pa.schema([(name, types[name]) for name in schema.names]), self._partitions, path)
 
-    def _with_leading_zeros(self, path: str, schema: pa.Schema) -> set[str]:
-        """The columns that seem to hold integers, and have one with a leading zero in the first block."""
-        integers = [column.name for column in schema if column.type == pa.int64() and column.name not in self._types]
-        integers = [name for name in integers if schema.names.count(name) == 1 and name not in self._strings]
-        if not integers:
-            return set()
-        with _told(path), self._open(path, types=dict.fromkeys(integers, pa.string()), columns=integers) as batches:
+    def _ids_of_digits(self, path: str, schema: pa.Schema) -> dict[str, pa.DataType]:
+        """The types of columns of digits that would lose some as the numbers that Arrow suggests, by the first block: those
+        with a leading zero, and integers beyond 64 bits with a sign, which it takes for floats."""
+        stated = {*self._types, *self._lists, *self._strings}
+        digits = [own.name for own in schema if own.type in (pa.int64(), pa.float64()) and own.name not in stated]
+        digits = [name for name in digits if schema.names.count(name) == 1]
+        if not digits:
+            return {}
+        with _told(path), self._open(path, types=dict.fromkeys(digits, pa.string()), columns=digits) as batches:
             first = next(iter(batches), None)
-        found = {} if first is None else dict(zip(integers, first.columns, strict=True))
-        return {name for name, own in found.items() if pc.any(pc.match_substring_regex(own, r"^\s*[+-]?0\d")).as_py()}
+        found = {} if first is None else dict(zip(digits, first.columns, strict=True))
+        types = {name: _type_of_digits(own, schema.field(name).type) for name, own in found.items()}
+        return {name: kind for name, kind in types.items() if kind is not None}
 
     def read(self, path: str, unit: int, columns: Sequence[str], start: int) -> Generator[pa.RecordBatch, None, None]:
         """The file from row `start`; what is before it is parsed and dropped."""
         assert unit == 0, "a CSV file is one unit"
         schema = self.schema(path)
-        types = {column: schema.field(column).type for column in columns}
-        with _told(path), self._open(path, types=types, columns=list(columns)) as batches:
+        values = values_in_path(path, set(self._partitions) & set(columns))
+        wanted = in_file(values, columns) or schema.names[:1]  # Arrow reads all where none is named
+        types = {column: pa.string() if column in self._lists else schema.field(column).type for column in wanted}
+        with _told(path), self._open(path, types=types, columns=wanted) as batches:
             # Arrow's own skip_rows_after_names counts blank lines, which are not rows.
-            yield from _from_row(start, batches)
+            for batch in _from_row(start, batches):
+                yield with_values(split_lists(batch, self._lists, self._types), values)
 
     @contextmanager
     def _open(
@@ -294,6 +321,19 @@ def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         if start < batch.num_rows:
             yield batch.slice(start)
         start = max(0, start - batch.num_rows)
+
+
+def _type_of_digits(texts: pa.Array, suggested: pa.DataType) -> pa.DataType | None:
+    """What a column of digits has to be instead of int64 or float64, so that no id becomes another; None: it may be that."""
+    if suggested == pa.int64():
+        return pa.string() if pc.any(pc.match_substring_regex(texts, r"^\s*[+-]?0\d")).as_py() else None
+    if not pc.all(pc.match_substring_regex(texts, r"^\s*[+-]?\d+\s*$")).as_py():
+        return None  # a fraction or an exponent is among them; or there is nothing
+    try:
+        pc.cast(pc.utf8_trim_whitespace(texts), pa.uint64())
+    except pa.ArrowInvalid:
+        return pa.string()
+    return pa.uint64()
 
 
 def _workable(schema: pa.Schema) -> pa.Schema:

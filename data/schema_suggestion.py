@@ -3,20 +3,47 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, count
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from data.arrays import element_type, is_list, is_text
-from data.errors import GenctrError
+from data.arrays import is_list, is_text
+from data.column_facts import SCALES, ColumnFacts, digits_of_time, size_of_time, unit_of
+from data.column_names import (
+    ACTS,
+    AFTER,
+    CLICKS,
+    DATES,
+    IDS,
+    INDEX,
+    KEYS,
+    LATER,
+    MOMENTS,
+    NUMBERS,
+    PAST,
+    SCORES,
+    SEQUENCES,
+    THINGS,
+    TIMES,
+    USERS,
+    VISITS,
+)  # fmt: skip
+from data.errors import GenctrError, visible
 
 VOCAB_VALUES = 100_000
 """[values] up to which a vocabulary is proposed; above, hashing."""
+
+KEY_ROWS = 1000
+"""[rows] from which on a column with another value in every row is taken for the key of the row."""
+
+TEXT_WORDS = 3
+"""[words] in the mean from which on strings are texts, which are not the names of anything."""
+
+BUCKETS = 64
+"""[buckets] proposed at most for counts and floats."""
 
 FEW_VALUES = 256
 """[values] up to which an integer is taken for an id whatever it is called."""
@@ -24,113 +51,19 @@ FEW_VALUES = 256
 LONGEST_SEQUENCE = 100
 """[events] proposed at most."""
 
-SECONDS = (940_000_000, 2_600_000_000)
-"""[s] since 1970: 1999 to 2052. Integers in between, or a thousand times that, …, can be times."""
-
-SCALES = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+ISO = r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?"
+"""Times and dates as text."""
 
 HELD = (is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_temporal, pa.types.is_null)
 """Types of a column that a field might read, or of which it is said why none should."""
 
-CLICKS = r"^(is_)?(click(ed|s)?|clk|label|target|y)$"
-ACTS = r"click|clk|label|buy|bought|purchase|order|conver|install|cart|like|follow|comment|forward|share|hate|long_view|enter"
-LATER = r"(play|stay|watch|dwell|view)(ed|ing)?_?(time|sec|ms|duration)|^rating$"
-DATES = r"^(date|day|dt|ds|p_date)$"
-SCORES = r"(^|_)(ctr|cvr|score|pred|prediction|prob|probability|propensity)(_|$)"
-TIMES = r"(^|_)(time|times|ts|timestamp|timestamps|unixtime|datetime|at|ms)(_|$)"
 YAML_WORDS = {"y", "n", "yes", "no", "on", "off", "null", "true", "false"}
-USERS = r"^(user|uid|member|visitor|customer|account)(_?id)?$"
-VISITS = r"^(session|impression|request|search)(_?id)?$"
-IDS = (
-    r"(^|_)(id|ids|uid|gid|idx|index|type|code|cat|category|tab|hour|weekday|feat\d*|slot|pos|position|zip|city|country|c\d+)$"
-)
-THINGS = r"^(user|item|video|movie|article|news|product|goods|shop|author|brand|ad|advertiser|campaign|creative|query)$"
-NUMBERS = (
-    r"(^|_)(num|number|count|cnt|n|age|price|amount|cost|duration|width|height|days|size|len|length|rate|avg|sum|i\d+)(_|$)"
-)
-SEQUENCES = r"hist|seq|recent|last|past|clicked|viewed|previous|session"
 
 TORCH = {
     "apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half", "ipu",
     "items", "keys", "modules", "mtia", "parameters", "pop", "to", "train", "training", "type", "update", "values", "xpu",
 }  # fmt: skip
 """What torch calls its own in every model, so that no table may be called so."""
-
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """What was counted of a column; for lists, of their elements.
-
-    Args:
-        name, type: as Arrow says.
-        null_share: [1] of the rows.
-        not_finite: [values] that are NaN or infinite.
-        distinct, exact: [values], and whether that is a count or an estimate.
-        low, high, mean: of the values; None where there are none. The mean of strings and times means nothing.
-        whole: every float is a whole number.
-        lengths: shortest, mean and longest list; None for other columns.
-        examples: a few values.
-        hashes: the smallest hashes of the values, to compare columns.
-    """
-
-    name: str
-    type: pa.DataType
-    null_share: float
-    not_finite: int
-    distinct: int
-    exact: bool
-    low: Any
-    high: Any
-    mean: float
-    whole: bool
-    lengths: tuple[int, float, int] | None
-    examples: tuple[str, ...]
-    hashes: NDArray[np.uint64] = field(repr=False, compare=False)
-
-    @property
-    def values(self) -> str:
-        """The distinct count in words."""
-        return f"{self.distinct:,}" if self.exact else f"about {self.distinct:,}"
-
-    @property
-    def element(self) -> pa.DataType:
-        """The type of one value."""
-        kind = element_type(self.type)
-        return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-    def named(self, pattern: str) -> bool:
-        """Does the name, in any case and style, match?"""
-        return re.search(pattern, re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z0-9]", "_", self.name).lower()) is not None
-
-    def likeness(self, other: "ColumnFacts") -> float:
-        """The share of the values of both columns that occur in both (Jaccard), from their hashes."""
-        if not len(self.hashes) or not len(other.hashes):
-            return 0.0
-        # Below both sketches' ends each one is complete.
-        ends = [own.hashes[-1] for own in (self, other) if not own.exact]
-        ours, theirs = (own.hashes[own.hashes <= min(ends)] if ends else own.hashes for own in (self, other))
-        return len(np.intersect1d(ours, theirs, assume_unique=True)) / max(len(np.union1d(ours, theirs)), 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """For programs: times, types and strings as text."""
-        facts = asdict(replace(self, hashes=np.zeros(0, np.uint64), type=str(self.type)))
-        ends = {end: own if isinstance(own := facts[end], int | float | None) else str(own) for end in ("low", "high")}
-        return {name: value for name, value in facts.items() if name != "hashes"} | ends
-
-    def cells(self) -> list[str]:
-        """One line of the report."""
-        shortest, mean, longest = self.lengths or (0, 0.0, 0)
-        length = f"{shortest}..{longest}, mean {mean:.1f}" if self.lengths else ""
-        ends = ["" if end is None else _short(end) for end in (self.low, self.high)]
-        return [
-            self.name,
-            str(self.type),
-            f"{self.null_share:.1%}" if self.null_share else "",
-            self.values,
-            length,
-            *ends,
-            ", ".join(map(_short, self.examples)),
-        ]
 
 
 @dataclass(frozen=True)
@@ -157,14 +90,15 @@ def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
         [own for own in columns if _is_signed(own)], CLICKS, ACTS
     )
     label = label or _best([own for own in columns if _is_count(own)], CLICKS)
-    time = _best([own for own in columns if not is_list(own.type) and _unit(own)], r"^(time|timestamp|ts)(_|$)", "")
+    moments = [own for own in columns if not is_list(own.type) and unit_of(own) and not own.named(AFTER)]
+    time = _best(moments, r"^(time|timestamp|ts)(_|$)", TIMES, "")
     group = _best([own for own in columns if not is_list(own.type)], USERS, VISITS)
     plain = [own for own in columns if not is_list(own.type)]
     for own in columns:
         if own is label:
             guess = _label(own)
         elif own is time:
-            unit = _unit(own)
+            unit = unit_of(own)
             guess = Guess(
                 "time", f"from {_moment(own.low, unit)} to {_moment(own.high, unit)} UTC", {"column": own.name, "unit": unit}
             )
@@ -179,29 +113,30 @@ def guess_columns(columns: Sequence[ColumnFacts]) -> dict[str, Guess]:
     return {column: replace(guess, entry=_renamed(guess.entry, names)) for column, guess in guesses.items()}
 
 
-def schema_text(name: str, columns: Sequence[ColumnFacts], source: str) -> str:
-    """The guesses as a schema file, with the reasons as comments."""
+def schema_text(name: str, columns: Sequence[ColumnFacts], source: str, reading: str = "") -> str:
+    """The guesses as a schema file, with the reasons as comments; `reading` is what run.yaml has to say for them."""
     guesses = guess_columns(columns)
     own = {kind: next((guess for guess in guesses.values() if guess.kind == kind), None) for kind in ("label", "time")}
     group = next((column for column, guess in guesses.items() if guess.also_group), None)
     label = own["label"] or Guess("label", "no column was found that looks like one: name yours", {"column": "label"})
     lines = [
-        f"# Guessed from {source}. Read every line: only you know what the columns mean.",
+        f"# Guessed from {visible(source)}. Read every line: only you know what the columns mean.",
+        *([f"# In run.yaml: {visible(reading)}"] if reading else []),
         f"name: {_identifier(name)}",
-        f"label: {_flow(label.entry)}  # {label.why}",
+        f"label: {_flow(label.entry)}  # {visible(label.why)}",
     ]
     if own["time"]:
-        lines.append(f"time: {_flow(own['time'].entry)}  # {own['time'].why}")
+        lines.append(f"time: {_flow(own['time'].entry)}  # {visible(own['time'].why)}")
     if group:
         lines.append(f"group: {_scalar_text(group)}  # GAUC compares the rows of one value")
     lines.append("fields:")
     fields = [guess for guess in guesses.values() if "kind" in guess.entry]
-    lines += [f"  - {_flow(guess.entry)}  # {guess.why}" for guess in fields]
+    lines += [f"  - {_flow(guess.entry)}  # {visible(guess.why)}" for guess in fields]
     if not fields:
         raise GenctrError(f"no column of {name} looks like a feature: {', '.join(guesses)}\n  next: write the schema yourself")
     left = {column: guess for column, guess in guesses.items() if guess.kind == "left out"}
     if left:
-        lines += ["# Left out:", *(f"#   {column}: {guess.why}" for column, guess in left.items())]
+        lines += ["# Left out:", *(f"#   {visible(column)}: {visible(guess.why)}" for column, guess in left.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -231,24 +166,13 @@ def _is_binary(own: ColumnFacts) -> bool:
     return bool(numeric and own.whole and own.distinct == 2 and (own.low, own.high) in {(0, 1), (False, True)})
 
 
-def _unit(own: ColumnFacts) -> str | None:
-    """What the integers of a column would count if they were times since 1970."""
-    if own.low is None:
-        return None
-    if pa.types.is_timestamp(own.element):
-        return str(own.element.unit)
-    if not pa.types.is_integer(own.element) or not own.named(TIMES):
-        return None
-    return next((unit for unit, by in SCALES.items() if SECONDS[0] * by < own.low <= own.high < SECONDS[1] * by), None)
-
-
 def _unlike(events: ColumnFacts, time: ColumnFacts) -> str:
     """Why times of events cannot be compared with the row's; empty: they can. Timestamps are brought to its unit, integers are
     not; and two timestamps need a time zone in both, or in neither."""
     stamps = pa.types.is_timestamp(events.element) and pa.types.is_timestamp(time.element)
     if stamps and (events.element.tz is None) != (time.element.tz is None):
         return f", but only one of it and {time.name} has a time zone"
-    if pa.types.is_timestamp(events.element) or _unit(events) == _unit(time):
+    if pa.types.is_timestamp(events.element) or unit_of(events) == unit_of(time):
         return ""
     return f", but not in the unit of {time.name}"
 
@@ -282,17 +206,26 @@ def _scalar(own: ColumnFacts) -> Guess:
 
 
 def _reason_to_leave_out(own: ColumnFacts) -> str:
+    """Why a column is no feature; "": it may be one."""
+    return _reason_of_values(own) or _reason_of_name(own) or _reason_of_time(own) or _reason_of_key(own)
+
+
+def _reason_of_values(own: ColumnFacts) -> str:
     if not any(holds(own.type) for holds in HELD):
         return f"no kind of field holds {own.type}"
     if own.low is None and own.null_share < 1 and not own.not_finite:
         return "its values could not be counted"
-    if own.distinct <= 1:
-        return "never more than one value"
+    return "never more than one value" if own.distinct <= 1 else ""
+
+
+def _reason_of_name(own: ColumnFacts) -> str:
+    if own.named(INDEX):
+        return "named like the number of the row, which says nothing of another log"
     if _is_binary(own) and own.named(ACTS):
         return "0 and 1, named like something a user does: a second label? A feature only if known before the row is shown"
     if own.named(CLICKS):
         return "named like the label: a label is 0 and 1, and a feature would tell it"
-    if own.named(LATER):
+    if own.named(LATER) or (own.named(AFTER) and not own.named(PAST)):
         return "named like something that is known only after the row was shown"
     if own.named(VISITS):
         return "names one visit: others will come tomorrow"
@@ -300,8 +233,30 @@ def _reason_to_leave_out(own: ColumnFacts) -> str:
         return "the day itself: tomorrow's was never seen in training"
     if own.named(SCORES):
         return "named like a prediction or a probability"
-    if _unit(own) or pa.types.is_temporal(own.type):
-        return "a time: write what matters of it (hour, weekday, age) as an integer"
+    return ""
+
+
+def _reason_of_time(own: ColumnFacts) -> str:
+    write = "write what matters of it (hour, weekday, age) as an integer"
+    if unit_of(own) or pa.types.is_temporal(own.type):
+        return f"a time: {write}"
+    if form := digits_of_time(own):
+        return f"a time written as {form}: {write}; as the row's time write seconds since 1970"
+    if pa.types.is_floating(own.type) and (own.named(TIMES) or own.named(MOMENTS)) and size_of_time(own):
+        return f"a time in {size_of_time(own)} as floats: {write}; as the row's time write it as an integer"
+    known = [str(value) for value in (own.low, own.high, *own.examples)]
+    if is_text(own.type) and all(re.fullmatch(ISO, value) for value in known):
+        return f"a time as text: {write}; as the row's time write it as a timestamp"
+    return ""
+
+
+def _reason_of_key(own: ColumnFacts) -> str:
+    if own.words >= TEXT_WORDS and own.distinct > FEW_VALUES:
+        return f"texts of {own.words:.0f} words, {own.values} of them: write what they say as ids or as a vector"
+    plain = is_text(own.type) or pa.types.is_integer(own.type)
+    every_row = own.distinct >= own.rows * (1 if own.exact else 0.99) and own.rows >= KEY_ROWS
+    if plain and every_row and not own.named(NUMBERS) and not own.named(KEYS):
+        return "another value in every row: a key of the row, of which tomorrow's rows have none"
     return ""
 
 
@@ -313,7 +268,7 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
         if shortest == longest:
             return Guess("vector", f"{longest} floats in every row", _entry(own, "vector", {"dim": longest}))
         return Guess("left out", f"lists of {shortest} to {longest} floats: a vector has one width")
-    if _unit(own):
+    if unit_of(own):
         unlike = _unlike(own, time) if time is not None else ""
         return Guess("left out", f"times of events{unlike or ': the `time` of a sequence'}")
     if not is_text(own.element) and not pa.types.is_integer(own.element):
@@ -327,7 +282,7 @@ def _list(own: ColumnFacts, columns: Sequence[ColumnFacts], plain: Sequence[Colu
     if not (own.named(SEQUENCES) or (shared and longest > 5)):
         return Guess("ids", what, _entry(own, "ids", _table(own)))
     keys: dict[str, Any] = {"length": min(longest, LONGEST_SEQUENCE)}
-    lists = [other for other in columns if is_list(other.type) and _unit(other) and other.lengths == own.lengths]
+    lists = [other for other in columns if is_list(other.type) and unit_of(other) and other.lengths == own.lengths]
     times = [other.name for other in lists if time is not None and not _unlike(other, time)]
     if times:
         keys["time"] = times[0]
@@ -348,9 +303,8 @@ def _table(own: ColumnFacts) -> dict[str, Any]:
 
 
 def _number(own: ColumnFacts, why: str) -> Guess:
-    if own.low >= 0 and own.high > 100:
-        return Guess("number", why, _entry(own, "number", {"transform": "log1p"}))
-    return Guess("number", why, _entry(own, "number", {"transform": "standardise"}))
+    """Quantile buckets: `benchmarks/transforms.py` compares them with scaled numbers."""
+    return Guess("number", why, _entry(own, "number", {"transform": "buckets", "buckets": min(own.distinct, BUCKETS)}))
 
 
 def _entry(own: ColumnFacts, kind: str, keys: dict[str, Any]) -> dict[str, Any]:
@@ -389,9 +343,5 @@ def _flow(entry: dict[str, Any]) -> str:
 def _scalar_text(value: Any) -> str:
     """YAML on one line; quoted unless it is a number or surely a plain word."""
     plain = isinstance(value, int) or (re.fullmatch(r"[A-Za-z_]\w*", value) and value.lower() not in YAML_WORDS)
-    return str(value) if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value).replace("\n", " ")
-    return text if len(text) <= 24 else text[:23] + "…"
+    # What is not shown is escaped as YAML has it: some of it may not stand in a document at all.
+    return str(value) if plain else visible(json.dumps(value, ensure_ascii=False))

@@ -1,6 +1,7 @@
 """The `genctr` command: which words there are, and what it says and returns when one of them fails."""
 
 import argparse
+import hashlib
 import logging
 import os
 import sys
@@ -19,6 +20,9 @@ COMMANDS = (doctor, logs, run, plan, daily, publish, checkpoint)
 YIELD = 3.0
 """[s] that a rank which lost another one stays, saying nothing more."""
 
+FIRST = 0.5
+"""[s] that other ranks leave to the first one to print an error that all of them have."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -34,23 +38,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     command: Callable[[argparse.Namespace], int] = arguments.command
-    rank = os.environ.get("RANK", "0")
-    me = "genctr" if rank == "0" else f"genctr (rank {rank})"
     try:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        print(f"{me}: {error}", file=sys.stderr)
+        _print_once(str(error))
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
         # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.
         if not any(what in str(error) for what in ("by peer", "Broken pipe")):
             raise
-        print(f"{me}: lost another rank; see what it said", file=sys.stderr)
+        _print_once("lost another rank; see what it said")
         time.sleep(YIELD)  # the rank that knows why ends first: the launcher looks at who has ended, and ends the others
         return 1
     except KeyboardInterrupt:
         print(f"genctr: stopped; {GO_ON}", file=sys.stderr)
         return 130
+
+
+def _print_once(text: str) -> None:
+    """Print an error, unless another rank of this machine has printed the same one."""
+    rank = os.environ.get("RANK", "0")
+    if "RANK" in os.environ and not _is_first(text, rank):
+        return
+    print(f"genctr: {text}" if rank == "0" else f"genctr (rank {rank}): {text}", file=sys.stderr)
+
+
+def _is_first(text: str, rank: str) -> bool:
+    """Whether no other rank of this machine has printed it; rank 0 is asked first, in whose name it reads best."""
+    from pipeline.run_folder.launcher import STORE
+
+    store = os.environ.get(STORE)
+    if store is None:
+        return True
+    if rank != "0":
+        time.sleep(FIRST)
+    mark = f"{store}.{hashlib.sha256(text.encode(errors='replace')).hexdigest()}"
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    except OSError:  # better twice than never
+        return True
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -141,6 +141,7 @@ def score(
     bundle: str,
     data: str,
     out: str,
+    keys: str = "",
     cpu: int = 2,
     memMB: int = 8192,
     image: str = "genctr",
@@ -152,12 +153,13 @@ def score(
         bundle: a bundle, or the folder of all of them: then the current one
         data: a file, or a folder of files such as a day's
         out: the folder for the scores
+        keys: columns of the rows to write next to their scores, with commas between them; if empty, none
         cpu: processors
         memMB: memory in MB
         image: a container image with this project installed, for schedulers that run containers
         max_retries: how often the scheduler may start the job again
     """
-    words = ["score", bundle, "--data", data, "--out", out]
+    words = ["score", bundle, "--data", data, "--out", out, *(["--keys", keys] if keys else [])]
     return _job(words, Resources(1, 1, cpu, 0, memMB, image, max_retries))
 
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.table import Table
 
 from data.errors import GenctrError
-from launch.tables import console, table
+from launch.tables import console, print_table
 from pipeline.distributed.planner import TablePlan
 from pipeline.planning.estimate import RankLine, StageEstimate
 
@@ -56,18 +55,18 @@ def show(papers: Sequence[StageEstimate], *, usd_per_hour: float | None = None) 
 
 
 def _show_plan(here: Console, paper: StageEstimate, usd_per_hour: float | None) -> None:
-    here.print(_tables(paper))
-    here.print(_ranks(paper))
-    here.print(_times(paper))
+    _show_tables(here, paper)
+    _show_ranks(here, paper)
+    _show_times(here, paper)
     if usd_per_hour is not None:
         hosts = paper.ask.hosts
         here.print(f"{paper.usd_per_billion(usd_per_hour):,.2f} USD a billion rows, at {usd_per_hour * hosts:,.2f} USD an hour")
 
 
-def _tables(paper: StageEstimate) -> Table:
+def _show_tables(here: Console, paper: StageEstimate) -> None:
     """Where every table is, the largest first."""
     largest_first = sorted(paper.tables.items(), key=lambda item: -paper.bytes[item[0]])
-    return table(
+    print_table(
         ["table", "rows>", "width>", "optimizer", "GiB>", "sharding", "kernel", "ranks"],
         (
             (
@@ -76,10 +75,11 @@ def _tables(paper: StageEstimate) -> Table:
             )
             for name, own in largest_first
         ),
+        here=here,
     )
 
 
-def _ranks(paper: StageEstimate) -> Table:
+def _show_ranks(here: Console, paper: StageEstimate) -> None:
     """What every rank holds."""
     cuda = paper.ask.device.kind == "cuda"
     elsewhere = ["main memory GiB>"] if cuda else []
@@ -89,16 +89,18 @@ def _ranks(paper: StageEstimate) -> Table:
         others = [f"{line.ddr / GIB:.2f}"] if cuda else []
         share = f"{line.memory / paper.budget:.0%}"
         lines.append([rank_ranges(alike), f"{line.memory / GIB:.2f}", share, *others, f"{line.lookup:.2f}"])
-    return table(["ranks", "card GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"], lines)
+    headings = ["ranks", "GPU GiB>" if cuda else "memory GiB>", "of>", *elsewhere, "look-ups ms>"]
+    print_table(headings, lines, here=here)
 
 
-def _times(paper: StageEstimate) -> Table:
+def _show_times(here: Console, paper: StageEstimate) -> None:
     """How long a step takes."""
     times = paper.times
     assert times is not None
     parts = {**times.__dict__, "a step": times.step}
     headings = [f"{'look-ups' if name == 'lookup' else name} ms>" for name in parts]
-    return table([*headings, "rows/s>"], [[*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}"]])
+    figures = [*(f"{value:.2f}" for value in parts.values()), f"{paper.rows_per_second:,.0f}"]
+    print_table([*headings, "rows/s>"], [figures], keys=0, here=here)
 
 
 def _show_advice(here: Console, paper: StageEstimate) -> None:
@@ -107,7 +109,7 @@ def _show_advice(here: Console, paper: StageEstimate) -> None:
     for own in paper.advice:
         figures = (f"{own.most / GIB:.1f}", f"{own.step:.1f}") if own.fits else ("", "")
         lines.append([own.what, "yes" if own.fits else "no", *figures, own.settings])
-    here.print(table(["what", "fits", "fullest rank GiB>", "a step ms>", "how"], lines))
+    print_table(["what", "fits", "fullest rank GiB>", "a step ms>", "how"], lines, here=here)
     if not any(own.fits for own in paper.advice):
         here.print("none is enough: take fewer rows, narrower tables or larger GPUs, or several of these together")
 

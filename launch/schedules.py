@@ -1,11 +1,12 @@
 """What repeats the daily job: a crontab, systemd units, a Kubernetes CronJob, a Slurm script, an Airflow DAG.
 
 Each runs `genctr daily`, starts at `at`, and knows the exit codes: 75 is nothing to do yet, 3 a held model, neither of which is
-a failure; one job at a time, and a restart resumes. What runs on this machine runs in the folder it was asked for in, `here`,
-by the file of the `genctr` that was asked, `program`: schedulers know neither relative paths nor a PATH of ours.
+a failure; 2, 4 and 5 are not tried again; one job at a time, and a restart resumes. What runs on this machine runs in the
+folder it was asked for in, `here`, by the file of the `genctr` that was asked, `program`: schedulers know neither relative
+paths nor a PATH of ours.
 
-`at` is a time of UTC for Kubernetes and Airflow, of the machine's own time zone elsewhere. No text that is asked for can
-add a line or a key: control characters are refused, the rest is quoted for each target.
+`at` is a time of UTC for Kubernetes and Airflow, of the machine's own time zone elsewhere, and what is printed says so. No text
+that is asked for can add a line or a key: control characters are refused, the rest is quoted for each target.
 """
 
 import json
@@ -22,6 +23,12 @@ from data.errors import GenctrError, visible
 
 RUNS = "/runs"
 """Where a pod has the volume of a local run folder."""
+
+LOCAL = "in the time zone of the machine that runs it"
+UTC = "in UTC"
+
+FATAL = (2, 4, 5)
+"""Exit codes that the same command ends with again: a person has to act, or another job works on the run."""
 
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
@@ -41,23 +48,31 @@ def cron(
     """A crontab: every half hour from `at` on, so that a late day is taken up when it comes. Cron mails errors only."""
     variables = "\n".join(f"{key}={value}" for key, value in THREADS.items())
     command = f"cd {shlex.quote(here)} && {_command(config, out, program)}".replace("%", r"\%")
-    return f"# genctr {name}: crontab -e\n{variables}\n{_half_hours(at)} {command} --quiet > /dev/null\n"
+    zone = f"every half hour from {at} on, {LOCAL}"
+    return f"# genctr {name}: crontab -e; {zone}\n{variables}\n{_half_hours(at)} {command} --quiet > /dev/null\n"
 
 
 def systemd(
     *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
 ) -> str:
-    """A service and its timer, in one text; the comments say where to cut."""
+    """A service, its timer and what a failure starts, in one text; the comments say where to cut.
+
+    A job that ends with 1 is started again three times; then, and at once after 2, 4 and 5, `genctr-NAME-failed.service` runs.
+    """
     minutes, hours, *_ = _half_hours(at).split()
     variables = "\n".join(f"Environment={key}={value}" for key, value in THREADS.items())
     command = _command(config, out, program).replace("%", "%%").replace("$", "$$")
     return (
         dedent("""\
-        # genctr-{name}.service
+        # genctr-{unit}.service
         [Unit]
         Description=genctr daily: {name}
         After=network-online.target
         Wants=network-online.target
+        OnFailure=genctr-{unit}-failed.service
+        # Four starts of one half hour; without a limit it would be started again for ever, and never have failed.
+        StartLimitIntervalSec=1500
+        StartLimitBurst=4
 
         [Service]
         Type=oneshot
@@ -67,11 +82,20 @@ def systemd(
         SuccessExitStatus=3 75
         Restart=on-failure
         RestartSec=60
-        RestartPreventExitStatus=2 4 5
+        RestartPreventExitStatus={fatal}
 
-        # genctr-{name}.timer
+        # genctr-{unit}-failed.service
         [Unit]
-        Description=genctr daily: {name}, every half hour from {at} on
+        Description=genctr daily failed: {name}
+
+        [Service]
+        Type=oneshot
+        # An alert in the journal: put what reaches a person here, such as mail or a web hook.
+        ExecStart=/bin/sh -c "systemctl status --no-pager --lines=20 genctr-{unit}.service | systemd-cat -p alert -t genctr"
+
+        # genctr-{unit}.timer
+        [Unit]
+        Description=genctr daily: {name}, every half hour from {at} on, {zone}
 
         [Timer]
         OnCalendar=*-*-* {hours}:{minutes}:00
@@ -81,11 +105,14 @@ def systemd(
         WantedBy=timers.target
     """)
         .format(
+            unit=_plain(name),
             name=name.replace("%", "%%"),
             here=here.replace("%", "%%"),
             variables=variables,
             command=command,
             at=at,
+            zone=LOCAL,
+            fatal=" ".join(map(str, FATAL)),
             hours=hours.replace("-", ".."),
             minutes=minutes,
         )
@@ -110,7 +137,7 @@ def kubernetes(
         "resources": {"requests": {"cpu": f"{ask.cpu}", "memory": memory}, "limits": {"memory": memory, **gpus}},
     }
     pod: dict[str, Any] = {"restartPolicy": "Never", "containers": [container]}
-    needs = f"the image {image}"
+    needs = f"the image {image}, such as the Dockerfile of genctr makes"
     if not remote:  # what a pod writes into itself is gone with it
         claim = f"genctr-{_plain(name)}"
         container["volumeMounts"] = [{"name": "runs", "mountPath": RUNS}]
@@ -118,7 +145,7 @@ def kubernetes(
         needs += f", and a PersistentVolumeClaim {claim} for the run folder, which is local"
     # Not by exit code: 137 is also what a job leaves that needs more memory than its limit, tonight and every time.
     moved = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": [2, 4, 5]}}
+    asks = {"action": "FailJob", "onExitCodes": {"containerName": "daily", "operator": "In", "values": list(FATAL)}}
     job = {
         "backoffLimit": 3,
         "podFailurePolicy": {"rules": [moved, asks]},
@@ -135,7 +162,7 @@ def kubernetes(
             "jobTemplate": {"spec": job},
         },
     }
-    return f"# needs {needs}\n{yaml.safe_dump(document, sort_keys=False)}"
+    return f"# needs {needs}\n# every half hour from {at} on, {UTC}\n{yaml.safe_dump(document, sort_keys=False)}"
 
 
 def slurm(
@@ -155,6 +182,7 @@ def slurm(
         #SBATCH --requeue
         #SBATCH --dependency=singleton
         #SBATCH --output=genctr-{name}.%j.log
+        # Every night at {at}, {zone}.
         {variables}
         # A script that is requeued has done this before: each time it would be one night's job more. The time is put behind
         # the date: date(1) refuses an hour that today has not, where clocks go forward, and Slurm takes one for the hour after.
@@ -169,6 +197,8 @@ def slurm(
         name=_plain(name),
         here=here,
         variables=variables,
+        at=at,
+        zone=LOCAL,
         hour=hour,
         minute=minute,
         command=_command(config, out, program),
@@ -181,19 +211,42 @@ def slurm(
 def airflow(
     *, config: str, out: str, name: str, at: str, image: str, here: str, program: str, ask: Resources = Resources()
 ) -> str:
-    """A DAG of one task; exit code 75 skips it, and it is tried again in half an hour."""
+    """A DAG of one task, tried again three times if a rank died; exit code 75 skips it, and it runs again in half an hour."""
+    for key, text in {"config": config, "out": out, "here": here, "program": program}.items():
+        if any(mark in text for mark in ("{{", "{%", "{#")):
+            raise GenctrError(f"{key}: {text}: Airflow would read it as a template of Jinja\n  next: rename it")
     # The job itself reports a held model; a task that fails would be tried again in vain.
     command = f"{_command(config, out, program)} --quiet; code=$?; [ $code -ne 3 ] || code=0; exit $code"
     return dedent("""\
-        # genctr daily: {name}; times are UTC
+        # genctr daily: {name}; every half hour from {at} on, {zone}
 
         import pendulum
-        from airflow import DAG
+
+        try:
+            from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+        except ImportError:  # before Airflow 3.1
+            from airflow.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
         try:
             from airflow.providers.standard.operators.bash import BashOperator
+            from airflow.sdk import DAG
         except ImportError:  # before Airflow 3
+            from airflow import DAG
             from airflow.operators.bash import BashOperator
+
+
+        class DailyOperator(BashOperator):
+            def execute(self, context):
+                try:
+                    return super().execute(context)
+                except AirflowSkipException:
+                    raise
+                except AirflowException as error:
+                    process = self.subprocess_hook.sub_process
+                    if process is not None and process.returncode in {fatal}:  # the same would happen again
+                        raise AirflowFailException(str(error)) from error
+                    raise
+
 
         with DAG(
             dag_id={dag},
@@ -202,7 +255,7 @@ def airflow(
             catchup=False,
             max_active_runs=1,
         ):
-            BashOperator(
+            DailyOperator(
                 task_id="daily",
                 bash_command={command},
                 cwd={here},
@@ -214,6 +267,9 @@ def airflow(
             )
     """).format(
         name=name,
+        at=at,
+        zone=UTC,
+        fatal=FATAL,
         dag=json.dumps(f"genctr_{_plain(name)}"),
         schedule=json.dumps(_half_hours(at)),
         command=json.dumps(command),

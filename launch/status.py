@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data.errors import visible
 from launch.tables import print_table
 from pipeline.daily.ledger import DayRecord, History
 
@@ -47,13 +48,20 @@ def _line(
 def _show_gates(own: DayRecord) -> None:
     if own.judged is None:
         return
-    print(f"{own.name}: {own.state}")
+    print(f"{visible(own.name)}: {own.state}")
     for answer in own.judged["answers"]:
-        limits = " … ".join("" if answer[side] is None else f"{answer[side]:g}" for side in ("low", "high"))
+        limits = _limits(answer["low"], answer["high"])
         word = "-" if answer["ok"] and answer["number"] is None else "yes" if answer["ok"] else "NO"
         missing = "not asked" if answer["ok"] else "no number"
         number = missing if answer["number"] is None else f"{answer['number']:.6g}"
-        print(f"  {word:3} {answer['gate']:15} {number:>12}  limit {limits}  {answer['note']}")
+        print(f"  {word:3} {visible(answer['gate']):15} {number:>12}  {limits:20}  {visible(answer['note'])}".rstrip())
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    """What a gate asks of its number."""
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    return f"at least {low:g}" if low is not None else f"at most {high:g}" if high is not None else ""
 
 
 def _number(value: float | None) -> str:

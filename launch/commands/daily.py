@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from data.errors import GenctrError
+from data.errors import GenctrError, visible
 from launch.arguments import add_quiet, add_run_file, add_run_folder, days_named
 from launch.jobs import OURS, open_job, start_ranks
 
@@ -52,7 +52,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--at",
         default="02:00",
         metavar="HH:MM",
-        help="start, then every half hour; UTC for kubernetes, airflow",
+        help="start, then every half hour (slurm: once): in UTC for kubernetes and airflow, in the time zone of the machine "
+        "that runs it for cron, systemd and slurm; default 02:00",
     )
     schedule.add_argument("--image", default="genctr", help="container image, for kubernetes")
     schedule.add_argument("--cpu", type=int, default=2, help="processors, for kubernetes and slurm")
@@ -137,7 +138,7 @@ def _print_plan(
     days = build_days(last.data)
     actions = plan(folder, last, days, until, backfill=backfill)
     for action in actions:
-        print(f"{action.kind:6} {action.day:12} {action.why}")
+        print(f"{action.kind:6} {visible(action.day):12} {visible(action.why)}")
     return 0 if len(actions) > 1 else 4 if actions[-1].kind == "stop" else NOTHING
 
 
@@ -166,9 +167,12 @@ def _print_status(folder: str, *, gates: bool = False) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from pipeline.run_folder.claim import load_run
+
+    load_run(arguments.run)  # a mistyped folder is reported before the libraries that read the log's rows are loaded
     from pipeline.daily.audit import verify_run
 
-    proof = verify_run(arguments.run, say=print)
+    proof = verify_run(arguments.run, say=lambda line: print(visible(line)))
     rate = proof.rows / proof.seconds if proof.seconds else 0.0
     for wrong in proof.wrong:
         print(f"genctr: not proven: {wrong}", file=sys.stderr)
@@ -188,5 +192,11 @@ def _schedule(arguments: argparse.Namespace) -> int:
     program = os.path.join(os.path.dirname(sys.executable), "genctr")
     gpu = config.train.ranks if config.train.device == "cuda" else 0
     ask = Resources(arguments.cpu, arguments.memory, gpu if arguments.gpu is None else arguments.gpu)
+    if arguments.kind == "kubernetes" and "://" not in config.data.root:
+        print(
+            f"genctr: data.root {config.data.root} is a folder of this machine\n"
+            "  next: mount a volume with the log there, or set data.root to a URI",
+            file=sys.stderr,
+        )
     print(SCHEDULES[arguments.kind](**own, here=os.getcwd(), program=program, ask=ask))
     return 0

@@ -23,6 +23,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     score.add_argument("bundle", metavar="BUNDLE", help="a bundle, or the folder of all: then the current one")
     score.add_argument("--data", required=True, metavar="FILE|DIR", help="a file, or a folder of files such as a day's")
     score.add_argument("--out", type=folder, required=True, metavar="DIR", help="one Parquet file of scores per file")
+    score.add_argument("--keys", default="", metavar="COLUMN,…", help="columns of the rows to write next to their scores")
     score.set_defaults(command=_score)
 
 
@@ -55,7 +56,8 @@ def _score(arguments: argparse.Namespace) -> int:
     from pipeline.serving.scorer import Scorer, score_folder
 
     scorer = Scorer(Bundle(arguments.bundle))
-    rows, bad = score_folder(scorer, arguments.data, arguments.out), scorer.lenient.reasons
+    keys = [key for key in arguments.keys.split(",") if key]
+    rows, bad = score_folder(scorer, arguments.data, arguments.out, keys=keys), scorer.lenient.reasons
     for reason, count in bad.items():
         print(f"genctr: {count:,} rows have no score: {reason}", file=sys.stderr)
     print(f"{rows - bad.total():,} rows scored into {arguments.out}")

@@ -9,6 +9,7 @@ from launch.arguments import add_quiet, add_run_file, add_run_folder, days_named
 from launch.jobs import open_job, start_ranks
 
 if TYPE_CHECKING:
+    from pipeline.config.run import RunConfig
     from pipeline.jobs.sample import SampleReport
 
 
@@ -69,12 +70,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
+    days = _days_there(arguments.days, config)
     if (code := start_ranks(config, arguments.words)) is not None:
         return code
     from pipeline.jobs.evaluate import evaluate
     from pipeline.jobs.restore import restore_best
 
-    days = days_named(arguments.days)
     with open_job(config, schema, arguments.run) as job:
         step = restore_best(job)
         scores = {}
@@ -90,13 +91,13 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     from pipeline.run_folder.claim import load_run
 
     config, schema = load_run(arguments.run)
+    days = _days_there(arguments.days, config) if arguments.days else []
     if (code := start_ranks(config, arguments.words)) is not None:
         return code
     from pipeline.jobs.diagnose import days_to_show, diagnose
 
     with open_job(config, schema, arguments.run) as job:
-        days = days_named(arguments.days) if arguments.days else days_to_show(job)
-        report = diagnose(job, days, quiet=arguments.quiet)
+        report = diagnose(job, days or days_to_show(job), quiet=arguments.quiet)
         if job.world.is_rank_zero:
             print(report)
     return 0
@@ -110,14 +111,34 @@ def _sample(arguments: argparse.Namespace) -> int:
     generating = [at for at, stage in enumerate(config.resolved()) if objective_kind(stage).generates]
     if not generating:
         raise GenctrError(f"{arguments.run}: no stage of this run pre-trains, so there is nothing that could draw rows")
+    days = _days_there(arguments.days, config) if arguments.days else []
     from pipeline.jobs.sample import sample
 
     with open_job(config, schema, arguments.run, at=generating[-1], planned=False) as job:
-        days = days_named(arguments.days) if arguments.days else job.source.train_days[-1:]
         given = [name for name in arguments.given.split(",") if name]
-        report = sample(job, days, rows=arguments.rows, given=given, steps=arguments.steps, quiet=arguments.quiet)
+        report = sample(
+            job,
+            days or job.source.train_days[-1:],
+            rows=arguments.rows,
+            given=given,
+            steps=arguments.steps,
+            quiet=arguments.quiet,
+        )
         _print_samples(report)
     return 0
+
+
+def _days_there(text: str, config: "RunConfig") -> list[str]:
+    """The days that are named, all of them complete in the log: asked before libraries are loaded and ranks started.
+
+    Raises:
+        BadInput: one is not there, or not complete.
+    """
+    from pipeline.builders.days import build_days
+
+    days = days_named(text)
+    build_days(config.resolved()[-1].config.data).sizes_of(days)
+    return days
 
 
 def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, best: Mapping[str, float]) -> None:
@@ -134,8 +155,11 @@ def _print_scores(days: Mapping[str, Any], test: Mapping[str, Any] | None, *, be
         for target, values in scores["metrics"].items():
             figures = [f"{values[name]:.4f}" if name in values else "" for name in names]
             reachable = [f"{best[day]:.4f}" if day in best else "-"] if best else []
-            lines.append([day, target, f"{scores['rows']:,}", *figures, *reachable, f"{scores['rows_per_second']:,.0f}"])
-    print_table(["day", "of", "rows>", *(f"{name}>" for name in names), *(["best auc>"] if best else []), "rows/s>"], lines)
+            # Those that the metrics are of: a target with `valid_where` counts in some rows only, a field where it was hidden.
+            rows = round(values.get("rows", scores["rows"]))
+            lines.append([day, target, f"{rows:,}", *figures, *reachable, f"{scores['rows_per_second']:,.0f}"])
+    headings = ["day", "of", "rows>", *(f"{name}>" for name in names), *(["best auc>"] if best else []), "rows/s>"]
+    print_table(headings, lines, keys=2)
 
 
 def _print_samples(report: "SampleReport") -> None:

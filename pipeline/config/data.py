@@ -14,7 +14,8 @@ class DataConfig(Section):
     """Where the log is, which days are for what, and how they are read."""
 
     root: str
-    """Folder or URI (file, s3, gs, abfs or hdfs) that holds the days."""
+    """Folder or URI (file, s3, gs, abfs or hdfs) that holds the days. A relative one begins where the command is started, as
+    paths of the command line do; only `schema`, which belongs to the run file, begins at that file."""
 
     days: str | tuple[str, ...]
     """The days to train, in order: `2026-11-01..2026-11-20`, or a list of day names."""

@@ -4,6 +4,7 @@ advice.py      Warnings about a run that does what it was asked to and is of lit
 day_run.py     Train the rows of one day: what is done around its steps, and what is known of it afterwards.
 diagnose.py    Diagnostics on demand: the best model of a run, looked at over many rows, as numbers and pictures.
 evaluate.py    Score days without training on them.
+findings.py    What a diagnosis means, in a sentence for each picture.
 plots.py       Pictures of a diagnosis: spectra, correlations, fields, and how they went over the steps.
 reshape.py     Go on with a model of another shape: a new field, a larger table, another label. What fits is kept, the rest starts over.
 restore.py     Where a run stands: its newest checkpoint into the model, a stage's beginning, its best model.

@@ -10,6 +10,7 @@ from data.paths import PATHS, write_whole
 from data.yaml_document import finite
 from models.diagnostics import correlation, singular_values
 from pipeline.builders.job import Job
+from pipeline.jobs.findings import findings
 from pipeline.jobs.restore import restore_best
 from pipeline.run_folder.log import read_log
 from pipeline.run_folder.progress import Progress
@@ -69,13 +70,22 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         folder = f"{job.folder}/diagnosis"
         PATHS.mkdirs(folder)
         spectra = {name: singular_values(own).tolist() for name, own in totals.items() if name not in ("operands", "allowed")}
-        found = {"step": step, "days": looked, **told, "spectra": spectra}
+        found = {"step": step, "days": looked, "findings": findings(told), **told, "spectra": spectra}
         write_whole(f"{folder}/diagnosis.json", json.dumps(finite(found), indent=1, allow_nan=False))
         from pipeline.jobs.plots import draw  # matplotlib takes a second to load
 
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None
         log = [*read_log(job.folder), {"event": "diagnosed", "step": step, **told}]
-        draw(folder, spectra=spectra, correlation=r, told=told, log=log)
+        draw(
+            folder,
+            spectra=spectra,
+            correlation=r,
+            told=told,
+            log=log,
+            run=job.config.name,
+            days=looked,
+            fields=sight.names,
+        )
     return _report(told, f"{job.folder}/diagnosis")
 
 
@@ -109,4 +119,5 @@ def _report(told: dict[str, Any], folder: str) -> str:
     for name, own in told["tables"].items():
         rank = f"rankme {own['rankme']:5.1f}  " if "rankme" in own else ""
         lines.append(f"table {name:20} rms {own['rms']:.4f}  {rank}dead {own['dead']:.1%}  moved {own['moved']:.1%}")
+    lines += findings(told).values()
     return "\n".join([*lines, f"pictures and numbers are in {folder}"])

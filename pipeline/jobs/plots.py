@@ -1,5 +1,6 @@
 """Pictures of a diagnosis: spectra, correlations, fields, and how they went over the steps."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import visible
 from data.paths import PATHS
+from pipeline.jobs.findings import findings, most_directions
 
 FORMATS = ("png", "svg")
+
+
+MANY = 40
+"""[fields] up to which each has its name at an axis; of more, evenly spaced ones."""
+
+FEW = 30
+"""[numbers] of a curve up to which each is marked: a line through one of them is not to be seen."""
 
 
 def draw(
@@ -23,37 +33,53 @@ def draw(
     correlation: Sequence[Sequence[float]] | None,
     told: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
+    run: str = "",
+    days: Sequence[str] = (),
+    fields: Sequence[str] = (),
 ) -> None:
     """Draw what there is: spectrum, correlation, fields and history, each as PNG and SVG.
 
     Args:
         spectra: representation -> singular values, descending. correlation: of the two sides of the product.
         told: the scalars of the diagnosis. log: the run's events.
+        run, days: what the titles say of where the numbers are from. fields: those of the correlation, in its order.
     """
+    said = findings(told)
+    seen = f"{days[0]} to {days[-1]}" if len(days) > 1 else "".join(days)
+    of = ", ".join(filter(None, [run, seen]))
+    spectra = {name: values for name, values in spectra.items() if len(values) and values[0] > 0}
     if spectra:
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         for name, values in spectra.items():
             s = np.asarray(values)
-            axes.plot(np.log(np.maximum(s / max(s[0], 1e-300), 1e-16)), label=name)
-        axes.set(xlabel="rank of the singular value", ylabel="ln(s / largest)", title="spectrum of the covariance")
+            axes.plot(np.log(np.maximum(s / s[0], 1e-16)), label=name)
+        for most in sorted({round(most_directions(told[name])) for name in spectra if name in told}):
+            axes.axvline(most - 1, color="grey", linestyle=":", label=f"most that there can be: {most}")
+        axes.set(xlabel="rank of the singular value", ylabel="ln(s / largest)")
         axes.legend()
+        _title(figure, of, "spectrum of the covariance", said.get("spectrum"))
         _save(figure, f"{folder}/spectrum")
     if correlation is not None:
-        figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6, 5.2), layout="constrained")
         figure.colorbar(axes.imshow(np.asarray(correlation), vmin=-1, vmax=1, cmap="RdBu"), ax=axes)
-        axes.set(xlabel="raw side", ylabel="generated side", title="correlation of the two sides of the first product")
+        _name_fields(axes, fields, len(correlation))
+        axes.set(xlabel="raw side", ylabel="generated side")
+        _title(figure, of, "correlation of the two sides of the first product", said.get("correlation"))
         _save(figure, f"{folder}/correlation")
     if told.get("fields"):
         names = list(told["fields"])
-        figure, axes = plt.subplots(figsize=(6, 0.22 * len(names) + 1), layout="constrained")
-        axes.barh(names, list(told["fields"].values()))
+        figure, axes = plt.subplots(figsize=(6, 0.22 * len(names) + 1.4), layout="constrained")
+        axes.barh(list(map(_shown, names)), list(told["fields"].values()))
+        axes.axvline(1, color="grey", linestyle=":", label="most that there can be")
         axes.invert_yaxis()
-        axes.set(xlabel="RankMe / width", title="how much of its width each field uses", xlim=(0, 1.05))
+        axes.set(xlabel="RankMe / most directions that the field can have", xlim=(0, max(1.05, *told["fields"].values())))
+        axes.legend(fontsize=6, loc="lower right")
+        _title(figure, of, "how many directions each field uses", said.get("fields"))
         _save(figure, f"{folder}/fields")
-    _history(folder, log)
+    _history(folder, log, run)
 
 
-def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
+def _history(folder: str, log: Sequence[Mapping[str, Any]], run: str) -> None:
     looks = [event for event in log if event["event"] == "diagnosed"]
     training = [event for event in log if event["event"] == "train"]
     names = [name for name in _names(training, "metrics") if name != "all"]
@@ -69,13 +95,43 @@ def _history(folder: str, log: Sequence[Mapping[str, Any]]) -> None:
     panels = {metric: curves for metric, curves in panels.items() if curves}
     if not panels:
         return
-    figure, rows = plt.subplots(len(panels), 1, figsize=(7, 2.6 * len(panels)), layout="constrained", squeeze=False)
+    figure, rows = plt.subplots(len(panels), 1, figsize=(7, 2.6 * len(panels) + 0.6), layout="constrained", squeeze=False)
     for axes, (metric, curves) in zip(rows[:, 0], panels.items(), strict=True):
         for name, own in curves.items():
-            axes.plot(own[:, 0], own[:, 1], label=name, marker="." if metric.startswith("RankMe") else None)
+            axes.plot(own[:, 0], own[:, 1], label=_shown(name), marker="." if len(own) <= FEW else None)
+        if metric.startswith("RankMe"):
+            axes.hlines(1, *axes.get_xlim(), colors="grey", linestyles=":", label="most that there can be")
         axes.set(xlabel="step", ylabel=metric)
         axes.legend(fontsize=6, ncols=3)
+    _title(figure, run, "the steps of training", _trend(panels.get("RankMe / most", {})))
     _save(figure, f"{folder}/history")
+
+
+def _trend(curves: Mapping[str, NDArray[np.float64]]) -> str:
+    """How the shares went from the first to the last of them."""
+    moved = [f"{name} {own[0, 1]:.0%} to {own[-1, 1]:.0%}" for name, own in curves.items() if len(own) > 1]
+    return f"of the directions that there can be: {', '.join(moved)}" if moved else ""
+
+
+def _name_fields(axes: Any, fields: Sequence[str], coordinates: int) -> None:
+    """Names in the middle of every field's coordinates, which are next to each other and as many."""
+    if not fields or coordinates % len(fields):
+        return
+    width = coordinates // len(fields)
+    shown = range(0, len(fields), -(-len(fields) // MANY))
+    places = [at * width + (width - 1) / 2 for at in shown]
+    axes.set_xticks(places, [_shown(fields[at]) for at in shown], rotation=90, fontsize=6)
+    axes.set_yticks(places, [_shown(fields[at]) for at in shown], fontsize=6)
+
+
+def _title(figure: Any, of: str, what: str, said: str | None) -> None:
+    lines = [f"{_shown(of)}: {what}" if of else what, *(textwrap.wrap(_shown(said), 80) if said else [])]
+    figure.suptitle("\n".join(lines), fontsize=9)
+
+
+def _shown(text: str) -> str:
+    """As matplotlib shows it: a name between two dollars would be a formula."""
+    return visible(text).replace("$", r"\$")
 
 
 def _names(events: Sequence[Mapping[str, Any]], key: str) -> list[str]:

@@ -23,6 +23,7 @@ from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
 from data.stream import ROW
+from data.yaml_document import nearest
 from models.layers import fold
 from models.losses.base import LINKS
 from pipeline.builders.days import build_reader
@@ -183,12 +184,21 @@ def _admitted(bundle: Bundle, field: AnyIds) -> AdmittedIds:
     return AdmittedIds(rows=field.rows, ids=ids, places=places, seed=seed, unseen_rows=unseen_rows)
 
 
-def score_folder(scorer: Scorer, data: str, out: str) -> int:
+def score_folder(scorer: Scorer, data: str, out: str, *, keys: Sequence[str] = ()) -> int:
     """Score a file, or every file in a folder and below it, into a Parquet file each, which is there when it is whole.
+
+    Args:
+        keys: columns of the rows that are written next to their scores, as they are.
 
     Returns:
         [rows] scored.
+
+    Raises:
+        GenctrError: a key is called as a column of the scores.
     """
+    ours = ["row", *(name for target in scorer.bundle.targets for name in (target, f"{target}_logit"))]
+    if taken := [key for key in keys if key in ours or list(keys).count(key) > 1]:
+        raise GenctrError(f"--keys {','.join(keys)}: {taken[0]} would be there twice; the scores are in {', '.join(ours)}")
     strings = scorer.collate.features.statistics.string_columns(scorer.bundle.schema)
     reader = build_reader(*scorer.bundle.reader, strings)
     files, inner = filesystem(data.rstrip("/"))
@@ -206,29 +216,46 @@ def score_folder(scorer: Scorer, data: str, out: str) -> int:
         PATHS.mkdirs(f"{out}/{name}".rpartition("/")[0])
         scores = io.BytesIO()
         nothing = _told({target: torch.empty(0) for target in scorer.bundle.targets}, scorer.bundle, 0)
-        with pq.ParquetWriter(scores, nothing.schema) as writer:
-            for table in score_file(scorer, reader, path):
+        schema = pa.schema([*_key_columns(reader.schema(path), keys, path), *nothing.schema])
+        with pq.ParquetWriter(scores, schema) as writer:
+            for table in score_file(scorer, reader, path, keys=keys):
                 writer.write_table(table)
                 rows += table.num_rows
         write_whole(f"{out}/{name}.scores.parquet", scores.getvalue())
     return rows
 
 
-def score_file(scorer: Scorer, reader: Reader, path: str) -> Iterator[pa.Table]:
-    """Every row of a file, in its order: `row`, and per target `<target>`, a probability or an amount, and `<target>_logit`.
+def score_file(scorer: Scorer, reader: Reader, path: str, *, keys: Sequence[str] = ()) -> Iterator[pa.Table]:
+    """Every row of a file, in its order: the `keys`, `row`, and per target `<target>`, a probability or an amount, and
+    `<target>_logit`.
 
-    A row that is not what the schema says has null for them.
+    A row that is not what the schema says has null for its scores.
     """
     there = reader.schema(path)
     wanted = [name for name in _columns_of_scores(scorer.bundle.schema) if name in there.names]
-    refuse_twins(there, wanted, path)
+    refuse_twins(there, [*wanted, *keys], path)
+    columns = _key_columns(there, keys, path)
     first = 0
     for unit in range(len(reader.units(path))):
-        for read in reader.read(path, unit, wanted, 0):
+        for read in reader.read(path, unit, list(dict.fromkeys([*wanted, *keys])), 0):
             for start in range(0, read.num_rows, BATCH_ROWS):
-                rows = read.select(wanted).slice(start, BATCH_ROWS)
-                yield _told(scorer.good_rows(rows, file=path, first=first), scorer.bundle, first)
+                rows = read.slice(start, BATCH_ROWS)
+                scores = _told(scorer.good_rows(rows.select(wanted), file=path, first=first), scorer.bundle, first)
+                named = [rows.column(key).cast(own.type) for key, own in zip(keys, columns, strict=True)]
+                yield pa.table([*named, *scores.columns], schema=pa.schema([*columns, *scores.schema]))
                 first += rows.num_rows
+
+
+def _key_columns(there: pa.Schema, keys: Sequence[str], path: str) -> list[pa.Field]:
+    """The columns of the keys.
+
+    Raises:
+        BadInput: there is no such column.
+    """
+    for key in keys:
+        if key not in there.names:
+            raise BadInput("a column of --keys is missing", file=path, column=key, hint=nearest(key, there.names))
+    return [pa.field(key, there.field(key).type) for key in keys]
 
 
 def _told(logits: dict[str, Tensor], bundle: Bundle, first: int) -> pa.Table:

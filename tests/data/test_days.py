@@ -570,3 +570,12 @@ def test_days_named_without_dashes_have_ranges() -> None:
     assert goes_on_to("20261130..", "20261201")
     assert not goes_on_to("2026-11-30..", "20261201"), "it sorts elsewhere"
     assert parse_days("12345678") == ["12345678"], "a name need not be a date"
+
+
+def test_a_relative_root_that_is_not_there_says_what_it_is_relative_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(BadInput, match=f"it is relative to {tmp_path}$"):
+        Days("runs/log", reader=ParquetReader()).list()
+    with pytest.raises(BadInput, match=r"check data.root and data.layout$"):
+        Days(f"{tmp_path}/log", reader=ParquetReader()).list()

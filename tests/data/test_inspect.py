@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from torch import nn
 
-from data.days import write_day
+from data.column_facts import ColumnFacts
+from data.column_tally import DistinctSketch
+from data.days import Days, parse_days, write_day
 from data.errors import BadInput, GenctrError
-from data.inspect import DistinctSketch, Report, inspect
+from data.inspect import Report, inspect
+from data.readers import CsvReader, ParquetReader
 from data.schema import IdField, Schema, SequenceField
-from data.schema_suggestion import TORCH, ColumnFacts, Guess
+from data.schema_suggestion import TORCH, Guess
 from data.synthetic import write
 from data.yaml_document import read_document
 
@@ -365,8 +368,8 @@ def test_kinds_follow_from_type_name_and_number_of_values(tmp_path: Path) -> Non
     assert guesses["item_id"].entry == {"name": "item_id", "kind": "id", "ids": "hash", "rows": 524_288}
     assert guesses["slot"].entry == {"name": "slot", "kind": "id", "ids": "vocab"}
     assert guesses["age"].entry["kind"] == "number"
-    assert guesses["num_likes_shown"].entry["transform"] == "log1p"
-    assert guesses["delta"].entry["transform"] == "standardise"
+    assert guesses["num_likes_shown"].entry["transform"] == guesses["delta"].entry["transform"] == "buckets"
+    assert guesses["num_likes_shown"].entry["buckets"] == guesses["delta"].entry["buckets"] == 64
     assert guesses["code_with_gaps"].entry["buckets"] == 3
     assert guesses["city"].entry["ids"] == "vocab"
     assert {name for name, guess in guesses.items() if guess.kind == "left out"} == {"constant", "both"}
@@ -532,3 +535,157 @@ def test_a_file_of_another_format_is_told(tmp_path: Path, name: str) -> None:
 
     with pytest.raises(BadInput, match=r"no format that is known\n.*\n  expected: a name that ends with \.parquet"):
         inspect(str(tmp_path / name))
+
+
+def test_what_follows_a_click_is_no_feature_and_what_preceded_it_is(tmp_path: Path) -> None:
+    flags = [0, 1, 1, 0]
+    after = dict.fromkeys(("is_attributed", "conv", "converted", "is_purchased", "downloaded", "paid"), flags)
+    after |= {"conversion_id": [7, -1, 8, 9], "attributed_time": ["2026-11-01 10:00:00", "2026-11-01 11:00:00"] * 2}
+    before = {"conversion_rate_7d": [0.1, 0.2, 0.3, 0.4], "user_purchase_cnt": [1, 2, 3, 4], "is_on_sale": flags}
+    before |= {"conversation_type": [1, 2, 3, 1], "attributes": ["a", "b", "c", "a"]}
+    guesses = guess_of(tmp_path, click=flags, **after, **before)
+
+    assert guesses["click"].kind == "label"
+    assert {name: guess.kind for name, guess in guesses.items() if name in after} == dict.fromkeys(after, "left out")
+    assert {name for name in before if guesses[name].kind == "left out"} == set()
+
+
+def test_without_a_click_a_conversion_is_the_label(tmp_path: Path) -> None:
+    assert guess_of(tmp_path, ip=[1, 2, 3], is_attributed=[0, 1, 0])["is_attributed"].kind == "label"
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1000)])
+@pytest.mark.parametrize("name", ["created", "event_date", "t"])
+def test_epochs_are_times_under_other_names_too(name: str, unit: str, scale: int, tmp_path: Path) -> None:
+    guesses = guess_of(tmp_path, **{name: [1_790_000_000 * scale, 1_790_003_600 * scale]}, click=[0, 1])
+
+    assert guesses[name].entry == {"column": name, "unit": unit}
+
+
+def test_milliseconds_are_a_time_under_any_name_and_ids_of_their_size_are_not(tmp_path: Path) -> None:
+    times = [1_790_000_000_000, 1_790_003_600_000]
+    guesses = guess_of(tmp_path, logged=times, item_id=times, sku=[1_790_000_000, 1_790_003_600], click=[0, 1])
+
+    assert guesses["logged"].kind == "time"
+    assert guesses["item_id"].kind == guesses["sku"].kind == "id"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "why"),
+    [
+        ("hour", [2026010100, 2026010101, 2026123123], "%Y%m%d%H"),
+        ("hour", [14102100, 14102101, 14103023], "%y%m%d%H"),
+        ("event_time", [20260101000000, 20260101000001, 20261231235959], "%Y%m%d%H%M%S"),
+        ("shown", ["2026010100", "2026010101", "2026123123"], "%Y%m%d%H"),
+        ("event_time", ["2026-01-01 00:00:00", "2026-01-01 00:00:01", "2026-01-02 00:00:00"], "as text"),
+        ("event_time", [1.79e9, 1.79e9 + 0.5, 1.79e9 + 1], "in s as floats"),
+    ],
+)
+def test_a_time_in_another_notation_is_neither_an_id_nor_a_number(
+    name: str, values: list[Any], why: str, tmp_path: Path
+) -> None:
+    guess = guess_of(tmp_path, **{name: values}, click=[0, 1, 1])[name]
+
+    assert guess.kind == "left out"
+    assert why in guess.why
+
+
+def test_hours_of_the_day_stay_an_id(tmp_path: Path) -> None:
+    assert guess_of(tmp_path, hour=[0, 13, 23], click=[0, 1, 1])["hour"].kind == "id"
+
+
+def test_numbers_of_rows_keys_of_rows_and_texts_are_no_ids(tmp_path: Path) -> None:
+    rows = range(2000)
+    guesses = guess_of(
+        tmp_path,
+        **{"Unnamed: 0": rows, "__index_level_0__": rows, "": rows},
+        log_id=[f"x{n}" for n in rows],
+        id=[7 * n for n in rows],
+        title=[f"what {n % 900} people say of this" for n in rows],
+        item_id=[3 * n for n in rows],
+        city=[f"New York {n % 9}" for n in rows],
+        click=[n % 2 for n in rows],
+    )
+
+    kept = {name for name, guess in guesses.items() if guess.kind == "id"}
+    assert kept == {"item_id", "city"}
+    assert "key of the row" in guesses["log_id"].why
+    assert "texts of 6 words" in guesses["title"].why
+
+
+def test_counts_and_floats_are_cut_into_as_many_buckets_as_they_have_values(tmp_path: Path) -> None:
+    rows = np.arange(4000)
+    guesses = guess_of(tmp_path, views_count=(1.008**rows).astype(int), price=rows % 9 + 0.5, click=rows % 2)
+
+    assert guesses["views_count"].entry == {"name": "views_count", "kind": "number", "transform": "buckets", "buckets": 64}
+    assert guesses["price"].entry == {"name": "price", "kind": "number", "transform": "buckets", "buckets": 9}
+
+
+def test_strings_with_separators_are_lists(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table(
+            {
+                "click": [0, 1, 0, 1],
+                "genres": ["drama|crime", "crime", "sci-fi, fantasy|drama", None],
+                "seen": ["7 8 9", "8", "7 9", "9 9"],
+                "place": ["52.5,13.4", "52.6,13.4", "52.5,13.4", "52.6,13.5"],
+                "agent": ["Mozilla (X11; Linux)", "Mozilla", "Mozilla (X11; Linux)", "curl"],
+            }
+        ),
+        tmp_path / "1.parquet",
+    )
+
+    report = inspect(str(tmp_path / "1.parquet"))
+
+    assert report.reading == {"reader_options": {"lists": {"genres": "|", "seen": " "}}}
+    assert {name for name, guess in report.guesses.items() if guess.kind in ("ids", "sequence")} == {"genres", "seen"}
+    assert '# In run.yaml: data: {"reader_options": {"lists": {"genres": "|", "seen": " "}}}' in report.schema_yaml()
+    assert schema_of(report, tmp_path).fields[0].column == "genres"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reading"),
+    [
+        ("a.csv", "click;price\n1;2,5\n0;3,5\n", {"reader": "csv", "reader_options": {"delimiter": ";"}}),
+        ("a.tsv", "click\tprice\n1\t2.5\n0\t3.5\n", {"reader": "csv", "reader_options": {"delimiter": "\t"}}),
+        ("a.csv", "click,price\n1,2.5\n0,3.5\n", {"reader": "csv"}),
+        ("a.csv", ",0,1\n0,1,2.5\n1,0,3.5\n", {"reader": "csv"}),
+        (
+            "a.csv",
+            "1,2.5,ab\n0,3.5,cd\n1,,ab\n",
+            {"reader": "csv", "reader_options": {"names": ["column_0", "column_1", "column_2"]}},
+        ),
+        (
+            "a.csv",
+            "click,items\n1,7|8\n0,8\n",
+            {"reader": "csv", "reader_options": {"lists": {"items": "|"}, "types": {"items": "int64"}}},
+        ),
+    ],
+)
+def test_the_report_says_how_a_text_file_is_read(name: str, text: str, reading: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+
+    report = inspect(str(tmp_path / name))
+
+    assert report.reading == reading
+    assert report.problems == ()
+    assert report.rows == text.count("\n") - ("names" not in reading.get("reader_options", {}))
+    assert len(report.columns) > 1
+    columns = [facts.name for facts in report.columns]
+    assert CsvReader(**reading.get("reader_options", {})).schema(str(tmp_path / name)).names == columns
+
+
+@pytest.mark.parametrize("day", ["2026-11-01", "20261101"])
+def test_folders_in_a_day_are_columns_and_the_day_is_none(day: str, tmp_path: Path) -> None:
+    for hour in ("00", "01"):
+        write_day(str(tmp_path / f"log/dt={day}/hour={hour}"), [pa.table({"click": [0, 1], "item": [int(hour), 7]})])
+
+    report = inspect(str(tmp_path / "log"))
+
+    assert report.layout == "dt={day}"
+    assert report.reading == {"reader_options": {"partitions": ["hour"]}}
+    assert [facts.name for facts in report.columns] == ["click", "item", "hour"]
+    assert report.guesses["hour"].kind == "id"
+    days = Days(str(tmp_path / "log"), reader=ParquetReader(partitions=["hour"]), layout="dt={day}", success=None)
+    assert list(days.open(day, ["click", "hour"]).schema.names) == ["click", "hour"]
+    assert parse_days(f"{day}..{day}") == [day]

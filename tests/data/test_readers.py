@@ -419,3 +419,84 @@ def test_a_type_for_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(BadInput, match=r"no such column(.|\n)*did you mean 'zip'"):
         CsvReader(types={"zpi": "string"}).schema(str(path))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["18446744073709551615", "18446744073709551614", "7"], pa.uint64()),
+        (["36893488147419103232", "36893488147419103233", ""], pa.string()),
+        (["18446744073709551615", "1.5", "7"], pa.float64()),
+    ],
+)
+def test_ids_beyond_64_bits_with_a_sign_stay_distinct(values: list[str], expected: pa.DataType, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("click,id\n" + "".join(f"1,{value}\n" for value in values))
+    reader = CsvReader()
+
+    (batch,) = reader.read(f"{tmp_path}/a.csv", 0, ["id"], 0)
+
+    assert reader.schema(f"{tmp_path}/a.csv").field("id").type == expected
+    assert len(batch.column("id").unique()) == 3
+    if expected == pa.uint64():
+        assert batch.column("id").to_pylist() == [2**64 - 1, 2**64 - 2, 7]
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_strings_with_a_separator_are_read_as_lists(format_name: str, tmp_path: Path) -> None:
+    table = pa.table({"click": [1, 0, 1, 0], "genres": ["drama|crime", "crime", None, ""]})
+    WRITERS[format_name](tmp_path / "a", table)
+    reader = READERS[format_name](lists={"genres": "|"})  # type: ignore[call-arg]
+
+    (batch,) = reader.read(f"{tmp_path}/a", 0, ["genres"], 0)
+    (late,) = reader.read(f"{tmp_path}/a", 0, ["genres"], 1)
+
+    assert reader.schema(f"{tmp_path}/a").field("genres").type == batch.schema.field("genres").type == pa.list_(pa.string())
+    assert batch.column("genres").to_pylist() == [["drama", "crime"], ["crime"], None, None]
+    assert late.column("genres").to_pylist() == [["crime"], None, None]
+    with pytest.raises(BadInput, match=r"lists: no such column"):
+        READERS[format_name](lists={"genre": "|"}).schema(f"{tmp_path}/a")  # type: ignore[call-arg]
+
+
+def test_elements_of_a_list_in_csv_have_the_stated_type(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("click,items\n1,7;8\n0,9\n")
+    reader = CsvReader(lists={"items": ";"}, types={"items": "int64"})
+
+    (batch,) = reader.read(f"{tmp_path}/a.csv", 0, ["items"], 0)
+
+    assert batch.column("items").to_pylist() == [[7, 8], [9]]
+    assert reader.schema(f"{tmp_path}/a.csv").field("items").type == pa.list_(pa.int64())
+
+
+@pytest.mark.parametrize("format_name", READERS)
+def test_folders_above_a_file_are_columns(format_name: str, tmp_path: Path) -> None:
+    file = tmp_path / "day=2026-11-20" / "hour=07" / "city=New%20York" / "part"
+    file.parent.mkdir(parents=True)
+    WRITERS[format_name](file, pa.table({"click": [1, 0, 1]}))
+    reader = READERS[format_name](partitions=["hour", "city"])  # type: ignore[call-arg]
+
+    (both,) = reader.read(str(file), 0, ["hour", "click", "city"], 1)
+    (alone,) = reader.read(str(file), 0, ["hour"], 0)
+
+    assert reader.schema(str(file)).names == ["click", "hour", "city"]
+    assert reader.schema(str(file)).field("hour").type == pa.string()
+    assert both.select(["click", "hour", "city"]).to_pydict() == {
+        "click": [0, 1], "hour": ["07"] * 2, "city": ["New York"] * 2
+    }  # fmt: skip
+    assert alone.column("hour").to_pylist() == ["07"] * 3
+    with pytest.raises(BadInput, match=r"no such folder above the file\n.*\n  expected: a folder such as minute=…"):
+        READERS[format_name](partitions=["minute"]).schema(str(file))  # type: ignore[call-arg]
+    other = tmp_path / "click=1" / "part"
+    other.parent.mkdir()
+    file.rename(other)
+    with pytest.raises(BadInput, match="the column is in the file, too"):
+        READERS[format_name](partitions=["click"]).schema(str(other))  # type: ignore[call-arg]
+
+
+def test_the_folder_of_rows_without_a_value_is_null(tmp_path: Path) -> None:
+    folder = tmp_path / "hour=__HIVE_DEFAULT_PARTITION__"
+    folder.mkdir()
+    write_parquet(folder / "part", pa.table({"click": [1]}))
+
+    (batch,) = ParquetReader(partitions=["hour"]).read(f"{folder}/part", 0, ["hour", "click"], 0)
+
+    assert batch.column("hour").to_pylist() == [None]

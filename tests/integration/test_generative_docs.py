@@ -62,3 +62,13 @@ def test_what_the_page_says_a_model_is_called_is_one(tmp_path: Path, words: str)
     path.write_text(yaml.safe_dump(run))
 
     assert load(str(path))[0].resolved()
+
+
+def test_the_figures_of_the_page_are_those_that_were_measured() -> None:
+    measured = (ROOT / "benchmarks" / "README.md").read_text()
+    block = PAGE.partition("| model | KuaiRand")[2].partition("\n\n")[0]
+    figures = re.findall(r"[+-]\.\d+ ± \.\d+", block)
+
+    assert len(figures) == 8
+    assert [figure for figure in figures if figure not in measured] == []
+    assert [time for time in re.findall(r"\b\d+\.\d\d\b", block) if time not in measured] == []

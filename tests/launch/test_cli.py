@@ -393,3 +393,18 @@ def test_a_rank_with_a_bad_row_ends_all_of_them_and_its_message_is_what_is_read(
     assert ended - when["genctr (rank 1): the label of target 'is_click' is 7"] < 30, "no rank waits for the other"
     assert f"file {days / part.name}, row {len(labels) - 1}, column is_click" in told
     assert "Traceback" not in told
+
+
+def test_an_error_of_all_ranks_is_printed_once_and_another_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "FIRST", 0.0)
+    monkeypatch.setenv("GENCTR_STORE", str(tmp_path / "store"))
+    said = []
+    for rank, run in (("0", "nowhere"), ("1", "nowhere"), ("1", "elsewhere")):
+        monkeypatch.setenv("RANK", rank)
+        done = genctr("status", tmp_path / run)
+        assert done.code == 2
+        said.append(done.err.partition(":")[0])
+
+    assert said == ["genctr", "", "genctr (rank 1)"]
+    monkeypatch.delenv("GENCTR_STORE")
+    assert genctr("status", tmp_path / "nowhere").err.startswith("genctr (rank 1): ")

@@ -68,6 +68,9 @@ def run(config: Path) -> Path:
         (["approve", "RUN", "2026-11-01", "--reason", "why"], 2),  # not held
         (["rollback", "RUN", "--reason", "why"], 2),  # nothing was published
         (["daily", "CONFIG", "--out", "RUN", "--dry-run"], 0),
+        (["evaluate", "RUN", "--days", "2026-12-24"], 2),  # not in the log
+        (["diagnose", "RUN", "--days", "2026-12-24"], 2),
+        (["verify", "/nowhere"], 2),
     ],
     ids=lambda own: own[0] if isinstance(own, list) else "",
 )

@@ -2,16 +2,22 @@
 
 import ast
 import configparser
+import io
 import re
 import shutil
 import subprocess
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from kubernetes import client
 
 from data.errors import GenctrError
+from launch.cli import main
+from launch.doctor import SYSTEM_PACKAGES
 from launch.schedules import SCHEDULES, Resources
 from tests.tiny import genctr
 
@@ -77,7 +83,7 @@ def test_cron_itself_reads_it(tmp_path: Path) -> None:
 
 def units() -> dict[str, str]:
     text = SCHEDULES["systemd"](**ASKED | {"name": "feed"})
-    _, *parts = re.split(r"^# (genctr-feed\.\w+)\n", text, flags=re.MULTILINE)
+    _, *parts = re.split(r"^# (genctr-feed[\w-]*\.\w+)\n", text, flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -103,6 +109,7 @@ def systemd_says(name: str, text: str, folder: Path) -> str:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_itself_reads_it(tmp_path: Path) -> None:
     here = {name: text.replace(ASKED["program"], "/bin/true") for name, text in units().items()}  # it looks for the file
+    assert here.keys() == {"genctr-feed.service", "genctr-feed-failed.service", "genctr-feed.timer"}
     for name, text in here.items():
         assert systemd_says(name, text, tmp_path) == ""
     wrong = here["genctr-feed.service"].replace("ExecStart", "ExecStrat")
@@ -192,7 +199,7 @@ def test_airflow_compiles_and_says_what_it_runs() -> None:
     compile(tree, "dag.py", "exec")
     calls = {node.func.id: node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     dag = {keyword.arg: keyword.value for keyword in calls["DAG"].keywords}
-    task = {keyword.arg: keyword.value for keyword in calls["BashOperator"].keywords}
+    task = {keyword.arg: keyword.value for keyword in calls["DailyOperator"].keywords}
     assert dag["schedule"].value == "15,45 2-23 * * *"
     assert dag["max_active_runs"].value == 1
     assert task["skip_on_exit_code"].value == 75
@@ -246,3 +253,113 @@ def test_resources_are_what_was_asked_for() -> None:
 
     assert pod["containers"][0]["resources"]["limits"] == {"memory": "120Gi", "nvidia.com/gpu": "2"}
     assert "#SBATCH --cpus-per-task=16\n#SBATCH --mem=120G\n#SBATCH --gres=gpu:2\n" in batch
+
+
+def test_systemd_starts_an_alert_when_the_job_has_failed() -> None:
+    text = SCHEDULES["systemd"](**ASKED)  # a name with a blank and a percent sign
+
+    assert "OnFailure=genctr-feed-100-failed.service\n" in text
+    assert "# genctr-feed-100-failed.service\n" in text
+    assert "StartLimitBurst=4\n" in text, "a job that is restarted for ever never fails"
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_schedule_says_in_which_time_zone_it_starts(kind: str) -> None:
+    zone = "in UTC" if kind in ("kubernetes", "airflow") else "in the time zone of the machine that runs it"
+
+    assert [line for line in SCHEDULES[kind](**ASKED).splitlines() if "02:15" in line and zone in line]
+
+
+def test_help_says_in_which_time_zone_a_schedule_starts() -> None:
+    with redirect_stdout(out := io.StringIO()), pytest.raises(SystemExit):
+        main(["schedule", "--help"])
+    text = " ".join(out.getvalue().split())
+
+    assert "UTC for kubernetes and airflow" in text
+    assert "the time zone of the machine that runs it for cron, systemd and slurm" in text
+
+
+class Refused(Exception):
+    """Airflow's own class of a failure that may be tried again."""
+
+
+class Fatal(Refused):
+    """Airflow's own class of a failure that may not."""
+
+
+class Skipped(Refused):
+    """Airflow's own class of a task that is left out."""
+
+
+TASKS: "list[BashOperator]" = []
+
+
+class BashOperator:
+    """What the DAG uses of Airflow's: runs the command, and has the process that did."""
+
+    def __init__(self, *, bash_command: str, env: dict[str, str], skip_on_exit_code: int, **others: object) -> None:
+        self.command, self.env, self.skip, self.subprocess_hook = bash_command, env, skip_on_exit_code, SimpleNamespace()
+        TASKS.append(self)
+
+    def execute(self, context: object) -> None:
+        done = subprocess.Popen(["bash", "-c", self.command], env=self.env)
+        self.subprocess_hook.sub_process = done
+        if done.wait() == self.skip:
+            raise Skipped
+        if done.returncode:
+            raise Refused(f"exit code {done.returncode}")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, None), (3, None), (75, Skipped), (1, Refused), (2, Fatal), (4, Fatal), (5, Fatal)]
+)
+def test_airflow_tries_again_only_what_may_end_otherwise(
+    code: int, expected: type[Exception] | None, version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exceptions = SimpleNamespace(AirflowException=Refused, AirflowFailException=Fatal, AirflowSkipException=Skipped)
+    bash, dag = SimpleNamespace(BashOperator=BashOperator), SimpleNamespace(DAG=lambda **_: nullcontext())
+    pendulum = SimpleNamespace(datetime=lambda *_, **__: None, duration=lambda **_: None)
+    old = {"airflow": dag, "airflow.exceptions": exceptions, "airflow.operators.bash": bash}
+    new = {"airflow.providers.standard.operators.bash": bash, "airflow.sdk": dag, "airflow.sdk.exceptions": exceptions}
+    for name, module in {"pendulum": pendulum, **(new if version == 3 else old)}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    (tmp_path / "genctr").write_text(f"#!/bin/bash\nexit {code}\n")
+    (tmp_path / "genctr").chmod(0o755)
+    exec(SCHEDULES["airflow"](**ASKED | {"program": str(tmp_path / "genctr")}), {})
+
+    with nullcontext() if expected is None else pytest.raises(Refused) as raised:
+        TASKS.pop().execute({})
+    assert expected is None or type(raised.value) is expected
+
+
+@pytest.mark.parametrize("key", ["config", "out", "here", "program"])
+def test_airflow_takes_no_name_for_a_template(key: str) -> None:
+    with pytest.raises(GenctrError, match=f"{key}: .* template of Jinja"):
+        SCHEDULES["airflow"](**ASKED | {key: "runs/{{ macros }}"})
+
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_has_what_the_schedules_and_components_start() -> None:
+    lines = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    needed = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    base = re.search(r"^FROM \S*python:([\d.]+)", DOCKERFILE, re.MULTILINE)
+
+    assert copied
+    assert all((ROOT / word).exists() for word in copied), copied
+    assert needed is not None
+    assert base is not None
+    assert tuple(map(int, base[1].split("."))) >= tuple(map(int, needed[1].split(".")))
+    assert set(SYSTEM_PACKAGES.values()) - {"libgcc-s1", "libstdc++6"} <= set(DOCKERFILE.split()), "a slim image lacks them"
+    assert "tools/fbgemm-gpu-shim" in DOCKERFILE
+    assert re.search(r"\bgenctr doctor\b", DOCKERFILE), "an image that is not whole is not made"
+
+
+def test_a_local_log_is_not_in_a_pod_and_that_is_said() -> None:
+    done = genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", "kubernetes")
+
+    assert "data.root runs/demo-log is a folder of this machine" in done.err
+    assert genctr("schedule", ROOT / "launch/configs/demo.yaml", "--as", "cron").err == ""

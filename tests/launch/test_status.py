@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch.commands.run import _print_scores
 from launch.status import show
 from pipeline.daily.ledger import DayRecord, History, Ledger
 from tests.tiny import SCHEMA, genctr, write_log
@@ -37,8 +38,31 @@ def test_a_gate_that_was_not_asked_says_neither_yes_nor_no(capsys: pytest.Captur
     judged = {"answers": answers, "publish": False, "bundle": "b"}
     show(History({"d": DayRecord("d", judged=judged)}), [], gates=True)
 
-    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[-3:]]
-    assert lines == [["yes", "rows"], ["-", "auc"], ["NO", "gauc"]]
+    shown = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split()[:2] for line in shown] == [["yes", "rows"], ["-", "auc"], ["NO", "gauc"]]
+    assert [line.split(maxsplit=2)[2] for line in shown[:2]] == ["1  at least 0.5", "not asked  at least 0.5"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.95, 1.05, "from 0.95 to 1.05"), (None, 2, "at most 2"), (None, None, "not asked")]
+)
+def test_the_limits_of_a_gate_are_in_words(
+    low: float | None, high: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"gate": "calibration", "ok": True, "number": None, "low": low, "high": high, "note": ""}
+    show(History({"d": DayRecord("d", judged={"answers": [answer], "publish": False, "bundle": "b"})}), [], gates=True)
+
+    assert capsys.readouterr().out.splitlines()[-1].endswith(said)
+
+
+def test_the_rows_of_a_target_with_a_condition_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {"click": {"auc": 0.7, "rows": 1000}, "buy": {"auc": 0.8, "rows": 40}}
+    scores = {"rows": 1000, "rows_per_second": 5.0, "metrics": metrics, "headline": ["click", "auc"]}
+    _print_scores({"2026-11-02": scores}, None, best={})
+
+    click, buy = (line for line in capsys.readouterr().out.splitlines() if "2026-11-02" in line)
+    assert "1,000" in click
+    assert "40" in buy.split("│")[3]
 
 
 def test_a_day_that_was_rolled_back_is_not_shown_as_published(capsys: pytest.CaptureFixture[str]) -> None:

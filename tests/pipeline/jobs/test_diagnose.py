@@ -1,6 +1,7 @@
 """Diagnostics of a run: live in the log, on demand as numbers and pictures, the same on two ranks as on one."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,9 @@ def test_on_demand_there_are_numbers_and_pictures(out: Path) -> None:
     told = json.loads((folder / "diagnosis.json").read_text())
     assert told["days"] == [DAYS[3]]
     assert told["emb"]["rankme"] > 1
+    assert told["findings"].keys() >= {"spectrum", "correlation", "fields"}
+    assert told["findings"]["spectrum"] in done.out
+    assert "tiny, 2026-11-04: " in re.sub(r"\s+", " ", (folder / "spectrum.svg").read_text())
     for name in ("spectrum", "correlation", "fields", "history"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / f"{name}.svg").read_text()

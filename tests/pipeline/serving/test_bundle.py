@@ -413,3 +413,17 @@ def test_a_pipe_in_a_bundle_is_not_waited_for(copy: Path) -> None:
 
     with pytest.raises(BundleError, match="pipe"):
         Bundle(str(copy)).verify()
+
+
+def test_keys_are_written_next_to_the_scores(bundle: Path, config: Path, tmp_path: Path) -> None:
+    rows = some_rows(config).append_column("request", pa.array([f"r{n}" for n in range(5)]))
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    words = ("score", bundle, "--data", tmp_path / "rows.parquet", "--out", tmp_path / "out", "--keys")
+
+    assert genctr(*words, "request,user_id").code == 0
+
+    scores = pq.read_table(tmp_path / "out" / "rows.parquet.scores.parquet")
+    assert scores.column_names == ["request", "user_id", "row", "is_click", "is_click_logit"]
+    assert scores.select(["request", "user_id"]).to_pydict() == rows.select(["request", "user_id"]).to_pydict()
+    assert "where: file" in genctr(*words, "requests").err
+    assert "would be there twice" in genctr(*words, "is_click").err
