@@ -16,8 +16,8 @@ from grid import DATA, ROOT, Cell, paired, run_grid, spread
 
 sys.path.insert(0, str(ROOT))
 
-from data.inspect import inspect
-from data.schema_suggestion import BUCKETS
+from data.inspection.inspect import inspect
+from data.inspection.schema_suggestion import BUCKETS
 
 DECODERS = {"fm": "{}", "dcnv2": "{layers: 2, hidden: [64, 32]}"}
 ARMS = ("log1p", "buckets")

@@ -49,7 +49,7 @@ def _synth(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from data.inspect import inspect
+    from data.inspection.inspect import inspect
 
     report = inspect(arguments.path)
     print(json.dumps(report.to_json(), indent=2) if arguments.json else report.text())

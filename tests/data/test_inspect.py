@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from torch import nn
 
-from data.column_facts import ColumnFacts
-from data.column_tally import DistinctSketch
 from data.days import Days, parse_days, write_day
 from data.errors import BadInput, GenctrError
-from data.inspect import Report, inspect
+from data.inspection.facts import ColumnFacts
+from data.inspection.inspect import Report, inspect
+from data.inspection.schema_suggestion import TORCH, Guess
+from data.inspection.tally import DistinctSketch
 from data.readers import CsvReader, ParquetReader
 from data.schema import IdField, Schema, SequenceField
-from data.schema_suggestion import TORCH, Guess
 from data.synthetic import write
 from data.yaml_document import read_document
 
@@ -286,7 +286,7 @@ def test_a_large_log_is_sampled_from_everywhere_and_says_so(tmp_path: Path) -> N
 
 PEAK = """
 import resource, sys
-from data.inspect import inspect
+from data.inspection.inspect import inspect
 
 inspect(sys.argv[1], sample_rows=10**9)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from data.inspect import inspect
+from data.inspection.inspect import inspect
 from tests.tiny import genctr
 
 DAYS = ("20261101", "20261102", "20261103")

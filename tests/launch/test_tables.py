@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from data.errors import FILLERS, LONGEST, UNSEEN, BadInput
-from data.inspect import inspect
+from data.inspection.inspect import inspect
 from data.schema import Schema
 from data.yaml_document import read_document
 from launch.status import show

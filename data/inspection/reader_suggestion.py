@@ -1,4 +1,4 @@
-"""How files of an unknown log are best read: their delimiter, a header line that is missing, strings that are lists."""
+"""How files of an unknown log are best read: their delimiter, a missing header line, strings that are lists."""
 
 import csv
 import re

@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from data.arrays import is_list, is_text
-from data.column_facts import SCALES, ColumnFacts, digits_of_time, size_of_time, unit_of
-from data.column_names import (
+from data.errors import GenctrError, visible
+from data.inspection.facts import SCALES, ColumnFacts, digits_of_time, size_of_time, unit_of
+from data.inspection.names import (
     ACTS,
     AFTER,
     CLICKS,
@@ -31,7 +32,6 @@ from data.column_names import (
     USERS,
     VISITS,
 )  # fmt: skip
-from data.errors import GenctrError, visible
 
 VOCAB_VALUES = 100_000
 """[values] up to which a vocabulary is proposed; above, hashing."""

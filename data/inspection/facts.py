@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data.arrays import element_type
-from data.column_names import DATES, IDS, KEYS, MOMENTS, THINGS, TIMES, USERS, VISITS
 from data.errors import shortened, visible
+from data.inspection.names import DATES, IDS, KEYS, MOMENTS, THINGS, TIMES, USERS, VISITS
 
 SECONDS = (788_918_400, 2_600_000_000)
 """[s] since 1970: 1995 to 2052. Integers in between, or a thousand times that, …, can be times."""

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 
-from data.column_facts import ColumnFacts
-from data.column_tally import ColumnTally
 from data.days import SUCCESS
 from data.errors import BadInput, GenctrError, shortened, visible
+from data.inspection.facts import ColumnFacts
+from data.inspection.reader_suggestion import suggest_reader
+from data.inspection.schema_suggestion import Guess, guess_columns, schema_text
+from data.inspection.tally import ColumnTally
 from data.paths import below, cannot_open, filesystem, is_ignored, list_files
-from data.reader_suggestion import suggest_reader
 from data.readers import Reader
-from data.schema_suggestion import Guess, guess_columns, schema_text
 
 SAMPLE_ROWS = 2_000_000
 ENDINGS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "tsv", ".tsv.gz": "tsv"}

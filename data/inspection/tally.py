@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data.arrays import is_list, is_text
-from data.column_facts import ColumnFacts
 from data.ids import fingerprints, mix
+from data.inspection.facts import ColumnFacts
 
 SKETCH = 65_536
 """[hashes] kept per column: distinct counts are exact below, and within about 0.4 % (one standard error) above."""
