@@ -21,7 +21,7 @@ import pyarrow.parquet
 
 from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError, visible
-from data.paths import below, cannot_open, filesystem, is_utf8, list_data
+from data.paths import below, cannot_open, filesystem, is_utf8, list_data, naming
 from data.readers import BATCH_ROWS, Reader
 from data.times import named_like
 from data.yaml_document import nearest
@@ -374,14 +374,16 @@ def write_day(folder: str, tables: Iterable[pa.Table], *, row_group_rows: int = 
     files.delete_dir_contents(inner)
     try:
         for number, table in enumerate(tables):
-            pyarrow.parquet.write_table(
-                table,
-                f"{inner}/part-{number:05d}.parquet",
-                filesystem=files,
-                row_group_size=row_group_rows,
-                compression="zstd",
-                write_page_checksum=True,
-            )
+            path = f"{inner}/part-{number:05d}.parquet"
+            with naming(path):
+                pyarrow.parquet.write_table(
+                    table,
+                    path,
+                    filesystem=files,
+                    row_group_size=row_group_rows,
+                    compression="zstd",
+                    write_page_checksum=True,
+                )
         files.open_output_stream(mark).close()
     except BaseException:
         files.delete_dir(inner)

@@ -1,6 +1,7 @@
 """The `genctr` command: which words there are, and what it says and returns when one of them fails."""
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        print(f"{me}: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        print(f"{me}: {error}" + ("\n  next: make room, and run the same command again" if full else ""), file=sys.stderr)
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
         # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.

@@ -38,7 +38,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from data.errors import masked
-from data.paths import PATHS, plain, write_whole
+from data.paths import PATHS, naming, plain, write_whole
 from data.yaml_document import finite
 from pipeline.run_folder.lease import Lease, LeaseHeld
 
@@ -99,7 +99,7 @@ class RunLog:
             self._text = "" if self._local else whole
         line = masked(json.dumps(finite({"time": now, "event": event, "step": step, **values}), allow_nan=False)) + "\n"
         if self._local:
-            with PATHS.open(self._path, "a") as stream:
+            with naming(self._path), PATHS.open(self._path, "a") as stream:
                 stream.write(line)
         else:
             self._text += line
@@ -115,9 +115,10 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter  # seconds, and an event may have no numbers
 
             self._board = SummaryWriter(f"{self._folder}/tensorboard")
-        for name, number in numbers.items():
-            self._board.add_scalar(name, number, step)
-        self._board.flush()
+        with naming(f"{self._folder}/tensorboard"):
+            for name, number in numbers.items():
+                self._board.add_scalar(name, number, step)
+            self._board.flush()
 
     def close(self) -> None:
         """Write what is held back. The log may be written to again, but not by who only looked."""
