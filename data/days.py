@@ -22,7 +22,7 @@ import pyarrow.parquet
 from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError, visible
 from data.paths import below, cannot_open, filesystem, is_utf8, list_data, naming
-from data.readers import BATCH_ROWS, Reader
+from data.readers import BATCH_ROWS, Reader, check_columns
 from data.times import named_like
 from data.yaml_document import nearest
 
@@ -295,10 +295,7 @@ class Days:
             units, schema = self.reader.units(path), self.reader.schema(path)
             if accept:
                 accept(schema, path)
-            for column in columns:
-                if schema.get_field_index(column) < 0:
-                    raise BadInput("a column is missing or is there twice", file=path, column=column,
-                                   hint=nearest(column, schema.names))  # fmt: skip
+            check_columns(schema, columns, path)
             if full:
                 for unit, rows in enumerate(units):
                     with closing(self.reader.read(path, unit, columns, 0)) as batches:

@@ -4,7 +4,7 @@ A reader of your own log is a class with the three methods of `Reader`, named in
 """
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from functools import lru_cache
 from types import MappingProxyType
@@ -79,6 +79,32 @@ class GuessesTypes(Protocol):
 
     def with_strings(self, columns: Collection[str]) -> Reader:
         """The same reader, but these columns are strings whatever a file suggests: digits alone may be one day's ids."""
+
+
+def read_columns(
+    reader: Reader, path: str, unit: int, columns: Sequence[str], start: int
+) -> Generator[pa.RecordBatch, None, None]:
+    """What a reader reads, with these columns alone and in this order: a file may change after it was opened.
+
+    Raises:
+        BadInput: a column is missing or is there twice.
+    """
+    with closing(reader.read(path, unit, columns, start)) as batches:
+        for batch in batches:
+            check_columns(batch.schema, columns, path, unit)
+            yield batch.select(list(columns))
+
+
+def check_columns(schema: pa.Schema, columns: Iterable[str], path: str, unit: int | None = None) -> None:
+    """Refuse a file, or a unit of it, that has not each of these columns once.
+
+    Raises:
+        BadInput: one is missing or is there twice.
+    """
+    for column in columns:
+        if schema.get_field_index(column) < 0:
+            raise BadInput("a column is missing or is there twice", file=path, row_group=unit, column=column,
+                           hint=nearest(column, schema.names))  # fmt: skip
 
 
 class ParquetReader:
@@ -243,6 +269,7 @@ class CsvReader:
         """The file from row `start`; what is before it is parsed and dropped."""
         assert unit == 0, "a CSV file is one unit"
         schema = self.schema(path)
+        check_columns(schema, columns, path)
         types = {column: schema.field(column).type for column in columns}
         with _told(path), self._open(path, types=types, columns=list(columns)) as batches:
             # Arrow's own skip_rows_after_names counts blank lines, which are not rows.

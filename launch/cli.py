@@ -21,6 +21,15 @@ YIELD = 3.0
 """[s] that a rank which lost another one stays, saying nothing more."""
 
 
+NO_THREAD = "can't start new thread"
+"""How Python says that the system gives this process no thread more."""
+
+MORE_PROCESSES = (
+    "  expected: room for the threads and processes of every rank\n"
+    "  next: end other processes of this user, or raise the limit (`ulimit -u`; in a container its pids.max or its memory)"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -40,10 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        print(f"{me}: {error}" + ("\n  next: make room, and run the same command again" if full else ""), file=sys.stderr)
+        print("\n".join([f"{me}: {error}", *_hints(error)]), file=sys.stderr)
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
+        if NO_THREAD in str(error):
+            print(f"{me}: {error}\n{MORE_PROCESSES}", file=sys.stderr)
+            return 2
         # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.
         if not any(what in str(error) for what in ("by peer", "Broken pipe")):
             raise
@@ -53,6 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"genctr: stopped; {GO_ON}", file=sys.stderr)
         return 130
+
+
+def _hints(error: Exception) -> list[str]:
+    """What to do about an error of the system, which says only what is wrong."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return ["  next: make room, and run the same command again"]
+    return [MORE_PROCESSES] if number == errno.EAGAIN else []
 
 
 def _parser() -> argparse.ArgumentParser:
