@@ -70,8 +70,8 @@ class RunLog:
     Each line is in the file when `write` returns. A line that a kill cut short is taken away when the log is opened again. A
     store that cannot append (S3) gets the whole file again, at most every 30 seconds and on `close`.
 
-    Numbers also go to TensorBoard, under `event/key/…`, as files in `tensorboard/`; in a local run folder only, which is
-    what TensorBoard's writer can append to.
+    Numbers also go to TensorBoard, under `event/key/…`, except for those of single `files`, as files in `tensorboard/`; in a
+    local run folder only, which is what TensorBoard's writer can append to.
 
     Args:
         folder: folder or URI, through `data.paths.PATHS`. It is made, and the log opened, at the first event.
@@ -125,7 +125,8 @@ class RunLog:
                 self._put()
         self._size += len(line)
         if self._local:
-            self._draw(step, dict(_numbers(event, values)))
+            # Of every file of every day there would be a curve of one point.
+            self._draw(step, dict(_numbers(event, {key: own for key, own in values.items() if key != "files"})))
 
     def _begin_next(self) -> None:
         """Give the file of this log its number; the next event begins a new one."""

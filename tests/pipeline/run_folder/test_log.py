@@ -192,6 +192,7 @@ def test_the_numbers_are_in_tensorboard_too(tmp_path: Path) -> None:
     log = RunLog(str(tmp_path))
     for step, auc in [(1, 0.5), (2, float("nan")), (3, 0.75)]:
         log.write("train", step, {"day": "2026-11-01", "rows": 10 * step, "metrics": {"click": {"auc": auc}}})
+    log.write("trained", 3, {"files": {"a.parquet": {"rows": 30}}})
 
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert board.Tags()["scalars"] == ["train/rows", "train/metrics/click/auc"]
