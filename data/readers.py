@@ -3,10 +3,11 @@
 A reader of your own log is a class with the three methods of `Reader`, named in the entry point group `genctr.readers`.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import copy
-from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,8 +29,10 @@ BATCH_ROWS = 65_536
 BUFFER_BYTES = 65_536
 """[bytes] read ahead in every column chunk, so that a row group is never held whole."""
 
-FOOTERS = 32
-"""[files] whose parsed footers are kept: parsing one of a hundred row groups takes a tenth of reading a row group."""
+FOOTERS, FOOTERS_BYTES = 32, 1 << 23
+"""[files] whose parsed footers are kept, of whatever size, and [bytes] of the footers up to which more are: parsing one of a
+hundred row groups takes a tenth of reading a row group, and a day of thousands of small files is read several times. Parsed,
+small footers take some twelve times their bytes."""
 
 INT96 = "us"
 """The unit of times that older Spark and Hive write as int96. Arrow's own choice is nanoseconds, and wraps outside of 1677 to
@@ -115,7 +118,7 @@ class ParquetReader:
     """
 
     def __init__(self) -> None:
-        self._footer = lru_cache(maxsize=FOOTERS)(_parquet_footer)
+        self._footers = _Footers()
 
     def units(self, path: str) -> tuple[int, ...]:
         """The rows of every row group."""
@@ -171,7 +174,7 @@ class ParquetReader:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
         files, inner = filesystem(path)
         info = files.get_file_info(inner)
-        return self._footer(path, info.size, info.mtime_ns)
+        return self._footers.of((path, info.size, info.mtime_ns))
 
 
 class CsvReader:
@@ -327,8 +330,32 @@ def _workable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column.with_type(workable(column.type)) for column in schema])
 
 
-def _parquet_footer(path: str, size: int, mtime_ns: int) -> tuple[Any, pa.Schema]:
-    """The footer of a file and its columns; size and time only tell one version of the file from the next."""
+class _Footers:
+    """The footers of the files that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], tuple[Any, pa.Schema]] = OrderedDict()
+        self._bytes, self._turn = 0, Lock()
+
+    def of(self, version: tuple[str, int, int]) -> tuple[Any, pa.Schema]:
+        """The footer of a version of a file (its path, size and time), and its columns."""
+        with self._turn:
+            if version in self._kept:
+                self._kept.move_to_end(version)
+                return self._kept[version]
+        found = _parquet_footer(version[0])
+        with self._turn:
+            if version not in self._kept:  # else another thread was faster
+                self._kept[version] = found
+                self._bytes += found[0].serialized_size
+            while len(self._kept) > FOOTERS and self._bytes > FOOTERS_BYTES:
+                _, (footer, _) = self._kept.popitem(last=False)
+                self._bytes -= footer.serialized_size
+        return found
+
+
+def _parquet_footer(path: str) -> tuple[Any, pa.Schema]:
+    """The footer of a file and its columns."""
     files, inner = filesystem(path)
     with (
         files.open_input_file(inner) as source,

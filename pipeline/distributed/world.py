@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from torch._C._distributed_c10d import HashStore, PrefixStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from data.errors import GenctrError
-from pipeline.run_folder.heartbeat import heartbeat
+from pipeline.run_folder.heartbeat import FileSigns, Signs, StoreSigns, heartbeat
 from pipeline.run_folder.launcher import STORE, Launched, launched
 from pipeline.run_folder.lease import Lease
 from pipeline.run_folder.meeting import meet
@@ -88,15 +88,20 @@ def _meeting(backend: str, here: Launched | None) -> Iterator[None]:
         # gloo and NCCL would listen where others can reach them, and believe whoever comes.
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    store = PrefixStore("default_pg", meet(here)) if here else HashStore()
+    met = meet(here) if here else HashStore()
+    store = PrefixStore("default_pg", met)
     store.set_timeout(PATIENCE)
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
-    path = os.environ.get(STORE)
     try:
-        with heartbeat(path, rank, ranks) if path and ranks > 1 else nullcontext():
+        with heartbeat(_signs(met, rank, ranks), rank, ranks) if ranks > 1 else nullcontext():
             yield
     finally:
         dist.destroy_process_group()
+
+
+def _signs(met: Store, rank: int, ranks: int) -> Signs:
+    path = os.environ.get(STORE)
+    return FileSigns(path) if path else StoreSigns(met, rank, ranks)
 
 
 @contextmanager
