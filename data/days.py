@@ -142,11 +142,14 @@ class Days:
         self.reader = reader
         self._success = success
         self._bad_files = bad_files
+        self._listed: dict[str, pyarrow.fs.FileInfo] = {}
 
     def list(self) -> Sequence[str]:
         """The complete days, in order."""
         found = self._found()
-        return sorted(day for day, complete in zip(found, self._complete(found.values()), strict=True) if complete)
+        complete = zip(found.items(), self._complete(found.values()), strict=True)
+        self._listed = {day: info for (day, info), whole in complete if whole}
+        return sorted(self._listed)
 
     def sizes(self, day: str) -> dict[str, int]:
         """[bytes] of every data file of a complete day, by its name below the root, without opening one; -1: it cannot be.
@@ -157,10 +160,20 @@ class Days:
         return {self.below_root(path): size for path, size in self._files(self._find(day)).items()}
 
     def sizes_of(self, days: Iterable[str]) -> dict[str, dict[str, int]]:
-        """The sizes of several complete days, asked for side by side: over a network that is waiting, not work."""
+        """The sizes of several complete days, asked for side by side: over a network that is waiting, not work. Of days that
+        `list` has named, only the files are asked for.
+
+        Raises:
+            BadInput: a day is not there, or not complete.
+        """
         names = list(days)
+
+        def sizes(day: str) -> dict[str, int]:
+            info = self._listed.get(day) or self._find(day)
+            return {self.below_root(path): size for path, size in self._files(info).items()}
+
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return dict(zip(names, pool.map(self.sizes, names), strict=True))
+            return dict(zip(names, pool.map(sizes, names), strict=True))
 
     def rows(self, day: str) -> dict[str, int]:
         """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""

@@ -395,7 +395,11 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
 
 def is_utf8(name: str) -> bool:
     """Whether a name of a file on disk is text: Python has surrogates for other bytes."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cannot_open(path: str) -> BadInput:
