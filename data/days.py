@@ -21,8 +21,8 @@ import pyarrow.parquet
 
 from data.arrays import alike, workable
 from data.errors import BadInput, GenctrError, visible
-from data.paths import below, cannot_open, filesystem, is_utf8, list_data, relative_to
-from data.readers import BATCH_ROWS, Reader
+from data.paths import below, cannot_open, filesystem, is_utf8, list_data, naming, relative_to
+from data.readers import BATCH_ROWS, Reader, check_columns
 from data.times import named_like
 from data.yaml_document import nearest
 
@@ -142,11 +142,14 @@ class Days:
         self.reader = reader
         self._success = success
         self._bad_files = bad_files
+        self._listed: dict[str, pyarrow.fs.FileInfo] = {}
 
     def list(self) -> Sequence[str]:
         """The complete days, in order."""
         found = self._found()
-        return sorted(day for day, complete in zip(found, self._complete(found.values()), strict=True) if complete)
+        complete = zip(found.items(), self._complete(found.values()), strict=True)
+        self._listed = {day: info for (day, info), whole in complete if whole}
+        return sorted(self._listed)
 
     def sizes(self, day: str) -> dict[str, int]:
         """[bytes] of every data file of a complete day, by its name below the root, without opening one; -1: it cannot be.
@@ -157,10 +160,20 @@ class Days:
         return {self.below_root(path): size for path, size in self._files(self._find(day)).items()}
 
     def sizes_of(self, days: Iterable[str]) -> dict[str, dict[str, int]]:
-        """The sizes of several complete days, asked for side by side: over a network that is waiting, not work."""
+        """The sizes of several complete days, asked for side by side: over a network that is waiting, not work. Of days that
+        `list` has named, only the files are asked for.
+
+        Raises:
+            BadInput: a day is not there, or not complete.
+        """
         names = list(days)
+
+        def sizes(day: str) -> dict[str, int]:
+            info = self._listed.get(day) or self._find(day)
+            return {self.below_root(path): size for path, size in self._files(info).items()}
+
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return dict(zip(names, pool.map(self.sizes, names), strict=True))
+            return dict(zip(names, pool.map(sizes, names), strict=True))
 
     def rows(self, day: str) -> dict[str, int]:
         """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""
@@ -295,10 +308,7 @@ class Days:
             units, schema = self.reader.units(path), self.reader.schema(path)
             if accept:
                 accept(schema, path)
-            for column in columns:
-                if schema.get_field_index(column) < 0:
-                    raise BadInput("a column is missing or is there twice", file=path, column=column,
-                                   hint=nearest(column, schema.names))  # fmt: skip
+            check_columns(schema, columns, path)
             if full:
                 for unit, rows in enumerate(units):
                     with closing(self.reader.read(path, unit, columns, 0)) as batches:
@@ -374,14 +384,16 @@ def write_day(folder: str, tables: Iterable[pa.Table], *, row_group_rows: int = 
     files.delete_dir_contents(inner)
     try:
         for number, table in enumerate(tables):
-            pyarrow.parquet.write_table(
-                table,
-                f"{inner}/part-{number:05d}.parquet",
-                filesystem=files,
-                row_group_size=row_group_rows,
-                compression="zstd",
-                write_page_checksum=True,
-            )
+            path = f"{inner}/part-{number:05d}.parquet"
+            with naming(path):
+                pyarrow.parquet.write_table(
+                    table,
+                    path,
+                    filesystem=files,
+                    row_group_size=row_group_rows,
+                    compression="zstd",
+                    write_page_checksum=True,
+                )
         files.open_output_stream(mark).close()
     except BaseException:
         files.delete_dir(inner)

@@ -222,7 +222,10 @@ class Paths(PathManager):
     def mkdirs(self, path: str, **_: Any) -> None:
         """Make a folder and those above it."""
         with turn(path):
+            missing = _missing(path)
             patiently(path, lambda: super(Paths, self).mkdirs(path))
+            for folder in missing:  # else a power cut could leave a ledger that speaks of a checkpoint whose folder is gone
+                _keep_names(os.path.dirname(folder) or ".")
 
     def copy(self, src_path: str, dst_path: str, overwrite: bool = False, **_: Any) -> bool:
         """Copy a file inside a store."""
@@ -233,6 +236,15 @@ class Paths(PathManager):
         """Remove a file."""
         with turn(path):
             patiently(path, lambda: super(Paths, self).rm(path))
+
+
+def _missing(path: str) -> list[str]:
+    """The folders on disk that have to be made for this one."""
+    folder, missing = "" if "://" in path else path.rstrip("/"), list[str]()
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    return missing
 
 
 def patiently(path: str, call: Callable[[], T]) -> T:
@@ -268,24 +280,43 @@ def write_whole(path: str, content: str | bytes, *, private: bool = False) -> No
     """
     mode, path = "w" if isinstance(content, str) else "wb", plain(path)
     if "://" in path:
-        patiently(path, lambda: _put(path, mode, content))
+        with naming(path):
+            patiently(path, lambda: _put(path, mode, content))
         return
     token = token_of(path)
     temporary = f"{path}.{token}.tmp" if token else f"{path}.tmp"
     try:
-        with PATHS.open(temporary, mode) as stream:
-            if private:
-                os.fchmod(stream.fileno(), 0o600)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        with turn(path):
-            os.replace(temporary, path)
-            _keep_names(os.path.dirname(path) or ".")
+        with naming(path):
+            with PATHS.open(temporary, mode) as stream:
+                if private:
+                    os.fchmod(stream.fileno(), 0o600)
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors of the system have a file's name: those of writing to an open file, such as that the disk is full, have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None or path in str(error):
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
+
+
+def replace(old: str, new: str) -> None:
+    """Give a file on disk another name, instead of the file that has it now; after a power cut it has the one or the other."""
+    with turn(new):
+        os.replace(old, new)
+        for folder in {os.path.dirname(own) or "." for own in (new, old)}:
+            _keep_names(folder)
 
 
 def _keep_names(folder: str) -> None:
@@ -369,7 +400,11 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[tuple[st
 
 def is_utf8(name: str) -> bool:
     """Whether a name of a file on disk is text: Python has surrogates for other bytes."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cannot_open(path: str) -> BadInput:

@@ -3,10 +3,11 @@
 A reader of your own log is a class with the three methods of `Reader`, named in the entry point group `genctr.readers`.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
-from functools import lru_cache
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,8 +30,10 @@ BATCH_ROWS = 65_536
 BUFFER_BYTES = 65_536
 """[bytes] read ahead in every column chunk, so that a row group is never held whole."""
 
-FOOTERS = 32
-"""[files] whose parsed footers are kept: parsing one of a hundred row groups takes a tenth of reading a row group."""
+FOOTERS, FOOTERS_BYTES = 32, 1 << 23
+"""[files] whose parsed footers are kept, of whatever size, and [bytes] of the footers up to which more are: parsing one of a
+hundred row groups takes a tenth of reading a row group, and a day of thousands of small files is read several times. Parsed,
+small footers take some twelve times their bytes."""
 
 INT96 = "us"
 """The unit of times that older Spark and Hive write as int96. Arrow's own choice is nanoseconds, and wraps outside of 1677 to
@@ -82,6 +85,32 @@ class GuessesTypes(Protocol):
         """The same reader, but these columns are strings whatever a file suggests: digits alone may be one day's ids."""
 
 
+def read_columns(
+    reader: Reader, path: str, unit: int, columns: Sequence[str], start: int
+) -> Generator[pa.RecordBatch, None, None]:
+    """What a reader reads, with these columns alone and in this order: a file may change after it was opened.
+
+    Raises:
+        BadInput: a column is missing or is there twice.
+    """
+    with closing(reader.read(path, unit, columns, start)) as batches:
+        for batch in batches:
+            check_columns(batch.schema, columns, path, unit)
+            yield batch.select(list(columns))
+
+
+def check_columns(schema: pa.Schema, columns: Iterable[str], path: str, unit: int | None = None) -> None:
+    """Refuse a file, or a unit of it, that has not each of these columns once.
+
+    Raises:
+        BadInput: one is missing or is there twice.
+    """
+    for column in columns:
+        if schema.get_field_index(column) < 0:
+            raise BadInput("a column is missing or is there twice", file=path, row_group=unit, column=column,
+                           hint=nearest(column, schema.names))  # fmt: skip
+
+
 class ParquetReader:
     """Parquet: a unit is a row group. Pages are decoded as they are needed; checksums are verified where the file has them.
 
@@ -94,7 +123,7 @@ class ParquetReader:
     """
 
     def __init__(self, *, lists: Mapping[str, str] = NOTHING, partitions: Sequence[str] = ()) -> None:
-        self._footer = lru_cache(maxsize=FOOTERS)(_parquet_footer)
+        self._footers = _Footers()
         self._lists, self._partitions = dict(lists), tuple(partitions)
 
     def units(self, path: str) -> tuple[int, ...]:
@@ -157,7 +186,7 @@ class ParquetReader:
         # Size and time are part of the key, so a file that was replaced is never read by its old footer.
         files, inner = filesystem(path)
         info = files.get_file_info(inner)
-        return self._footer(path, info.size, info.mtime_ns)
+        return self._footers.of((path, info.size, info.mtime_ns))
 
 
 class CsvReader:
@@ -267,6 +296,7 @@ class CsvReader:
         """The file from row `start`; what is before it is parsed and dropped."""
         assert unit == 0, "a CSV file is one unit"
         schema = self.schema(path)
+        check_columns(schema, columns, path)
         values = values_in_path(path, set(self._partitions) & set(columns))
         wanted = in_file(values, columns) or schema.names[:1]  # Arrow reads all where none is named
         types = {column: pa.string() if column in self._lists else schema.field(column).type for column in wanted}
@@ -340,8 +370,32 @@ def _workable(schema: pa.Schema) -> pa.Schema:
     return pa.schema([column.with_type(workable(column.type)) for column in schema])
 
 
-def _parquet_footer(path: str, size: int, mtime_ns: int) -> tuple[Any, pa.Schema]:
-    """The footer of a file and its columns; size and time only tell one version of the file from the next."""
+class _Footers:
+    """The footers of the files that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], tuple[Any, pa.Schema]] = OrderedDict()
+        self._bytes, self._turn = 0, Lock()
+
+    def of(self, version: tuple[str, int, int]) -> tuple[Any, pa.Schema]:
+        """The footer of a version of a file (its path, size and time), and its columns."""
+        with self._turn:
+            if version in self._kept:
+                self._kept.move_to_end(version)
+                return self._kept[version]
+        found = _parquet_footer(version[0])
+        with self._turn:
+            if version not in self._kept:  # else another thread was faster
+                self._kept[version] = found
+                self._bytes += found[0].serialized_size
+            while len(self._kept) > FOOTERS and self._bytes > FOOTERS_BYTES:
+                _, (footer, _) = self._kept.popitem(last=False)
+                self._bytes -= footer.serialized_size
+        return found
+
+
+def _parquet_footer(path: str) -> tuple[Any, pa.Schema]:
+    """The footer of a file and its columns."""
     files, inner = filesystem(path)
     with (
         files.open_input_file(inner) as source,

@@ -32,7 +32,7 @@ from data.batch import Batch
 from data.cursor import Cursor
 from data.days import Day
 from data.errors import BadInput, GenctrError
-from data.readers import Reader
+from data.readers import Reader, read_columns
 
 FILE, ROW = "_file", "_row"
 """The columns that say where a row comes from: int32 place of its file in the day, int64 row in that file."""
@@ -207,7 +207,7 @@ class DayStream:
 
     def _read_unit(self, unit: _Unit, start: int) -> Iterator[pa.RecordBatch]:
         path = self._day.files[unit.file].path
-        with closing(self._reader.read(path, unit.unit, self._columns, start)) as batches:
+        with closing(read_columns(self._reader, path, unit.unit, self._columns, start)) as batches:
             for batch in batches:
                 start += batch.num_rows
                 if start <= unit.rows:
@@ -229,7 +229,7 @@ class DayStream:
         try:
             # Only ids with and without a sign share unsigned integers, see `Days.open`: they keep their bits.
             return values.cast(kind, safe=element_type(kind) != pa.uint64())
-        except pa.ArrowInvalid as error:
+        except pa.ArrowException as error:
             raise BadInput(f"a value does not fit the type of the day: {error}", file=self._day.files[unit.file].path,
                            row_group=unit.unit, column=column) from error  # fmt: skip
 

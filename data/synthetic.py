@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from data.days import write_day
 from data.errors import GenctrError
-from data.paths import PATHS, below, filesystem
+from data.paths import below, filesystem, write_whole
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -383,8 +383,7 @@ def write(
             for _ in maker.tables():
                 pass
         past = maker.events_after()
-    with PATHS.open(below(out, "synthetic.json"), "w") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
+    write_whole(below(out, "synthetic.json"), json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 

@@ -1,6 +1,7 @@
 """The `genctr` command: which words there are, and what it says and returns when one of them fails."""
 
 import argparse
+import errno
 import hashlib
 import logging
 import os
@@ -24,6 +25,15 @@ FIRST = 0.5
 """[s] that other ranks leave to the first one to print an error that all of them have."""
 
 
+NO_THREAD = "can't start new thread"
+"""How Python says that the system gives this process no thread more."""
+
+MORE_PROCESSES = (
+    "  expected: room for the threads and processes of every rank\n"
+    "  next: end other processes of this user, or raise the limit (`ulimit -u`; in a container its pids.max or its memory)"
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -41,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except (GenctrError, OSError) as error:  # OSError: a full disk, a folder that may not be written
-        _print_once(str(error))
+        _print_once("\n".join([str(error), *_hints(error)]))
         return error.exit_code if isinstance(error, GenctrError) else 2
     except RuntimeError as error:
+        if NO_THREAD in str(error):
+            _print_once(f"{error}\n{MORE_PROCESSES}")
+            return 2
         # Of gloo: the connection was closed or reset by the peer, which reading finds out, and writing may first.
         if not any(what in str(error) for what in ("by peer", "Broken pipe")):
             raise
@@ -80,6 +93,14 @@ def _is_first(text: str, rank: str) -> bool:
     except OSError:  # better twice than never
         return True
     return True
+
+
+def _hints(error: Exception) -> list[str]:
+    """What to do about an error of the system, which says only what is wrong."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return ["  next: make room, and run the same command again"]
+    return [MORE_PROCESSES] if number == errno.EAGAIN else []
 
 
 def _parser() -> argparse.ArgumentParser:

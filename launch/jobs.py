@@ -24,7 +24,7 @@ def start_ranks(config: "RunConfig", words: Sequence[str]) -> int | None:
     from launch.ranks import on_ranks
     from pipeline.run_folder.launcher import launched
 
-    if config.train.ranks == 1 or launched():
+    if launched() or config.train.ranks == 1:  # asked first: half a launch is refused for one rank too
         return None
     return on_ranks(config.train.ranks, words, {OURS: "1"})
 

@@ -7,6 +7,9 @@ from data.errors import visible
 from launch.tables import print_table
 from pipeline.daily.ledger import DayRecord, History
 
+SHOWN_EVENTS = ("scored", "trained")
+"""What the table needs of the log: how long it took."""
+
 
 def metric_names(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     """The metrics that scored days have, of whatever objective: headlines first, the others as they come."""

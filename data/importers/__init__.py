@@ -28,7 +28,7 @@ from data.importers.frappe import Frappe
 from data.importers.kuairand import KuaiRand
 from data.importers.movielens import MovieLens
 from data.importers.raw import RawFile
-from data.paths import PATHS, below, filesystem
+from data.paths import PATHS, below, filesystem, write_whole
 from data.yaml_document import nearest
 
 
@@ -101,8 +101,7 @@ def run_import(name: str, source: str, out: str, options: Mapping[str, Any] = Ma
                 days[day] = 0
                 write_day(below(out, f"day={day}"), _counted(tables, days, day))
         report = ImportReport(dict(sorted(days.items())), sum(days.values()))
-        with PATHS.open(below(out, "import.json"), "w") as file:
-            file.write(json.dumps(_provenance(name, options, importer, report), indent=1) + "\n")
+        write_whole(below(out, "import.json"), json.dumps(_provenance(name, options, importer, report), indent=1) + "\n")
     except BaseException:
         for day in days:
             if files.get_file_info(f"{inner}/day={day}").type == pyarrow.fs.FileType.Directory:

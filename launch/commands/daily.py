@@ -159,11 +159,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _print_status(folder: str, *, gates: bool = False) -> None:
-    from launch.status import show
+    from launch.status import SHOWN_EVENTS, show
     from pipeline.daily.ledger import Ledger
     from pipeline.run_folder.log import read_log
 
-    show(Ledger(folder, fix=False).history(), read_log(folder), gates=gates)
+    show(Ledger(folder, fix=False).history(), read_log(folder, SHOWN_EVENTS), gates=gates)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

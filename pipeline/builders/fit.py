@@ -10,7 +10,7 @@ from data.days import Days
 from data.errors import GenctrError
 from data.frequencies import Frequencies
 from data.paths import PATHS
-from data.readers import Reader
+from data.readers import Reader, read_columns
 from data.schema import Schema
 from data.statistics import Statistics, fit, id_columns, id_kinds, unsigned_tables
 from pipeline.builders.days import build_days
@@ -39,7 +39,7 @@ def _batches(days: Days, reader: Reader, names: Sequence[str], schema: Schema) -
     for name in names:
         for file in days.open(name, columns, accept=schema.check, ids=id_columns(schema)).files:
             for unit in range(len(file.units)):
-                yield from reader.read(file.path, unit, columns, 0)
+                yield from read_columns(reader, file.path, unit, columns, 0)
 
 
 def prepare(folder: str, config: RunConfig, schema: Schema, world: World, at: int) -> None:

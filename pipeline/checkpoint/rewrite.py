@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from data.errors import GenctrError
 from data.ids import MISSING, UNKNOWN, check_growth, rows_before
-from data.paths import PATHS, list_folder, plain, remove_folder
+from data.paths import PATHS, list_folder, naming, plain, remove_folder, replace
 from data.schema import AnyIds, Schema
 from data.statistics import Statistics
 from data.yaml_document import write_document
@@ -118,7 +118,7 @@ def _copy_folder(source: str, target: str, *, skip: Sequence[str] = NOT_COPIED) 
 
 
 def _copy_file(source: str, target: str) -> None:
-    with PATHS.open(source, "rb") as read, PATHS.open(target, "wb") as written:
+    with naming(target), PATHS.open(source, "rb") as read, PATHS.open(target, "wb") as written:
         shutil.copyfileobj(read, written)
 
 
@@ -300,18 +300,19 @@ def export_table(run: RunFolder, pieces: CheckpointReader, name: str, out: str, 
     first = next(parts)  # a table has a row for the missing id
     temporary = out if "://" in out else f"{out}.tmp"
     try:
-        with (
-            PATHS.open(temporary, "wb") as file,
-            pq.ParquetWriter(file, first.schema, use_dictionary=["id"]) as writer,
-        ):
-            for part in chain([first], parts):
-                writer.write_table(part)
+        with naming(out), PATHS.open(temporary, "wb") as file:
+            with pq.ParquetWriter(file, first.schema, use_dictionary=["id"]) as writer:
+                for part in chain([first], parts):
+                    writer.write_table(part)
+            if temporary != out:
+                file.flush()
+                os.fsync(file.fileno())
     except BaseException:
         with suppress(OSError):
             PATHS.rm(temporary)
         raise
     if temporary != out:
-        os.replace(temporary, out)
+        replace(temporary, out)
     return height(pieces.tensors[name])
 
 

@@ -1,11 +1,10 @@
 """The folder of a run's checkpoints: their names, markers and pins. One process, without the others and without torch."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from data.paths import PATHS, list_folder, plain, remove_folder, turn, write_whole
+from data.paths import PATHS, list_folder, plain, remove_folder, replace, write_whole
 from data.seal import sealed
 from pipeline.checkpoint.errors import AGAIN, FIX, CheckpointError, Damaged, is_full, is_of_store, one_line
 from pipeline.checkpoint.markers import FOLDER, MARKER, SET_ASIDE, UNSEALED, order, read_marker
@@ -195,8 +194,7 @@ class CheckpointStore:
 def rename(old: str, new: str) -> None:
     """Give a file another name, through `data.paths.PATHS`."""
     if "://" not in old:
-        with turn(new):
-            os.replace(old, new)
+        replace(old, new)
         return
     if not PATHS.copy(old, new, overwrite=True):  # object stores have no rename
         raise OSError(f"could not copy {old} to {new}")

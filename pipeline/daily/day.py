@@ -114,10 +114,9 @@ class DayWork:
         """Train what is left of the day, look at its last rows before they train, and save its end."""
         job, name, begun = self._job, day.name, state.cursor.row > 0
         stream = job.source.stream(day, shuffle=True)
-        files = [[job.source.days.below_root(file.path), file.size, file.rows] for file in day.files]
         quarantined = self._quarantined(day)
         nulls = self._world.from_rank_zero(lambda: self._nulls(day), dict[str, float])
-        facts = {"files": files, "quarantined": quarantined, "nulls": nulls, "ledger": self._ledger.mark}
+        facts = {"quarantined": quarantined, "nulls": nulls, "ledger": self._ledger.mark}
         facts["schema"] = digest(job.source.schema)
         if begun and restored.get("schema", facts["schema"]) != facts["schema"]:
             raise OperatorRequired(

@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
-from torch._C._distributed_c10d import FileStore, HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from data.errors import GenctrError
-from pipeline.run_folder.heartbeat import heartbeat
-from pipeline.run_folder.launcher import STORE, launched
+from pipeline.run_folder.heartbeat import FileSigns, Signs, StoreSigns, heartbeat
+from pipeline.run_folder.launcher import STORE, Launched, launched
 from pipeline.run_folder.lease import Lease
+from pipeline.run_folder.meeting import meet
 
 T = TypeVar("T")
 
@@ -60,12 +61,13 @@ def world(device: str = "auto") -> Iterator[World]:
     """Join the process group a launcher describes in the environment, or be the only rank.
 
     Raises:
-        GenctrError: the device is not there.
+        GenctrError: the device is not there, the environment describes half a launch, or a rank does not come.
     """
+    here = launched()
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind == "cuda" and not torch.cuda.is_available():
         raise GenctrError("train.device is cuda, but torch finds none here\n  next: set it to cpu, or ask `genctr doctor`")
-    where = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device(kind)
+    where = torch.device(kind, here.local_rank if here else 0) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         if where.index >= (cards := torch.cuda.device_count()):
             raise GenctrError(
@@ -74,32 +76,32 @@ def world(device: str = "auto") -> Iterator[World]:
             )
         torch.cuda.set_device(where)
     backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
-    with _meeting(backend):
+    with _meeting(backend, here):
         yield World(dist.get_rank(), dist.get_world_size(), where)
 
 
 @contextmanager
-def _meeting(backend: str) -> Iterator[None]:
-    """The process group, as the environment describes it: in a file on one machine, or where a launcher of several says."""
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if not launched() or os.environ.get("LOCAL_WORLD_SIZE") == str(ranks):
+def _meeting(backend: str, here: Launched | None) -> Iterator[None]:
+    """The process group of the ranks: in a file on one machine, or where a launcher of several says."""
+    rank, ranks = (here.rank, here.ranks) if here else (0, 1)
+    if not here or os.environ.get("LOCAL_WORLD_SIZE") == str(ranks):
         # gloo and NCCL would listen where others can reach them, and believe whoever comes.
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    if not launched():
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=PATIENCE)
-    elif path := os.environ.get(STORE):
-        store = FileStore(path, ranks)
-        store.set_timeout(PATIENCE)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
-    else:
-        dist.init_process_group(backend, timeout=PATIENCE)
-    path = os.environ.get(STORE)
+    met = meet(here) if here else HashStore()
+    store = PrefixStore("default_pg", met)
+    store.set_timeout(PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     try:
-        with heartbeat(path, rank, ranks) if path and launched() and ranks > 1 else nullcontext():
+        with heartbeat(_signs(met, rank, ranks), rank, ranks) if ranks > 1 else nullcontext():
             yield
     finally:
         dist.destroy_process_group()
+
+
+def _signs(met: Store, rank: int, ranks: int) -> Signs:
+    path = os.environ.get(STORE)
+    return FileSigns(path) if path else StoreSigns(met, rank, ranks)
 
 
 @contextmanager

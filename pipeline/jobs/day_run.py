@@ -17,7 +17,7 @@ from data.errors import BadInput
 from models.sparse import table_dims
 from pipeline.builders.job import Job
 from pipeline.config.registry import NOTHING
-from pipeline.jobs.advice import warn_of_few_steps
+from pipeline.jobs.advice import warn, warn_of_few_steps
 from pipeline.jobs.evaluate import check_skipped
 from pipeline.run_folder.progress import Progress
 from pipeline.training.callbacks import CheckpointCallback, KeepZeros, MetricsLogger, ProgressCallback, RowTally
@@ -87,7 +87,7 @@ class _DayRun:
             cut=_cut(opened),
             accept=self._check_skipped,
             dims=table_dims(job.objective.model),
-            facts=lambda: {**facts, **self._ids_told()},
+            facts=lambda: {"files": self._files(), **facts, **self._ids_told()},
         )
 
     def _begin(self, state: TrainState, restored: Mapping[str, Any]) -> Tally:
@@ -101,6 +101,7 @@ class _DayRun:
                     expected="the same rows in the same files and row groups; fixed values are welcome",
                     hint="bring back the files as they were, or give a new --out",
                 )
+            self._warn_of_changed(restored.get("files", ()), state.step)
             self._meters.load_state_dict(restored["meters"])
             if job.world.is_rank_zero:
                 tally = Tally(*torch.tensor(restored["tally"], dtype=torch.int64))
@@ -109,6 +110,26 @@ class _DayRun:
         if job.ids is not None and state.cursor.row == 0:
             job.ids.begin_day()
         return tally
+
+    def _files(self) -> list[list[Any]]:
+        """Name below the root, size in bytes and rows of every file of the day."""
+        days = self._job.source.days
+        return [[days.below_root(file.path), file.size, file.rows] for file in self._opened.files]
+
+    def _warn_of_changed(self, before: Sequence[Sequence[Any]], step: int) -> None:
+        """Say which files have another size than when the day was begun. A fixed value is a good reason, so the day goes on;
+        but what was trained of such a file came from the one before."""
+        had = {name: size for name, size, _ in before}
+        changed = [(name, size) for name, size, _ in self._files() if size != had.get(name, size)]
+        if not changed:
+            return
+        (name, size), more = changed[0], f" ({len(changed)} files have changed)" if len(changed) > 1 else ""
+        why = (
+            f"day {self._day} is half trained, and {name} has {size:,} bytes, had {had[name]:,}{more}: the rows that were "
+            "trained before are those of the old file\n"
+            "  next: nothing if values were fixed; otherwise bring the files back as they were, or give a new --out"
+        )
+        warn(self._job, step, why)
 
     def progress(self, *, quiet: bool) -> Progress:
         """The bar of the day."""

@@ -75,7 +75,7 @@ def diagnose(job: Job, days: Sequence[str], *, quiet: bool) -> str:
         from pipeline.jobs.plots import draw  # matplotlib takes a second to load
 
         r = correlation(totals["operands"]).tolist() if "operands" in totals else None
-        log = [*read_log(job.folder), {"event": "diagnosed", "step": step, **told}]
+        log = [*read_log(job.folder, ("diagnosed", "train")), {"event": "diagnosed", "step": step, **told}]
         draw(
             folder,
             spectra=spectra,
@@ -96,7 +96,7 @@ def days_to_show(job: Job) -> list[str]:
     """
 
     def last() -> list[str]:
-        trained = [event["day"] for event in read_log(job.folder) if event["event"] == "trained" and "+" not in event["day"]]
+        trained = [event["day"] for event in read_log(job.folder, ("trained",)) if "+" not in event["day"]]
         return trained[-1:] or job.source.train_days[-1:]
 
     return job.source.validation_days or job.world.from_rank_zero(last, list[str])

@@ -11,7 +11,7 @@ import torch
 
 from data.days import Day
 from data.errors import BadInput, GenctrError
-from data.paths import PATHS, list_folder
+from data.paths import PATHS, list_folder, naming
 from pipeline.builders.job import Job
 from pipeline.distributed.world import World
 from pipeline.run_folder.progress import Progress
@@ -121,7 +121,8 @@ def _write(rows: pa.Table, folder: str, world: World) -> None:
     """Write this rank's rows; those that more ranks left here before would be there twice."""
     PATHS.mkdirs(folder)
     names = [f"rank-{rank:05d}.parquet" for rank in range(world.ranks)]
-    with PATHS.open(f"{folder}/{names[world.rank]}", "wb") as file:
+    path = f"{folder}/{names[world.rank]}"
+    with naming(path), PATHS.open(path, "wb") as file:
         pq.write_table(rows, file)
     if world.is_rank_zero:
         for name in fnmatch.filter(list_folder(folder), "rank-*.parquet"):

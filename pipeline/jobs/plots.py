@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import visible
-from data.paths import PATHS
+from data.paths import PATHS, naming
 from pipeline.jobs.findings import findings, most_directions
 
 FORMATS = ("png", "svg")
@@ -159,6 +159,6 @@ def _drift(curve_N2: NDArray[np.float64]) -> NDArray[np.float64]:
 def _save(figure: Any, path: str) -> None:
     PATHS.mkdirs(path.rpartition("/")[0])
     for kind in FORMATS:
-        with PATHS.open(f"{path}.{kind}", "wb") as file:
+        with naming(f"{path}.{kind}"), PATHS.open(f"{path}.{kind}", "wb") as file:
             figure.savefig(file, format=kind, dpi=120)
     plt.close(figure)

@@ -18,6 +18,7 @@ from data.cursor import Cursor
 from data.days import Day
 from data.errors import GenctrError
 from data.paths import PATHS, list_folder, remove_folder, write_whole
+from data.readers import read_columns
 from data.seal import sealed
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
@@ -200,9 +201,9 @@ def _first_rows(job: Job, day: Day) -> pa.Table:
     columns, reader = job.source.schema.columns(), job.source.reader
     units = ((file.path, unit) for file in day.files for unit, rows in enumerate(file.units) if rows)
     table = None
-    for batch in (batch for path, unit in units for batch in reader.read(path, unit, columns, 0)):
+    for batch in (batch for path, unit in units for batch in read_columns(reader, path, unit, columns, 0)):
         for start in range(0, batch.num_rows, SAMPLE_ROWS):
-            table = pa.Table.from_batches([batch.select(columns).slice(start, SAMPLE_ROWS)])
+            table = pa.Table.from_batches([batch.slice(start, SAMPLE_ROWS)])
             # The day's types hold every value, ids with and without a sign by their bits: see `Days.open`.
             table = table.cast(pa.schema([day.schema.field(column) for column in columns]), safe=False)
             if _collated(job, day, table)[1].num_rows:

@@ -18,7 +18,7 @@ from data.cursor import Cursor
 from data.errors import BadInput, GenctrError
 from data.ids import AdmittedIds, seed_of
 from data.paths import PATHS, below, cannot_open, filesystem, list_data, write_whole
-from data.readers import Reader
+from data.readers import Reader, read_columns
 from data.schema import AnyIds, Schema, SequenceField
 from data.statistics import FILE, Statistics
 from data.stream import FILE as FILE_COLUMN
@@ -237,7 +237,7 @@ def score_file(scorer: Scorer, reader: Reader, path: str, *, keys: Sequence[str]
     columns = _key_columns(there, keys, path)
     first = 0
     for unit in range(len(reader.units(path))):
-        for read in reader.read(path, unit, list(dict.fromkeys([*wanted, *keys])), 0):
+        for read in read_columns(reader, path, unit, list(dict.fromkeys([*wanted, *keys])), 0):
             for start in range(0, read.num_rows, BATCH_ROWS):
                 rows = read.slice(start, BATCH_ROWS)
                 scores = _told(scorer.good_rows(rows.select(wanted), file=path, first=first), scorer.bundle, first)

@@ -536,6 +536,16 @@ def test_the_sizes_of_many_days_are_had_without_listing_the_log_for_each(
     assert sizes["2026-11-07"].keys() == {"day=2026-11-07/part-00000.parquet"}
 
 
+def test_of_days_that_were_listed_only_the_files_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("2026-11-01", "2026-11-02"):
+        write_day(f"{tmp_path}/day={name}", [table(1)])
+    log = days(tmp_path)
+    found = log.list()
+    monkeypatch.setattr(Days, "_find", lambda *_: pytest.fail("the day is asked for again"))
+
+    assert list(log.sizes_of(found)) == ["2026-11-01", "2026-11-02"]
+
+
 def test_a_day_of_another_folder_is_no_day(folder: Path) -> None:
     log = folder.parent
     (log / "day=a").mkdir()

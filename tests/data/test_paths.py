@@ -184,3 +184,22 @@ def test_the_name_of_a_file_is_on_the_disk_as_its_content_is(tmp_path: Path, mon
     write_whole(str(whole), "{}")
 
     assert synced == [(False, False), (True, True)]
+
+
+def test_the_names_of_new_folders_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda own: synced.append(os.fstat(own).st_ino))
+
+    PATHS.mkdirs(f"{tmp_path}/checkpoints/step-0000001/")
+    PATHS.mkdirs(f"{tmp_path}/checkpoints/step-0000001/")
+
+    assert sorted(synced) == sorted(folder.stat().st_ino for folder in (tmp_path, tmp_path / "checkpoints"))
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json.tmp").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/manifest.json'"):
+        write_whole(f"{tmp_path}/manifest.json", "{}")
+
+    assert not os.listdir(tmp_path)

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from data import readers
 from data.errors import BadInput, GenctrError
 from data.readers import READERS, CsvReader, ParquetReader
 
@@ -365,6 +366,20 @@ def test_lines_are_counted_whatever_the_blocks_are(tmp_path: Path) -> None:
         path.write_bytes(gzip.compress(b"\xef\xbb\xbfa\r\n" + b"x" * (first - 6) + b"\r\n\r\n1\r\n2", 1))
         assert CsvReader().rows(str(path)) == 3
         assert CsvReader().units(str(path)) == (3,)
+
+
+@pytest.mark.parametrize(("most_bytes", "kept"), [(1 << 20, 40), (0, 32)])
+def test_footers_of_many_small_files_are_kept_and_of_large_ones_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, kept: int
+) -> None:
+    monkeypatch.setattr(readers, "FOOTERS_BYTES", most_bytes)
+    for number in range(40):
+        pq.write_table(pa.table({"id": [number]}), tmp_path / f"{number:02d}")
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(tmp_path.iterdir())]
+    footers = readers._Footers()
+    first = [footers.of(file)[0] for file in files]
+
+    assert sum(footers.of(file)[0] is own for file, own in zip(files[::-1], first[::-1], strict=True)) == kept
 
 
 def test_the_footer_counts_the_rows_of_a_parquet_file(tmp_path: Path) -> None:

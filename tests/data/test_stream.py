@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,7 +25,7 @@ from data.cursor import Cursor
 from data.days import Day, Days
 from data.errors import BadInput, GenctrError
 from data.features import Features
-from data.readers import ParquetReader
+from data.readers import READERS, ParquetReader
 from data.schema import Schema
 from data.stream import DayStream
 from tests.helpers import SERVER
@@ -276,6 +278,42 @@ def test_a_value_that_does_not_fit_the_type_of_the_day_is_told(tmp_path: Path) -
     with pytest.raises(BadInput, match="does not fit the type of the day") as caught:
         steps(Days(str(tmp_path), reader=READER).open(DAY, ["id"]))
     assert (caught.value.file, caught.value.column) == (f"{folder}/b", "id")
+
+
+TWO = {"id": [1, 2], "x": [0.5, 1.5]}
+OTHERS = {
+    "without a column": ({"id": [1, 2]}, "a column is missing or is there twice"),
+    "with another column": ({"id": [1, 2], "y": [0.5, 1.5]}, "a column is missing or is there twice"),
+    "of dates": (TWO | {"x": pa.array([1, 2], pa.timestamp("ms"))}, "does not fit the type of the day"),
+    "of lists": (TWO | {"x": [[0.5], [1.5]]}, "does not fit the type of the day"),
+    "of words": (TWO | {"x": ["a", "b"]}, "does not fit the type of the day"),
+    "of fewer rows": ({"id": [1], "x": [0.5]}, "the file changed after the day was opened"),
+}
+
+
+def write(columns: dict[str, Any], path: Path) -> None:
+    (pq.write_table if path.suffix == ".parquet" else pa.csv.write_csv)(pa.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("parquet", "csv") for name in OTHERS if (kind, name) != ("csv", "of lists")]
+)
+def test_a_file_that_is_replaced_while_its_day_is_read_is_told(tmp_path: Path, kind: str, name: str) -> None:
+    others, told = OTHERS[name]
+    folder, reader = tmp_path / f"day={DAY}", READERS[kind]()
+    folder.mkdir()
+    for file in ("a", "b"):
+        write(TWO | {"id": [ord(file), 2]}, folder / f"{file}.{kind}")
+    (folder / "_SUCCESS").touch()
+    day = Days(str(tmp_path), reader=reader).open(DAY, ["id", "x"])
+    batches = DayStream(day, reader, columns=["id", "x"], collate=collate, batch_rows=1, lanes=1).batches(Cursor(0, DAY, 0, 1))
+    next(batches)
+
+    write(others, folder / f"b.{kind}")
+
+    with pytest.raises(BadInput, match=told) as caught:
+        list(batches)
+    assert caught.value.file == f"{folder}/b.{kind}"
 
 
 def test_more_ranks_than_lanes_are_refused(day: Day) -> None:

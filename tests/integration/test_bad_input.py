@@ -334,6 +334,7 @@ def test_a_fixed_row_is_trained_where_the_run_stopped(config: Path, root: Path, 
 
     assert (stopped.code, fixed.code) == (2, 0), fixed.err
     assert (root / LAST).stat().st_size != size, "another file, and the same rows in it"
+    assert f"day {SECOND} is half trained, and {LAST} has {(root / LAST).stat().st_size:,} bytes, had {size:,}" in fixed.err
     (resumed,) = events(tmp_path / "run", "resumed")
     assert resumed["cursor"]["day"] == SECOND
     assert resumed["cursor"]["row"] > 0

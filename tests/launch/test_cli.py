@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -194,6 +196,35 @@ def test_a_mistake_is_told_on_standard_error_without_a_traceback(
     assert told in done.err
     assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "synthetic.json.tmp").symlink_to("/dev/full")
+
+    done = genctr("synth", "--out", tmp_path, "--days", "1", "--rows", "9")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        f"genctr: [Errno 28] No space left on device: '{tmp_path}/synthetic.json'\n"
+        "  next: make room, and run the same command again\n"
+    )
+
+
+@pytest.fixture
+def no_more_threads() -> Iterator[None]:
+    """The system gives this process no thread more: none has room for a stack of this size."""
+    usual = threading.stack_size(1 << 46)
+    yield
+    threading.stack_size(usual)
+
+
+@pytest.mark.usefixtures("no_more_threads")
+def test_a_system_without_room_for_threads_is_told_with_what_to_do(config: Path, tmp_path: Path) -> None:
+    done = train(config, tmp_path / "run")
+
+    assert done.code == 2
+    assert done.err.startswith("genctr: can't start new thread\n")
+    assert "next: end other processes of this user, or raise the limit (`ulimit -u`" in done.err
 
 
 def test_an_impossible_day_is_told_before_anything_is_loaded(trained: Path) -> None:

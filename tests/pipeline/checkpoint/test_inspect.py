@@ -182,6 +182,17 @@ def test_metadata_that_is_cut_is_told_and_nothing_it_names_is_run(saved: Checkpo
     assert "it names os.system, which no checkpoint needs; it is not run" in problem
 
 
+@pytest.mark.parametrize("name", [".metadata", MARKER])
+def test_every_flipped_bit_of_what_describes_a_checkpoint_is_told(saved: Checkpoints, name: str) -> None:
+    path = Path(saved.root) / MARK / name
+    content = path.read_bytes()
+    unnoticed = []
+    for at in range(0, len(content), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :])
+        unnoticed += [at] if not verify(saved, MARK, advance=nothing).problems else []
+    assert unnoticed == []
+
+
 def test_numbers_that_are_not_finite_are_counted_and_are_no_damage(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path), keep=1, asynchronous=False)
     table = torch.zeros(10, 2)

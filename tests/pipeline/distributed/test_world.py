@@ -26,7 +26,14 @@ def test_a_full_disk_of_the_first_rank_is_told_on_every_rank() -> None:
 def test_more_ranks_than_cards_are_told_before_the_others_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    for name, value in {
+        "RANK": "2",
+        "LOCAL_RANK": "2",
+        "WORLD_SIZE": "3",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
 
     told = "rank 2 of this machine has no GPU: torch finds 2 here.*\n  next: start 2 ranks here"
     with pytest.raises(GenctrError, match=told), world("auto"):

@@ -88,6 +88,75 @@ def test_any_other_line_that_is_not_an_event_is_left_out_with_a_warning(
     assert "log.jsonl, line 2: not an event; left out" in capsys.readouterr().err
 
 
+def test_the_events_that_are_asked_for_are_found_among_all_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(str(tmp_path))
+    for step, event in enumerate(["train", "scored", "train", "trained", "resumed"]):
+        log.write(event, step, {"why": '"event": "scored"'})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "event": "scored", "time": "t"}\n{"broken\n')
+
+    wanted = read_log(str(tmp_path), ("scored", "trained"))
+
+    assert wanted == [event for event in read_log(str(tmp_path)) if event["event"] in ("scored", "trained")]
+    assert [event["step"] for event in wanted] == [1, 3, 9]
+    assert capsys.readouterr().err.count("log.jsonl, line 7: not an event; left out") == 2
+
+
+# --- a long log ---
+
+
+def test_a_log_that_is_full_goes_on_in_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "FULL_BYTES", 250)
+    for started in range(3):
+        log = RunLog(str(tmp_path))
+        for step in range(10 * started, 10 * started + 10):
+            log.write("train", step, {})
+        log.close()
+
+    sizes = {file.name: file.stat().st_size for file in tmp_path.glob("*.jsonl")}
+    assert [event["step"] for event in read_log(str(tmp_path))] == list(range(30))
+    assert sorted(sizes) == ["log-000001.jsonl", *(f"log-{number:06d}.jsonl" for number in range(2, len(sizes))), "log.jsonl"]
+    assert len(sizes) > 3
+    assert max(sizes.values()) < 250 + 100, "one line more than full"
+
+    (tmp_path / "log-000001.jsonl").unlink()
+    left = read_log(str(tmp_path))
+    while len(list(tmp_path.glob("*.jsonl"))) < len(sizes):
+        RunLog(str(tmp_path)).write("train", 30, {})
+
+    assert read_log(str(tmp_path))[: len(left)] == left
+
+
+def test_opening_a_log_reads_its_end_alone(tmp_path: Path) -> None:
+    good = '{"time": "t", "event": "train", "step": 1}\n'
+    file = tmp_path / "log.jsonl"
+    file.write_bytes(b"")
+    os.truncate(file, 1 << 36)  # more than memory; on the disk it takes nothing
+    with file.open("a") as stream:
+        stream.write(f"\n{good}{good}torn")
+
+    RunLog(str(tmp_path)).write("resumed", 1, {})
+
+    old = tmp_path / "log-000001.jsonl"
+    assert old.stat().st_size == (1 << 36) + 1 + 2 * len(good), "without the line that was cut short"
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["resumed"]
+
+
+def test_a_line_cut_short_is_taken_away_however_long_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "PIECE_BYTES", 16)
+    RunLog(str(tmp_path)).write("train", 1, {"filler": "x" * 100})
+    whole = (tmp_path / "log.jsonl").read_text()
+    for torn in ("x", "x" * 16, "x" * 200):
+        (tmp_path / "log.jsonl").write_text(whole + torn)
+
+        RunLog(str(tmp_path)).write("resumed", 1, {})
+
+        assert [event["event"] for event in read_log(str(tmp_path))] == ["train", "resumed"]
+    (tmp_path / "log.jsonl").write_text("x" * 50)
+    RunLog(str(tmp_path)).write("resumed", 1, {})
+    assert [event["event"] for event in read_log(str(tmp_path))] == ["resumed"]
+
+
 def write_forever(folder: str) -> None:
     log, step = RunLog(folder), len(read_log(folder))
     while True:
@@ -123,6 +192,7 @@ def test_the_numbers_are_in_tensorboard_too(tmp_path: Path) -> None:
     log = RunLog(str(tmp_path))
     for step, auc in [(1, 0.5), (2, float("nan")), (3, 0.75)]:
         log.write("train", step, {"day": "2026-11-01", "rows": 10 * step, "metrics": {"click": {"auc": auc}}})
+    log.write("trained", 3, {"files": {"a.parquet": {"rows": 30}}})
 
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert board.Tags()["scalars"] == ["train/rows", "train/metrics/click/auc"]
@@ -151,6 +221,9 @@ class NoAppend(PathHandler):
     def _exists(self, path: str, **_: Any) -> bool:
         return self._at(path).exists()
 
+    def _ls(self, path: str, **_: Any) -> list[str]:
+        return os.listdir(self._at(path))
+
     def _mkdirs(self, path: str, **_: Any) -> None:
         self._at(path).mkdir(parents=True, exist_ok=True)
 
@@ -173,6 +246,21 @@ def test_a_store_that_cannot_append_gets_the_whole_log_now_and_then(tmp_path: Pa
 
     assert [event["step"] for event in read_log(folder)] == [*range(100), 99]
     assert os.listdir(tmp_path / "run") == ["log.jsonl"]
+
+
+def test_a_log_in_a_store_goes_on_in_a_new_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "FULL_BYTES", 250)
+    store = NoAppend(f"full-{tmp_path.name}://", tmp_path)
+    PATHS.register_handler(store)
+    folder = f"{store.prefix}run"
+    for started in range(2):
+        log = RunLog(folder)
+        for step in range(10 * started, 10 * started + 10):
+            log.write("train", step, {})
+        log.close()
+
+    assert [event["step"] for event in read_log(folder)] == list(range(20))
+    assert max(file.stat().st_size for file in (tmp_path / "run").iterdir()) < 250 + 100
 
 
 def test_a_store_that_does_not_take_the_log_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
