@@ -5,6 +5,7 @@ bad_rows.py        Rows that are not what the schema says: which, why, and the m
 batch.py           Rows to train together, and the cursor to resume from once they are trained.
 collate.py         Arrow rows to one batch of tensors; what is wrong with a row is reported with its file and row, or the row is left out.
 cursor.py          Where reading stands: four numbers that mean the same on every rank.
+day_names.py       Names of days, and ranges of them in run files and on the command line.
 days.py            Days: find the complete ones, check them before a row is trained, and write one so that half a day is never seen.
 errors.py          The errors a user can fix: what is wrong, where, what was expected, what to do next.
 features.py        The schema after fitting: which tables there are, how long, who reads them, and the order of everything in a batch.

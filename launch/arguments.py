@@ -16,7 +16,7 @@ def days_named(text: str) -> list[str]:
     Raises:
         GenctrError: they have no end, or are not days.
     """
-    from data.days import open_end, parse_days
+    from data.day_names import open_end, parse_days
 
     if open_end(text):
         raise GenctrError(f"days {text!r} have no end\n  next: name the last one")

@@ -4,7 +4,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from data.collate import Collate
-from data.days import Day, Days, parse_days
+from data.day_names import parse_days
+from data.days import Day, Days
 from data.features import Features
 from data.readers import Reader
 from data.schema import Schema

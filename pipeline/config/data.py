@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from data.days import goes_on_to, open_end, parse_days
+from data.day_names import goes_on_to, open_end, parse_days
 from data.errors import GenctrError
 from data.yaml_document import BadValue, Section
 from pipeline.config.registry import named

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import Field, ValidationError, ValidationInfo, create_model, model_validator
 
-from data.days import goes_on_to, parse_days
+from data.day_names import goes_on_to, parse_days
 from data.errors import BadDocument
 from data.schema import AnyField, AnyIds, NumberField, Schema
 from data.yaml_document import BadValue, Section, nearest, read_document

@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Literal
 
-from data.days import Days, open_end, parse_days
+from data.day_names import open_end, parse_days
+from data.days import Days
 from data.errors import GenctrError
 from pipeline.config.daily import DailyConfig
 from pipeline.config.run import RunConfig

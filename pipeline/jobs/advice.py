@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from data.days import open_end
+from data.day_names import open_end
 from pipeline.builders.job import Job
 
 MOST_NE = 1.0

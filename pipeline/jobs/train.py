@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from data.cursor import Cursor
-from data.days import open_end
+from data.day_names import open_end
 from data.errors import GenctrError
 from pipeline.builders.job import Job
 from pipeline.config.train import EarlyStopConfig, TrainConfig

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data import readers
-from data.days import Days, goes_on_to, open_end, parse_days, write_day
+from data.day_names import goes_on_to, open_end, parse_days
+from data.days import Days, write_day
 from data.errors import BadInput, GenctrError
 from data.readers import CsvReader, ParquetReader
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from torch import nn
 
-from data.days import Days, parse_days, write_day
+from data.day_names import parse_days
+from data.days import Days, write_day
 from data.errors import BadInput, GenctrError
 from data.inspection.facts import ColumnFacts
 from data.inspection.inspect import Report, inspect

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel, Field
 
-from data.days import open_end, parse_days, write_day
+from data.day_names import open_end, parse_days
+from data.days import write_day
 from data.errors import BadDocument, GenctrError
 from data.schema import IdField, IdsField, NumberField, Schema, SequenceField, VectorField
 from data.yaml_document import Section
