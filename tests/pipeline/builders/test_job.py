@@ -215,9 +215,12 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
         (["data.reader=parket"], "override 'data.reader=parket': data.reader: no 'parket'; did you mean 'parquet'?"),
         (
             ["data.reader=csv", "data.reader_options={delimitre: ';'}"],
-            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'names', 'newlines_in_values', ",
+            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'lists', 'names', 'newlines_in_values', ",
         ),
-        (["data.reader_options={delimiter: ';'}"], "reader parquet: unknown option 'delimiter'; it has []"),
+        (
+            ["data.reader_options={delimiter: ';'}"],
+            "reader parquet: unknown option 'delimiter'; it has ['lists', 'partitions']",
+        ),
         (["data.reader=csv", "data.reader_options={types: {a: int65}}"], "reader option types.a: no type 'int65'"),
         (
             ["model.losses=[{name: tf}]"],
