@@ -215,7 +215,7 @@ def test_on_a_cpu_there_is_nothing_to_overlap(config: Path, tmp_path: Path) -> N
         (["data.reader=parket"], "override 'data.reader=parket': data.reader: no 'parket'; did you mean 'parquet'?"),
         (
             ["data.reader=csv", "data.reader_options={delimitre: ';'}"],
-            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'lists', 'names', 'newlines_in_values', ",
+            "reader csv: unknown option 'delimitre', nearest 'delimiter'; it has ['delimiter', 'lists', 'names', ",
         ),
         (
             ["data.reader_options={delimiter: ';'}"],
