@@ -3,10 +3,10 @@
 #     docker build --tag genctr .                        for CPUs
 #     docker build --tag genctr --build-arg DEVICE=cuda .   for NVIDIA GPUs; the node has the driver
 #
-# A job finds its run file in the folder it starts in, /work: build an image of your own on top of this one,
+# A job finds its run file in the folder it starts in, /job: build an image of your own on top of this one,
 #
 #     FROM genctr
-#     COPY run.yaml schema.yaml /work/
+#     COPY run.yaml schema.yaml /job/
 #
 # or mount them there. Logs, run folders and bundles are in an object store, or on volumes that every pod mounts.
 FROM python:3.12-slim
@@ -30,7 +30,7 @@ RUN if [ "$DEVICE" = cpu ]; then shim=./tools/fbgemm-gpu-shim; fi; \
 
 # Threads that spin while they wait make ranks that share processors many times slower.
 ENV OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
-RUN useradd --create-home --uid 1000 genctr && mkdir /work /runs && chown genctr /work /runs
+RUN useradd --create-home --uid 1000 genctr && mkdir /job /runs && chown genctr /job /runs
 USER genctr
-WORKDIR /work
+WORKDIR /job
 CMD ["genctr", "--help"]

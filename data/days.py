@@ -150,7 +150,7 @@ class Days:
         Raises:
             BadInput: the day is not there, or not complete.
         """
-        return {self.below_root(path): size for path, size in self._files(self._find(day)).items()}
+        return self._sizes(self._find(day))
 
     def sizes_of(self, days: Iterable[str]) -> dict[str, dict[str, int]]:
         """The sizes of several complete days, asked for side by side: over a network that is waiting, not work. Of days that
@@ -160,13 +160,12 @@ class Days:
             BadInput: a day is not there, or not complete.
         """
         names = list(days)
-
-        def sizes(day: str) -> dict[str, int]:
-            info = self._listed.get(day) or self._find(day)
-            return {self.below_root(path): size for path, size in self._files(info).items()}
-
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return dict(zip(names, pool.map(sizes, names), strict=True))
+            found = pool.map(lambda day: self._sizes(self._listed.get(day) or self._find(day)), names)
+            return dict(zip(names, found, strict=True))
+
+    def _sizes(self, info: pyarrow.fs.FileInfo) -> dict[str, int]:
+        return {self.below_root(path): size for path, size in self._files(info).items()}
 
     def rows(self, day: str) -> dict[str, int]:
         """[rows] of every data file of a complete day, by its name below the root; -1 for one that cannot be opened."""
